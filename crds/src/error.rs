@@ -1,0 +1,251 @@
+//! Pure. What is wrong with a file or an object: where, what, and how to put it right (`contracts.md` 1.6).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Whether the object is refused or only remarked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// The object (or file) is not taken; what stood before stays.
+    Error,
+    /// The object is taken.
+    Warning,
+}
+
+impl Severity {
+    /// `error` or `warning`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+/// What kind of fault it is. The numbers are stable: `MF20xx` are errors, `MF21xx` warnings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Code {
+    /// The text is no YAML or JSON.
+    #[serde(rename = "MF2001")]
+    Syntax,
+    /// The schema of the kind has no such field.
+    #[serde(rename = "MF2002")]
+    UnknownField,
+    /// A value of another type than the field's.
+    #[serde(rename = "MF2003")]
+    WrongType,
+    /// A value that the field may not have, or a required field that is missing.
+    #[serde(rename = "MF2004")]
+    InvalidValue,
+    /// The same object, or the same key of a mapping, twice.
+    #[serde(rename = "MF2005")]
+    Duplicate,
+    /// A kind, API version, field or value that meshfed knows but this version does not serve.
+    #[serde(rename = "MF2006")]
+    NotInThisVersion,
+    /// A name of something that is not there.
+    #[serde(rename = "MF2007")]
+    DanglingReference,
+    /// An address, network, region or zone that the cluster's token does not allow.
+    #[serde(rename = "MF2008")]
+    NotAllowed,
+    /// A file, object or count over its limit.
+    #[serde(rename = "MF2009")]
+    TooLarge,
+    /// A file or directory that cannot be read.
+    #[serde(rename = "MF2010")]
+    Unreadable,
+    /// Two objects that cannot both hold.
+    #[serde(rename = "MF2011")]
+    Conflict,
+    /// A kind that nobody here knows.
+    #[serde(rename = "MF2101")]
+    UnknownKind,
+    /// A valid field that this version does not use.
+    #[serde(rename = "MF2102")]
+    UnusedField,
+    /// A value that is kept and shown, but without effect in this version.
+    #[serde(rename = "MF2103")]
+    NoEffectYet,
+    /// An older spelling that is accepted.
+    #[serde(rename = "MF2104")]
+    Deprecated,
+    /// An annotation of ours that nobody reads.
+    #[serde(rename = "MF2105")]
+    UnknownAnnotation,
+    /// A file that is passed over.
+    #[serde(rename = "MF2106")]
+    Skipped,
+}
+
+impl Code {
+    /// The stable text, say `MF2002`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Syntax => "MF2001",
+            Self::UnknownField => "MF2002",
+            Self::WrongType => "MF2003",
+            Self::InvalidValue => "MF2004",
+            Self::Duplicate => "MF2005",
+            Self::NotInThisVersion => "MF2006",
+            Self::DanglingReference => "MF2007",
+            Self::NotAllowed => "MF2008",
+            Self::TooLarge => "MF2009",
+            Self::Unreadable => "MF2010",
+            Self::Conflict => "MF2011",
+            Self::UnknownKind => "MF2101",
+            Self::UnusedField => "MF2102",
+            Self::NoEffectYet => "MF2103",
+            Self::Deprecated => "MF2104",
+            Self::UnknownAnnotation => "MF2105",
+            Self::Skipped => "MF2106",
+        }
+    }
+    /// Whether objects with this fault are refused.
+    #[must_use]
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::Syntax
+            | Self::UnknownField
+            | Self::WrongType
+            | Self::InvalidValue
+            | Self::Duplicate
+            | Self::NotInThisVersion
+            | Self::DanglingReference
+            | Self::NotAllowed
+            | Self::TooLarge
+            | Self::Unreadable
+            | Self::Conflict => Severity::Error,
+            Self::UnknownKind
+            | Self::UnusedField
+            | Self::NoEffectYet
+            | Self::Deprecated
+            | Self::UnknownAnnotation
+            | Self::Skipped => Severity::Warning,
+        }
+    }
+}
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One fault. Absent parts are null in JSON, never missing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectError {
+    /// What kind of fault.
+    pub code: Code,
+    /// The file, relative to the source's PATH.
+    pub file: Option<String>,
+    /// The line, from 1.
+    pub line: Option<u32>,
+    /// The column, from 1, in characters.
+    pub column: Option<u32>,
+    /// The object's kind.
+    pub kind: Option<String>,
+    /// Its namespace.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: Option<String>,
+    /// The path of the field, say `spec.ports[0].port`.
+    pub field: Option<String>,
+    /// What is wrong.
+    pub message: String,
+    /// How to put it right, where we know.
+    pub remedy: Option<String>,
+}
+
+impl ObjectError {
+    /// A fault without a place.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            file: None,
+            line: None,
+            column: None,
+            kind: None,
+            namespace: None,
+            name: None,
+            field: None,
+            message: message.into(),
+            remedy: None,
+        }
+    }
+    /// With a file.
+    #[must_use]
+    pub fn in_file(mut self, file: &str) -> Self {
+        self.file = Some(file.to_owned());
+        self
+    }
+    /// With a place in the file.
+    #[must_use]
+    pub const fn at(mut self, place: crate::object::Place) -> Self {
+        self.line = Some(place.line);
+        self.column = Some(place.column);
+        self
+    }
+    /// With the object it is about.
+    #[must_use]
+    pub fn about(mut self, key: &crate::object::ObjectKey) -> Self {
+        self.kind = Some(key.kind.as_str().to_owned());
+        self.namespace = (!key.namespace.is_empty()).then(|| key.namespace.to_string());
+        self.name = Some(key.name.to_string());
+        self
+    }
+    /// With the field it is about.
+    #[must_use]
+    pub fn field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+    /// With a remedy.
+    #[must_use]
+    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+    /// Whether the object is refused.
+    #[must_use]
+    pub const fn severity(&self) -> Severity {
+        self.code.severity()
+    }
+    /// Whether the object is refused.
+    #[must_use]
+    pub const fn is_error(&self) -> bool {
+        matches!(self.severity(), Severity::Error)
+    }
+}
+
+impl fmt::Display for ObjectError {
+    /// `file:line:column: error[CODE]: text (field …; remedy)`, on one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{file}:")?;
+            if let (Some(line), Some(column)) = (self.line, self.column) {
+                write!(f, "{line}:{column}:")?;
+            }
+            f.write_str(" ")?;
+        }
+        write!(f, "{}[{}]: ", self.severity().as_str(), self.code)?;
+        if let (Some(kind), Some(name)) = (&self.kind, &self.name) {
+            match &self.namespace {
+                Some(namespace) => write!(f, "{kind} {namespace}/{name}: ")?,
+                None => write!(f, "{kind} {name}: ")?,
+            }
+        }
+        if let Some(field) = &self.field {
+            write!(f, "{field}: ")?;
+        }
+        f.write_str(&self.message)?;
+        if let Some(remedy) = &self.remedy {
+            write!(f, "; {remedy}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,28 @@
+//! What users write: Kubernetes objects in YAML or JSON, judged by the schema of their kind.
+//!
+//! ```text
+//! directory (Edge: walks PATH) ⇒ files → tree (YAML with positions) → schema (names, types) → read (border to objects)
+//!                                          → last_good (which object stands, which revision) ⇒ changes
+//! ```
+//! A field that nobody knows, a wrong type, a value out of range and a duplicate are found in the parsed tree and
+//! reported with file, line, column and remedy; what stood before stays. This crate starts no task, opens no socket
+//! and keeps no clock; only `directory` reads files.
+
+pub mod bounds;
+pub mod directory;
+pub mod error;
+pub mod kinds;
+pub mod last_good;
+pub mod object;
+pub mod read;
+pub mod schema;
+pub mod tree;
+
+pub use bounds::Bounds;
+pub use error::{Code, ObjectError, Severity};
+pub use last_good::{Change, Changes, FileChange, LastGood, Scope};
+pub use object::{
+    Body, ExportObject, ExportPolicyObject, FailoverPolicyObject, Kind, Labels, NamespaceObject, Object, ObjectKey,
+    Origin, Place, PolicyTarget, ServiceObject, ServicePattern, ServicePortObject, TargetPort, WorkloadObject,
+    WorkloadPorts,
+};

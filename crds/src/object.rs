@@ -1,0 +1,367 @@
+//! Pure. The objects that users write, as values close to `model`.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use meshfed_model::export::ClusterSelector;
+use meshfed_model::locality::Locality;
+use meshfed_model::names::{Namespace, NetworkName, ServiceName};
+use meshfed_model::policy::FailoverSpec;
+use meshfed_model::service::{ServicePort, ServiceType};
+use serde::{Deserialize, Serialize};
+
+/// The kinds that this version serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// `v1`.
+    Namespace,
+    /// `v1`.
+    Service,
+    /// `networking.istio.io/v1`.
+    WorkloadEntry,
+    /// `multicluster.x-k8s.io/v1beta1`.
+    ServiceExport,
+    /// `federation.meshfed.io/v1alpha1`.
+    ExportPolicy,
+    /// `federation.meshfed.io/v1alpha1`.
+    FailoverPolicy,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Namespace,
+        Self::Service,
+        Self::WorkloadEntry,
+        Self::ServiceExport,
+        Self::ExportPolicy,
+        Self::FailoverPolicy,
+    ];
+    /// As it is written in `kind:`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Service => "Service",
+            Self::WorkloadEntry => "WorkloadEntry",
+            Self::ServiceExport => "ServiceExport",
+            Self::ExportPolicy => "ExportPolicy",
+            Self::FailoverPolicy => "FailoverPolicy",
+        }
+    }
+    /// As it is written in `apiVersion:`.
+    #[must_use]
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::Namespace | Self::Service => "v1",
+            Self::WorkloadEntry => "networking.istio.io/v1",
+            Self::ServiceExport => "multicluster.x-k8s.io/v1beta1",
+            Self::ExportPolicy | Self::FailoverPolicy => "federation.meshfed.io/v1alpha1",
+        }
+    }
+}
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Kind, namespace and name. The namespace is empty for a Namespace, and for a FailoverPolicy of the fleet source
+/// that names none.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ObjectKey {
+    /// The kind.
+    pub kind: Kind,
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+/// A place in a file: line and column from 1, the column in characters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Place {
+    /// The line.
+    pub line: u32,
+    /// The column.
+    pub column: u32,
+}
+
+/// Where an object was written, so that a fault found later still names its line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The file, relative to PATH.
+    pub file: Arc<str>,
+    /// Where the object begins.
+    pub place: Place,
+    /// Where the fields stand that are judged against something outside the object.
+    pub fields: Box<[(Cow<'static, str>, Place)]>,
+}
+impl Origin {
+    /// Where a field stands; the object's own place when the field was not written.
+    #[must_use]
+    pub fn place_of(&self, field: &str) -> Place {
+        self.fields.iter().find(|(name, _)| name == field).map_or(self.place, |(_, place)| *place)
+    }
+}
+
+/// A valid object. Two objects with equal `body` mean the same; `origin` is for messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// Where it was written.
+    pub origin: Origin,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What an object says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    /// A namespace.
+    Namespace(NamespaceObject),
+    /// A service.
+    Service(ServiceObject),
+    /// A workload outside Kubernetes.
+    WorkloadEntry(WorkloadObject),
+    /// An export.
+    ServiceExport(ExportObject),
+    /// To whom exports go.
+    ExportPolicy(ExportPolicyObject),
+    /// How clients fail over.
+    FailoverPolicy(FailoverPolicyObject),
+}
+
+impl Object {
+    /// Kind, namespace and name.
+    #[must_use]
+    pub fn key(&self) -> ObjectKey {
+        let key =
+            |kind, namespace: &str, name: &str| ObjectKey { kind, namespace: namespace.into(), name: name.into() };
+        match &self.body {
+            Body::Namespace(o) => key(Kind::Namespace, "", o.name.as_str()),
+            Body::Service(o) => key(Kind::Service, o.name.namespace.as_str(), o.name.name()),
+            Body::WorkloadEntry(o) => key(Kind::WorkloadEntry, o.namespace.as_str(), &o.name),
+            Body::ServiceExport(o) => key(Kind::ServiceExport, o.service.namespace.as_str(), o.service.name()),
+            Body::ExportPolicy(o) => key(Kind::ExportPolicy, &o.namespace, &o.name),
+            Body::FailoverPolicy(o) => key(Kind::FailoverPolicy, &o.namespace, &o.name),
+        }
+    }
+    /// A fault of this object, with its file and the place of `field`.
+    #[must_use]
+    pub fn fault(&self, code: crate::Code, field: &str, message: impl Into<String>) -> crate::ObjectError {
+        crate::ObjectError::new(code, message)
+            .in_file(&self.origin.file)
+            .at(self.origin.place_of(field))
+            .about(&self.key())
+            .field(field)
+    }
+}
+
+/// Text to text, sorted by key, without duplicates; small in memory because there is one per workload.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Labels(Box<[(Arc<str>, Arc<str>)]>);
+
+impl Labels {
+    /// The value of a key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let at = self.0.binary_search_by(|(k, _)| k.as_ref().cmp(key)).ok()?;
+        self.0.get(at).map(|(_, v)| v.as_ref())
+    }
+    /// All pairs, by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        self.0.iter().map(|(k, v)| (k, v))
+    }
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    /// Whether all pairs of `selector` are here. An empty selector selects nothing, as in a Service.
+    #[must_use]
+    pub fn selected_by(&self, selector: &Self) -> bool {
+        !selector.is_empty() && selector.iter().all(|(k, v)| self.get(k) == Some(v))
+    }
+}
+impl FromIterator<(Arc<str>, Arc<str>)> for Labels {
+    fn from_iter<T: IntoIterator<Item = (Arc<str>, Arc<str>)>>(pairs: T) -> Self {
+        let mut all: Vec<_> = pairs.into_iter().collect();
+        all.sort();
+        all.dedup_by(|a, b| a.0 == b.0);
+        Self(all.into())
+    }
+}
+
+/// Port name to the number that peers dial, sorted by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WorkloadPorts(Box<[(Arc<str>, u16)]>);
+
+impl WorkloadPorts {
+    /// The number of a named port.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<u16> {
+        self.0.iter().find(|(n, _)| n.as_ref() == name).map(|(_, p)| *p)
+    }
+    /// All, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u16)> {
+        self.0.iter().map(|(n, p)| (n.as_ref(), *p))
+    }
+}
+impl FromIterator<(Arc<str>, u16)> for WorkloadPorts {
+    fn from_iter<T: IntoIterator<Item = (Arc<str>, u16)>>(ports: T) -> Self {
+        let mut all: Vec<_> = ports.into_iter().collect();
+        all.sort();
+        Self(all.into())
+    }
+}
+
+/// A namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceObject {
+    /// Its name.
+    pub name: Namespace,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// What a port of a service is on its workloads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TargetPort {
+    /// The same number.
+    Same,
+    /// A number.
+    Number(u16),
+    /// The number that the workload gives this name.
+    Name(Arc<str>),
+}
+
+/// One port of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePortObject {
+    /// What clients see.
+    pub port: ServicePort,
+    /// What workloads listen on.
+    pub target: TargetPort,
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceObject {
+    /// Its name.
+    pub name: ServiceName,
+    /// Its labels.
+    pub labels: Labels,
+    /// Which workloads of its namespace are behind it.
+    pub selector: Labels,
+    /// Its TCP ports, as written.
+    pub ports: Vec<ServicePortObject>,
+    /// `clusterIP: None` is headless.
+    pub service_type: ServiceType,
+    /// Label `topology.istio.io/network`: with it, and a port `tls`, the service is an east-west gateway.
+    pub gateway_network: Option<NetworkName>,
+    /// Annotation `federation.meshfed.io/gateway-addresses`.
+    pub gateway_addresses: Vec<SocketAddr>,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip`.
+    pub load_balancer_ips: Vec<IpAddr>,
+}
+
+/// A workload outside Kubernetes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadObject {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: Arc<str>,
+    /// `address`, then those of annotation `federation.meshfed.io/addresses`.
+    pub addresses: Box<[IpAddr]>,
+    /// Its ports.
+    pub ports: WorkloadPorts,
+    /// Its labels (`spec.labels`).
+    pub labels: Labels,
+    /// Its service account: with the namespace, the identity.
+    pub service_account: Arc<str>,
+    /// `network`, else label `topology.istio.io/network`; none: the token's first.
+    pub network: Option<NetworkName>,
+    /// Where it runs; none: the token's first region and zone.
+    pub locality: Option<Locality>,
+    /// From 1 to 1,000,000.
+    pub weight: u32,
+    /// Annotation `federation.meshfed.io/sidecar: "none"`: no proxy, plaintext, never offered.
+    pub without_sidecar: bool,
+    /// Annotation `federation.meshfed.io/unix-uid`: who may speak for it on the sockets.
+    pub unix_uid: Option<u32>,
+}
+
+/// An export; it has the name of its service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportObject {
+    /// The service.
+    pub service: ServiceName,
+}
+
+/// Which services a policy is about; `*` stands for any run of characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ServicePattern {
+    /// Of the namespace.
+    pub namespace: String,
+    /// Of the name.
+    pub name: String,
+}
+impl ServicePattern {
+    /// Whether the service is meant.
+    #[must_use]
+    pub fn matches(&self, service: &ServiceName) -> bool {
+        use meshfed_model::export::matches_pattern;
+        matches_pattern(&self.namespace, service.namespace.as_str()) && matches_pattern(&self.name, service.name())
+    }
+}
+
+/// To whom the exports of some services go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportPolicyObject {
+    /// The policy's own namespace.
+    pub namespace: Arc<str>,
+    /// The policy's own name.
+    pub name: Arc<str>,
+    /// Which services.
+    pub services: Vec<ServicePattern>,
+    /// Which clusters; empty = nobody.
+    pub to: ClusterSelector,
+}
+
+/// What a failover policy is about. The most specific one wins.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum PolicyTarget {
+    /// All services (fleet source only).
+    Default,
+    /// All services of a namespace.
+    Namespace(Namespace),
+    /// One service, its own or imported.
+    Service(ServiceName),
+}
+
+/// How clients of some services fail over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverPolicyObject {
+    /// The policy's own namespace; empty where it names none in the fleet source.
+    pub namespace: Arc<str>,
+    /// The policy's own name.
+    pub name: Arc<str>,
+    /// Which services.
+    pub target: PolicyTarget,
+    /// The tiers.
+    pub spec: FailoverSpec,
+}

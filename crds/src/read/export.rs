@@ -1,0 +1,83 @@
+//! Pure. The borders of ServiceExport and ExportPolicy.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use meshfed_model::export::ClusterSelector;
+use meshfed_model::names::ServiceName;
+
+use super::common::Reader;
+use crate::error::Code;
+use crate::object::{ExportObject, ExportPolicyObject, ServicePattern};
+use crate::tree::Node;
+
+/// The most services and clusters that one policy names.
+const PATTERNS_MAX: usize = 1_000;
+const PATTERN_FORM: &str = "lower-case letters, digits, '-' and '*', which stands for any run of characters";
+
+pub(super) fn read_export(r: &mut Reader<'_>) -> Option<ExportObject> {
+    let service = r.checked("metadata.name", ServiceName::new(&*r.key.namespace, &*r.key.name))?;
+    if let Some(metadata) = r.get(&["metadata", "name"]) {
+        r.mark("metadata.name", metadata);
+    }
+    Some(ExportObject { service })
+}
+
+pub(super) fn read_policy(r: &mut Reader<'_>) -> Option<ExportPolicyObject> {
+    let mut services = Vec::new();
+    match r.get(&["spec", "services"]) {
+        None => r.missing("spec.services", "name the services, say [{namespace: shop, name: \"*\"}]"),
+        Some(list) => {
+            if list.is_empty_list() {
+                r.bad(list, "spec.services", "names no service", "say [{namespace: shop, name: \"*\"}]");
+            }
+            limit(r, list, "spec.services");
+            for (i, item) in list.items().iter().take(PATTERNS_MAX).enumerate() {
+                let namespace = pattern(r, item, "namespace", &format!("spec.services[{i}].namespace"));
+                let name = pattern(r, item, "name", &format!("spec.services[{i}].name"));
+                services.extend(namespace.zip(name).map(|(namespace, name)| ServicePattern { namespace, name }));
+            }
+        }
+    }
+    let mut to = ClusterSelector { clusters: BTreeSet::new(), labels: BTreeMap::new() };
+    match r.get(&["spec", "to"]) {
+        None => r.missing("spec.to", "write to: {clusters: [NAME]} or {labels: {KEY: VALUE}}; to: {} is nobody"),
+        Some(selector) => {
+            if let Some(list) = selector.get("clusters") {
+                limit(r, list, "spec.to.clusters");
+                for (i, item) in list.items().iter().take(PATTERNS_MAX).enumerate() {
+                    to.clusters.extend(checked_pattern(r, item, &format!("spec.to.clusters[{i}]")));
+                }
+            }
+            for entry in selector.get("labels").map(Node::entries).unwrap_or_default() {
+                to.labels.extend(entry.value.text().map(|text| (entry.key.to_string(), text.to_owned())));
+            }
+        }
+    }
+    Some(ExportPolicyObject { namespace: Arc::clone(&r.key.namespace), name: Arc::clone(&r.key.name), services, to })
+}
+
+fn limit(r: &mut Reader<'_>, list: &Node, field: &str) {
+    if list.items().len() > PATTERNS_MAX {
+        r.find(Code::TooLarge, list.place, field, format!("has more than {PATTERNS_MAX} items"), None);
+    }
+}
+
+fn pattern(r: &mut Reader<'_>, item: &Node, key: &str, field: &str) -> Option<String> {
+    let Some(node) = item.get(key) else {
+        r.bad(item, field, "is required", "\"*\" stands for all");
+        return None;
+    };
+    checked_pattern(r, node, field)
+}
+
+fn checked_pattern(r: &mut Reader<'_>, node: &Node, field: &str) -> Option<String> {
+    r.parsed(node, field, PATTERN_FORM, |text| {
+        let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'*');
+        if !text.is_empty() && text.len() <= 63 && text.bytes().all(ok) {
+            Ok(text.to_owned())
+        } else {
+            Err(format!("{:?} is no name or pattern", text.chars().take(80).collect::<String>()))
+        }
+    })
+}

@@ -1,0 +1,217 @@
+//! Pure. The border of Service.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use meshfed_model::names::{NetworkName, ServiceName, check_label};
+use meshfed_model::service::{ServicePort, ServiceType};
+
+use super::common::{GATEWAY_ADDRESSES, NETWORK, Reader, socket_address};
+use crate::bounds::GATEWAY_PORT;
+use crate::error::Code;
+use crate::object::{ServiceObject, ServicePortObject, TargetPort};
+use crate::tree::Node;
+
+/// The most ports of a service.
+const PORTS_MAX: usize = 256;
+/// The most addresses of a gateway.
+const ADDRESSES_MAX: usize = 64;
+const ADDRESS_FORM: &str = "write IP:PORT or [IPv6]:PORT, several with commas between";
+
+pub(super) fn read(r: &mut Reader<'_>) -> Option<ServiceObject> {
+    let name = r.checked("metadata.name", ServiceName::new(&*r.key.namespace, &*r.key.name))?;
+    if let Some(kind) = r.get(&["spec", "type"])
+        && kind.text() == Some("ExternalName")
+    {
+        let remedy = Some("take it out of the source until then".to_owned());
+        r.find(
+            Code::NotInThisVersion,
+            kind.place,
+            "spec.type",
+            "ExternalName is not in this version".to_owned(),
+            remedy,
+        );
+    }
+    let headless = r.get(&["spec", "clusterIP"]).and_then(Node::text) == Some("None");
+    let ports = ports(r, headless);
+    let network_label = r.get(&["metadata", "labels", NETWORK]);
+    let gateway_network = network_label.and_then(|node| {
+        r.mark("metadata.labels.topology.istio.io/network", node);
+        r.parsed(node, "metadata.labels.topology.istio.io/network", "write the name of a network", |t| {
+            NetworkName::new(t)
+        })
+    });
+    let gateway_addresses = gateway_addresses(r);
+    let has_tls = ports.iter().any(|p| p.port.name == GATEWAY_PORT);
+    if let Some(node) = r.annotation(GATEWAY_ADDRESSES)
+        && (gateway_network.is_none() || !has_tls)
+    {
+        let field = format!("metadata.annotations.{GATEWAY_ADDRESSES}");
+        let message = "the service is no gateway: that needs the label topology.istio.io/network and a port named tls";
+        r.bad(node, &field, message, "add what is missing, or take the annotation away");
+    }
+    let external_ips = ips(r, &["spec", "externalIPs"], "spec.externalIPs");
+    let mut load_balancer_ips = Vec::new();
+    let ingress = r.get(&["status", "loadBalancer", "ingress"]).map(Node::items).unwrap_or_default();
+    for (i, item) in ingress.iter().take(ADDRESSES_MAX).enumerate() {
+        if let Some(node) = item.get("ip") {
+            r.mark("status.loadBalancer.ingress", node);
+            load_balancer_ips.extend(r.address(node, &format!("status.loadBalancer.ingress[{i}].ip")));
+        } else if let (Some(node), Some(_)) = (item.get("hostname"), &gateway_network) {
+            let field = format!("status.loadBalancer.ingress[{i}].hostname");
+            let message = "host names of load balancers are not resolved in this version".to_owned();
+            let remedy = Some(format!("name the addresses in the annotation {GATEWAY_ADDRESSES}"));
+            r.find(Code::NoEffectYet, node.place, &field, message, remedy);
+        }
+    }
+    Some(ServiceObject {
+        name,
+        labels: r.labels(&["metadata", "labels"]),
+        selector: r.labels(&["spec", "selector"]),
+        ports,
+        service_type: if headless { ServiceType::Headless } else { ServiceType::ClusterSetIP },
+        gateway_network,
+        gateway_addresses,
+        external_ips,
+        load_balancer_ips,
+    })
+}
+
+fn gateway_addresses(r: &mut Reader<'_>) -> Vec<SocketAddr> {
+    let Some(node) = r.annotation(GATEWAY_ADDRESSES) else { return Vec::new() };
+    let field = format!("metadata.annotations.{GATEWAY_ADDRESSES}");
+    r.mark(field.clone(), node);
+    let mut found: Vec<SocketAddr> = Vec::new();
+    for part in node.text().unwrap_or_default().split(',') {
+        match socket_address(part) {
+            Err(e) => r.bad(node, &field, e, ADDRESS_FORM),
+            Ok(address) if found.contains(&address) => {
+                r.bad(node, &field, format_args!("{address} occurs twice"), "leave one of them");
+            }
+            Ok(_) if found.len() >= ADDRESSES_MAX => {
+                r.bad(node, &field, format_args!("more than {ADDRESSES_MAX} addresses"), "leave some out");
+                break;
+            }
+            Ok(address) => found.push(address),
+        }
+    }
+    found
+}
+
+fn ips(r: &mut Reader<'_>, path: &[&str], field: &'static str) -> Vec<std::net::IpAddr> {
+    let items = r.get(path).map(Node::items).unwrap_or_default();
+    let mut found = Vec::new();
+    for (i, node) in items.iter().take(ADDRESSES_MAX).enumerate() {
+        r.mark(field, node);
+        found.extend(r.address(node, &format!("{field}[{i}]")));
+    }
+    found
+}
+
+fn ports(r: &mut Reader<'_>, headless: bool) -> Vec<ServicePortObject> {
+    let Some(list) = r.get(&["spec", "ports"]) else {
+        if !headless {
+            r.missing("spec.ports", "name at least one port");
+        }
+        return Vec::new();
+    };
+    let items = list.items();
+    if list.is_empty_list() && !headless {
+        r.bad(list, "spec.ports", "has no port", "name at least one port");
+    }
+    if items.len() > PORTS_MAX {
+        r.find(Code::TooLarge, list.place, "spec.ports", format!("has more than {PORTS_MAX} ports"), None);
+    }
+    let mut names = BTreeMap::new();
+    let mut numbers = BTreeMap::new();
+    let mut found = Vec::new();
+    for (i, item) in items.iter().take(PORTS_MAX).enumerate() {
+        let field = |name: &str| format!("spec.ports[{i}].{name}");
+        let name = item.get("name").and_then(Node::text).unwrap_or_default();
+        if let Some(node) = item.get("name") {
+            r.parsed(node, &field("name"), "lower-case letters, digits and '-', at most 63", |t| {
+                check_label("port name", t)
+            });
+        } else if items.len() > 1 {
+            r.find(
+                Code::InvalidValue,
+                item.place,
+                &field("name"),
+                "is required where a service has several ports".to_owned(),
+                Some("give each port a name".to_owned()),
+            );
+        }
+        let Some(node) = item.get("port") else {
+            r.find(
+                Code::InvalidValue,
+                item.place,
+                &field("port"),
+                "is required".to_owned(),
+                Some("write a number from 1 to 65535".to_owned()),
+            );
+            continue;
+        };
+        let Some(port) = node.integer().and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0) else { continue };
+        let protocol = item.get("protocol").and_then(Node::text).unwrap_or("TCP");
+        if let Some(first) = numbers.insert((port, protocol), i) {
+            r.find(
+                Code::Duplicate,
+                node.place,
+                &field("port"),
+                format!("is also the port of spec.ports[{first}]"),
+                None,
+            );
+        }
+        if let Some(first) = names.insert(name, i)
+            && !name.is_empty()
+        {
+            r.find(
+                Code::Duplicate,
+                item.place,
+                &field("name"),
+                format!("is also the name of spec.ports[{first}]"),
+                None,
+            );
+        }
+        let target = target_port(r, item, &field("targetPort"));
+        if protocol != "TCP" {
+            let place = item.get("protocol").map_or(item.place, |n| n.place);
+            let message = format!("{protocol} is not in this version; the port is left out");
+            r.find(Code::NoEffectYet, place, &field("protocol"), message, None);
+            continue;
+        }
+        if let TargetPort::Name(_) = target
+            && let Some(node) = item.get("targetPort")
+        {
+            r.mark(field("targetPort"), node);
+        }
+        let app_protocol = item.get("appProtocol").and_then(Node::text).map(str::to_owned);
+        let port = ServicePort { name: name.to_owned(), port, protocol: protocol.to_owned(), app_protocol };
+        found.push(ServicePortObject { port, target });
+    }
+    found
+}
+
+fn target_port(r: &mut Reader<'_>, item: &Node, field: &str) -> TargetPort {
+    const REMEDY: &str = "write a number from 1 to 65535, or the name of a port of the workloads";
+    let Some(node) = item.get("targetPort") else { return TargetPort::Same };
+    if let Some(n) = node.integer() {
+        return match u16::try_from(n).ok().filter(|n| *n > 0) {
+            Some(n) => TargetPort::Number(n),
+            None => {
+                r.bad(node, field, format_args!("{n} is out of range"), REMEDY);
+                TargetPort::Same
+            }
+        };
+    }
+    let Some(text) = node.text() else { return TargetPort::Same };
+    match check_label("port name", text) {
+        // Kubernetes refuses names without a letter, which catches numbers in quotes.
+        Ok(()) if text.bytes().any(|b| b.is_ascii_lowercase()) => TargetPort::Name(Arc::from(text)),
+        Ok(()) | Err(_) => {
+            r.bad(node, field, format_args!("{:?} is no port name", text.chars().take(80).collect::<String>()), REMEDY);
+            TargetPort::Same
+        }
+    }
+}

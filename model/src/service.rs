@@ -1,0 +1,58 @@
+//! Pure. Services and their ports.
+
+use serde::{Deserialize, Serialize};
+
+/// How a port is spoken to (`contracts.md` 1.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PortProtocol {
+    /// HTTP/1.1.
+    Http,
+    /// Bytes.
+    Tcp,
+}
+
+/// Whether a service has an address of its own (MCS `ServiceImportType`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ServiceType {
+    /// One virtual address.
+    #[default]
+    ClusterSetIP,
+    /// One address per endpoint.
+    Headless,
+}
+
+/// One port of a service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicePort {
+    /// The name; may be empty when the service has one port.
+    pub name: String,
+    /// The number clients use.
+    pub port: u16,
+    /// `TCP` (others are not served).
+    pub protocol: String,
+    /// `appProtocol` as written, if any.
+    pub app_protocol: Option<String>,
+}
+
+impl ServicePort {
+    /// HTTP by `appProtocol`, else by a name `http` or `http-*`, else TCP (`contracts.md` 1.8).
+    #[must_use]
+    pub fn speaks(&self) -> PortProtocol {
+        match self.app_protocol.as_deref() {
+            Some("http" | "HTTP" | "http/1.1") => PortProtocol::Http,
+            Some(_) => PortProtocol::Tcp,
+            None if self.name == "http" || self.name.starts_with("http-") => PortProtocol::Http,
+            None => PortProtocol::Tcp,
+        }
+    }
+    /// `appProtocol` as shown: as written, else `http` or `tcp` as derived.
+    #[must_use]
+    pub fn shown_app_protocol(&self) -> &str {
+        match (&self.app_protocol, self.speaks()) {
+            (Some(p), _) => p,
+            (None, PortProtocol::Http) => "http",
+            (None, PortProtocol::Tcp) => "tcp",
+        }
+    }
+}

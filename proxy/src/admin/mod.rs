@@ -1,0 +1,89 @@
+//! Edge. The proxy's own ports: admin, metrics, readiness.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use meshfed_runtime::admin::AdminServer;
+use meshfed_runtime::drain::Watch;
+use meshfed_runtime::metrics::{CONTENT_TYPE, Metrics};
+use meshfed_runtime::readiness::Readiness;
+use meshfed_runtime::tasks;
+
+use crate::state::StateHandle;
+
+mod show;
+
+/// What the ports show.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Guards of the start.
+    pub readiness: Readiness,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// What discovery knows.
+    pub state: Arc<StateHandle>,
+    /// The flags as they were understood.
+    pub config: serde_json::Value,
+}
+
+impl Admin {
+    /// Serves the admin port until the drain.
+    pub fn serve_admin(&self, sockets: Vec<TcpListener>, drain: Watch) {
+        let state = Arc::clone(&self.state);
+        let show = get(move || {
+            let state = Arc::clone(&state);
+            async move { axum::Json(show::state(&state)) }
+        });
+        let server = AdminServer::new(self.readiness.clone(), Arc::clone(&self.metrics))
+            .config(self.config.clone())
+            .route(Router::new().route("/debug/state", show));
+        detach("admin", server.serve(sockets, drain));
+    }
+    /// Serves `/metrics` until the drain.
+    pub fn serve_metrics(&self, sockets: Vec<TcpListener>, drain: &Watch) {
+        let router = Router::new().route("/metrics", get(metrics)).with_state(Arc::clone(&self.metrics));
+        serve("metrics", sockets, &router, drain);
+    }
+    /// Serves `GET /healthz/ready` until the drain.
+    pub fn serve_ready(&self, sockets: Vec<TcpListener>, drain: &Watch) {
+        let router = Router::new().route("/healthz/ready", get(ready)).with_state(self.readiness.clone());
+        serve("ready", sockets, &router, drain);
+    }
+}
+
+async fn metrics(State(metrics): State<Arc<Metrics>>) -> Response {
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.encode()).into_response()
+}
+
+async fn ready(State(readiness): State<Readiness>) -> Response {
+    let pending = readiness.pending();
+    if pending.is_empty() {
+        return "ok\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, pending.join("\n") + "\n").into_response()
+}
+
+fn serve(name: &'static str, sockets: Vec<TcpListener>, router: &Router, drain: &Watch) {
+    for socket in sockets {
+        let (router, drain) = (router.clone(), drain.clone());
+        detach(name, async move {
+            socket.set_nonblocking(true)?;
+            let socket = tokio::net::TcpListener::from_std(socket)?;
+            axum::serve(socket, router).with_graceful_shutdown(async move { drain.signaled().await }).await
+        });
+    }
+}
+
+/// A server ends with the drain, for which its watch makes the process wait; if it breaks before, traffic goes on.
+fn detach(name: &'static str, server: impl Future<Output = std::io::Result<()>> + Send + 'static) {
+    let _ends_with_the_drain = tasks::spawn(name, async move {
+        if let Err(error) = server.await {
+            tracing::error!(server = name, %error, "a port of the proxy itself is no longer served");
+        }
+    });
+}

@@ -1,0 +1,170 @@
+//! Pure. `Listener` at the border. What a listener is follows from its name; its content must fit that.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use envoy_types::pb::envoy::config::core::v3::transport_socket;
+use envoy_types::pb::envoy::config::listener::v3 as xds;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+use envoy_types::pb::google::protobuf::{Struct, value::Kind};
+
+use super::cluster::identity_secret;
+use super::{Invalid, ListenerSpec, ListenerSpecKind, ServerTlsSpec, decode, invalid, ip, socket_address};
+
+const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const DOWNSTREAM_TLS: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+/// Most addresses of one listener.
+const ADDRESSES_MAX: usize = 64;
+
+/// What the connections of a filter chain are given to.
+enum Handler {
+    Http { routes: String },
+    Tcp { cluster: String },
+}
+
+/// Converts a listener.
+///
+/// # Errors
+/// [`Invalid`].
+pub fn listener(message: &xds::Listener) -> Result<ListenerSpec, Invalid> {
+    let mut addresses: Vec<SocketAddr> = vec![socket_address(message.address.as_ref(), "address")?];
+    for more in &message.additional_addresses {
+        addresses.push(socket_address(more.address.as_ref(), "additional_addresses")?);
+    }
+    if addresses.len() > ADDRESSES_MAX {
+        return invalid("additional_addresses", format!("more than {ADDRESSES_MAX}"));
+    }
+    let kind = if message.name.starts_with("gateway|") { gateway(message)? } else { single(message)? };
+    let ours = message.metadata.as_ref().and_then(|m| m.filter_metadata.get("meshfed"));
+    Ok(ListenerSpec { addresses, kind, bind: bind(ours)? })
+}
+
+fn single(message: &xds::Listener) -> Result<ListenerSpecKind, Invalid> {
+    let [chain] = message.filter_chains.as_slice() else {
+        return invalid(
+            "filter_chains",
+            format!("there are {}; exactly one is known here", message.filter_chains.len()),
+        );
+    };
+    let handler = handler(chain)?;
+    if let Some(port) = message.name.strip_prefix("inbound|") {
+        let port =
+            port.parse().map_err(|_n| Invalid { field: "name", why: "inbound| is followed by no port".to_owned() })?;
+        let tls = server_tls(chain)?;
+        return Ok(match handler {
+            Handler::Http { routes } => ListenerSpecKind::InboundHttp { port, tls, routes },
+            Handler::Tcp { cluster } => ListenerSpecKind::InboundTcp { port, tls, cluster },
+        });
+    }
+    if !message.name.starts_with("outbound") {
+        return invalid("name", "is none of outbound, outbound-tcp|…, inbound|… and gateway|…");
+    }
+    if chain.transport_socket.is_some() {
+        return invalid("transport_socket", "the application speaks plaintext to its proxy");
+    }
+    Ok(match handler {
+        Handler::Http { routes } => ListenerSpecKind::OutboundHttp { routes },
+        Handler::Tcp { cluster } => ListenerSpecKind::OutboundTcp { cluster },
+    })
+}
+
+fn gateway(message: &xds::Listener) -> Result<ListenerSpecKind, Invalid> {
+    let mut names = BTreeMap::new();
+    for chain in &message.filter_chains {
+        let wanted = chain.filter_chain_match.as_ref().map_or(&[][..], |m| &m.server_names);
+        if wanted.is_empty() {
+            return invalid("filter_chain_match", "a gateway's chain without server_names would take everything");
+        }
+        let Handler::Tcp { cluster } = handler(chain)? else {
+            return invalid("filters", "a gateway passes connections through; only tcp_proxy is known here");
+        };
+        if chain.transport_socket.is_some() {
+            return invalid("transport_socket", "a gateway never terminates TLS");
+        }
+        for name in wanted {
+            if name.contains('*') || name.bytes().any(|b| b.is_ascii_uppercase()) {
+                return invalid("server_names", format!("'{name}': only exact lower-case names are known here"));
+            }
+            if names.insert(name.clone(), cluster.clone()).is_some() {
+                return invalid("server_names", format!("'{name}' occurs twice"));
+            }
+        }
+    }
+    Ok(ListenerSpecKind::Gateway { names })
+}
+
+fn handler(chain: &xds::FilterChain) -> Result<Handler, Invalid> {
+    let [filter] = chain.filters.as_slice() else {
+        return invalid("filters", format!("there are {}; exactly one is known here", chain.filters.len()));
+    };
+    let Some(xds::filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
+        return invalid("filters", "has no configuration");
+    };
+    if any.type_url.ends_with(TCP_PROXY) {
+        let config: tcp::TcpProxy = decode(Some(any), "tcp_proxy", TCP_PROXY)?;
+        return match config.cluster_specifier {
+            Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(cluster)) if !cluster.is_empty() => {
+                Ok(Handler::Tcp { cluster })
+            }
+            Some(
+                tcp::tcp_proxy::ClusterSpecifier::Cluster(_) | tcp::tcp_proxy::ClusterSpecifier::WeightedClusters(_),
+            )
+            | None => invalid("tcp_proxy", "only one named cluster is known here"),
+        };
+    }
+    let config: hcm::HttpConnectionManager = decode(Some(any), "filters", HCM)?;
+    match config.route_specifier {
+        Some(hcm::http_connection_manager::RouteSpecifier::Rds(rds)) if !rds.route_config_name.is_empty() => {
+            Ok(Handler::Http { routes: rds.route_config_name })
+        }
+        Some(
+            hcm::http_connection_manager::RouteSpecifier::Rds(_)
+            | hcm::http_connection_manager::RouteSpecifier::RouteConfig(_)
+            | hcm::http_connection_manager::RouteSpecifier::ScopedRoutes(_),
+        )
+        | None => invalid("route_specifier", "only RDS is known here"),
+    }
+}
+
+fn server_tls(chain: &xds::FilterChain) -> Result<ServerTlsSpec, Invalid> {
+    let Some(socket) = &chain.transport_socket else {
+        return invalid("transport_socket", "an inbound listener without TLS would take anybody");
+    };
+    let any = socket.config_type.as_ref().map(|transport_socket::ConfigType::TypedConfig(any)| any);
+    let context: tls::DownstreamTlsContext = decode(any, "transport_socket", DOWNSTREAM_TLS)?;
+    if !context.require_client_certificate.is_some_and(|r| r.value) {
+        return invalid("require_client_certificate", "must be set: identity comes from the certificate");
+    }
+    let Some(common) = context.common_tls_context else { return invalid("common_tls_context", "is missing") };
+    let identity = identity_secret(&common)?;
+    use tls::common_tls_context::ValidationContextType as Type;
+    let trust = match &common.validation_context_type {
+        Some(Type::ValidationContextSdsSecretConfig(secret)) => secret.name.clone(),
+        Some(Type::CombinedValidationContext(c)) => {
+            c.validation_context_sds_secret_config.as_ref().map_or_else(String::new, |s| s.name.clone())
+        }
+        _ => String::new(),
+    };
+    if trust.is_empty() {
+        return invalid("validation_context", "names no secret with bundles");
+    }
+    let alpn = common.alpn_protocols.iter().map(|p| p.clone().into_bytes()).collect();
+    Ok(ServerTlsSpec { identity, trust, alpn })
+}
+
+/// The workload's bind addresses from the listener's metadata.
+fn bind(ours: Option<&Struct>) -> Result<Vec<IpAddr>, Invalid> {
+    let Some(Kind::ListValue(list)) = ours.and_then(|s| s.fields.get("bind")).and_then(|v| v.kind.as_ref()) else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    for value in &list.values {
+        if let Some(Kind::StringValue(text)) = &value.kind {
+            found.push(ip(text, "metadata.meshfed.bind")?);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,255 @@
+//! Pure. The border between Envoy's messages and what the proxy can do: per resource, a value or the reason why not.
+//!
+//! What this version cannot do is refused by name, never half done.
+
+mod cluster;
+mod endpoint;
+mod listener;
+mod route;
+mod secret;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::google::protobuf::{Any, Struct, value::Kind as ValueKind};
+use meshfed_model::identity::{SpiffeId, TrustDomain};
+use prost::Message;
+use rustls_pki_types::{CertificateDer, ServerName};
+
+use crate::state::CircuitBreakers;
+
+pub use cluster::cluster;
+pub use endpoint::assignment;
+pub use listener::listener;
+pub use route::route;
+pub use secret::{SecretSpec, secret};
+
+/// Why a resource is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {why}")]
+pub struct Invalid {
+    /// The field.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+pub(crate) fn invalid<T>(field: &'static str, why: impl Into<String>) -> Result<T, Invalid> {
+    Err(Invalid { field, why: why.into() })
+}
+
+/// A cluster as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterSpec {
+    /// How long a connect may take.
+    pub connect_timeout: Duration,
+    /// Limits.
+    pub circuit_breakers: CircuitBreakers,
+    /// Source address.
+    pub source: Option<IpAddr>,
+    /// `(name, metadata to match, transport)`.
+    pub matches: Vec<(String, Vec<(String, String)>, TransportSpec)>,
+    /// What endpoints without a match use.
+    pub default_transport: TransportSpec,
+    /// Where its endpoints come from.
+    pub endpoints: EndpointSource,
+}
+
+/// Where a cluster's endpoints come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndpointSource {
+    /// EDS, by this name.
+    Discovered(String),
+    /// The cluster itself.
+    Fixed(Assignment),
+}
+
+/// A transport as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransportSpec {
+    /// No TLS.
+    Plaintext,
+    /// mTLS.
+    Tls {
+        /// What is sent as server name.
+        sni: ServerName<'static>,
+        /// Offered protocols.
+        alpn: Vec<Vec<u8>>,
+        /// The peer must have one of these.
+        identities: BTreeSet<SpiffeId>,
+        /// The secret with our identity.
+        identity: String,
+        /// The secret with the bundles.
+        trust: String,
+    },
+}
+
+/// The endpoints of a cluster as configured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Assignment {
+    /// In the order of the message.
+    pub endpoints: Vec<EndpointSpec>,
+}
+
+/// One endpoint as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// The address.
+    pub address: SocketAddr,
+    /// Its priority.
+    pub priority: u32,
+    /// Its weight, at least 1.
+    pub weight: u32,
+    /// Whether it may be dialled.
+    pub usable: bool,
+    /// `REGION/ZONE/SUBZONE`.
+    pub locality: String,
+    /// `envoy.transport_socket_match` metadata, sorted.
+    pub matches: Vec<(String, String)>,
+    /// The mesh cluster it belongs to.
+    pub cluster: String,
+    /// Its network.
+    pub network: String,
+    /// `NAMESPACE/NAME`.
+    pub service: String,
+    /// Whether it is a gateway.
+    pub via_gateway: bool,
+}
+
+/// A route configuration as configured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// Authorities are compared without port.
+    pub ignore_port: bool,
+    /// Authority to action.
+    pub hosts: BTreeMap<String, ActionSpec>,
+    /// The action of `*`.
+    pub fallback: Option<ActionSpec>,
+}
+
+/// What is done with a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ActionSpec {
+    /// Sent to a cluster.
+    Cluster(String),
+    /// Answered here.
+    Respond(u16),
+}
+
+/// A listener as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerSpec {
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+    /// What it does.
+    pub kind: ListenerSpecKind,
+    /// The workload's bind addresses, where the agent tells them.
+    pub bind: Vec<IpAddr>,
+}
+
+/// What a listener does, as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenerSpecKind {
+    /// The application's HTTP, by this route configuration.
+    OutboundHttp {
+        /// The route configuration.
+        routes: String,
+    },
+    /// The application's TCP.
+    OutboundTcp {
+        /// The cluster.
+        cluster: String,
+    },
+    /// Peers' HTTP.
+    InboundHttp {
+        /// The workload's port.
+        port: u16,
+        /// TLS.
+        tls: ServerTlsSpec,
+        /// The route configuration.
+        routes: String,
+    },
+    /// Peers' TCP.
+    InboundTcp {
+        /// The workload's port.
+        port: u16,
+        /// TLS.
+        tls: ServerTlsSpec,
+        /// The cluster.
+        cluster: String,
+    },
+    /// SNI passthrough: server name to cluster.
+    Gateway {
+        /// The table.
+        names: BTreeMap<String, String>,
+    },
+}
+
+/// TLS of a listener as configured: a client certificate is required always.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTlsSpec {
+    /// The secret with our identity.
+    pub identity: String,
+    /// The secret with the bundles.
+    pub trust: String,
+    /// Protocols that are taken.
+    pub alpn: Vec<Vec<u8>>,
+}
+
+/// Bundles of one secret.
+pub type Bundles = BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>;
+
+pub(super) fn decode<M: Message + Default>(
+    any: Option<&Any>,
+    field: &'static str,
+    type_name: &str,
+) -> Result<M, Invalid> {
+    let Some(any) = any else { return invalid(field, "is missing") };
+    let held = any.type_url.rsplit('/').next().unwrap_or_default();
+    if held != type_name {
+        return invalid(field, format!("is a {held}; only {type_name} is known here"));
+    }
+    M::decode(any.value.as_slice()).map_err(|e| Invalid { field, why: e.to_string() })
+}
+
+pub(super) fn socket_address(address: Option<&core::Address>, field: &'static str) -> Result<SocketAddr, Invalid> {
+    let Some(core::address::Address::SocketAddress(socket)) = address.and_then(|a| a.address.as_ref()) else {
+        return invalid(field, "is no socket address");
+    };
+    let Some(core::socket_address::PortSpecifier::PortValue(port)) = &socket.port_specifier else {
+        return invalid(field, "has no port");
+    };
+    let port = u16::try_from(*port).map_err(|_large| Invalid { field, why: format!("port {port} is above 65535") })?;
+    Ok(SocketAddr::new(ip(&socket.address, field)?, port))
+}
+
+pub(super) fn ip(text: &str, field: &'static str) -> Result<IpAddr, Invalid> {
+    text.parse()
+        .map_err(|_name| Invalid { field, why: format!("'{text}' is no IP address; names are never resolved here") })
+}
+
+/// The string fields of a struct, sorted.
+pub(super) fn strings(object: Option<&Struct>) -> Vec<(String, String)> {
+    let mut found: Vec<(String, String)> = object
+        .into_iter()
+        .flat_map(|s| s.fields.iter())
+        .filter_map(|(k, v)| match &v.kind {
+            Some(ValueKind::StringValue(text)) => Some((k.clone(), text.clone())),
+            Some(
+                ValueKind::NullValue(_)
+                | ValueKind::NumberValue(_)
+                | ValueKind::BoolValue(_)
+                | ValueKind::StructValue(_)
+                | ValueKind::ListValue(_),
+            )
+            | None => None,
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+use envoy_types::pb::envoy::config::cluster::v3 as cds;
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::listener::v3 as lds;
+use envoy_types::pb::envoy::config::route::v3 as rds;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use envoy_types::pb::google::protobuf as pb;
+use prost::Message;
+
+use super::*;
+
+fn any<M: Message>(name: &str, body: &M) -> pb::Any {
+    pb::Any { type_url: format!("type.googleapis.com/{name}"), value: body.encode_to_vec() }
+}
+
+fn socket<M: Message>(name: &str, body: &M) -> core::TransportSocket {
+    core::TransportSocket {
+        name: "tls".to_owned(),
+        config_type: Some(core::transport_socket::ConfigType::TypedConfig(any(name, body))),
+    }
+}
+
+fn uri(matcher: MatchPattern) -> tls::SubjectAltNameMatcher {
+    tls::SubjectAltNameMatcher {
+        san_type: tls::subject_alt_name_matcher::SanType::Uri as i32,
+        matcher: Some(StringMatcher { match_pattern: Some(matcher), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn secret(name: &str) -> tls::SdsSecretConfig {
+    tls::SdsSecretConfig { name: name.to_owned(), sds_config: None }
+}
+
+fn common(peers: Vec<tls::SubjectAltNameMatcher>) -> tls::CommonTlsContext {
+    use tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
+    let expected = tls::CertificateValidationContext { match_typed_subject_alt_names: peers, ..Default::default() };
+    tls::CommonTlsContext {
+        tls_certificate_sds_secret_configs: vec![secret("default")],
+        alpn_protocols: vec!["http/1.1".to_owned()],
+        validation_context_type: Some(ValidationContextType::CombinedValidationContext(
+            CombinedCertificateValidationContext {
+                default_validation_context: Some(expected),
+                validation_context_sds_secret_config: Some(secret("trust")),
+                ..Default::default()
+            },
+        )),
+        ..Default::default()
+    }
+}
+
+fn eds(peers: Vec<tls::SubjectAltNameMatcher>) -> Result<ClusterSpec, Invalid> {
+    let context = tls::UpstreamTlsContext {
+        sni: "outbound_.8080_._.b.shop.svc.clusterset.local".to_owned(),
+        common_tls_context: Some(common(peers)),
+        ..Default::default()
+    };
+    cluster(&cds::Cluster {
+        name: "outbound|8080||b.shop.svc.clusterset.local".to_owned(),
+        cluster_discovery_type: Some(cds::cluster::ClusterDiscoveryType::Type(cds::cluster::DiscoveryType::Eds as i32)),
+        transport_socket_matches: vec![cds::cluster::TransportSocketMatch {
+            name: "east".to_owned(),
+            r#match: Some(pb::Struct {
+                fields: [(
+                    "cluster".to_owned(),
+                    pb::Value { kind: Some(pb::value::Kind::StringValue("east".to_owned())) },
+                )]
+                .into(),
+            }),
+            transport_socket: Some(socket("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", &context)),
+        }],
+        ..Default::default()
+    })
+}
+
+const B: &str = "spiffe://east.mesh.example/ns/shop/sa/b";
+
+/// Mutation seen to fail: `if identities.is_empty()` of `validation` replaced by `if false`.
+#[test]
+fn a_cluster_expects_exact_identities_or_is_refused() {
+    let spec = eds(vec![uri(MatchPattern::Exact(B.to_owned()))]).unwrap();
+    let (name, matches, TransportSpec::Tls { identities, identity, trust, alpn, .. }) = &spec.matches[0] else {
+        panic!()
+    };
+    assert_eq!((name.as_str(), matches[0].1.as_str()), ("east", "east"));
+    assert_eq!(identities.iter().map(ToString::to_string).collect::<Vec<_>>(), [B]);
+    assert_eq!((identity.as_str(), trust.as_str(), alpn.len()), ("default", "trust", 1));
+    for bad in [
+        vec![],
+        vec![uri(MatchPattern::Prefix("spiffe://east".to_owned()))],
+        vec![uri(MatchPattern::Exact("https://east/ns/shop/sa/b".to_owned()))],
+        vec![tls::SubjectAltNameMatcher { san_type: 2, ..uri(MatchPattern::Exact("b.local".to_owned())) }],
+    ] {
+        assert_eq!(eds(bad).unwrap_err().field, "match_typed_subject_alt_names");
+    }
+}
+
+fn inbound(require: bool, with_tls: bool) -> Result<ListenerSpec, Invalid> {
+    let proxy = tcp_proxy::TcpProxy {
+        cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster("inbound|9000||".to_owned())),
+        ..Default::default()
+    };
+    let context = tls::DownstreamTlsContext {
+        common_tls_context: Some(tls::CommonTlsContext {
+            validation_context_type: Some(
+                tls::common_tls_context::ValidationContextType::ValidationContextSdsSecretConfig(secret(
+                    "inbound|9000",
+                )),
+            ),
+            ..common(vec![])
+        }),
+        require_client_certificate: Some(pb::BoolValue { value: require }),
+        ..Default::default()
+    };
+    let chain = lds::FilterChain {
+        filters: vec![lds::Filter {
+            config_type: Some(lds::filter::ConfigType::TypedConfig(any(
+                "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                &proxy,
+            ))),
+            ..Default::default()
+        }],
+        transport_socket: with_tls
+            .then(|| socket("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext", &context)),
+        ..Default::default()
+    };
+    let port = core::socket_address::PortSpecifier::PortValue(9000);
+    let at = core::SocketAddress { address: "127.1.0.1".to_owned(), port_specifier: Some(port), ..Default::default() };
+    listener(&lds::Listener {
+        name: "inbound|9000".to_owned(),
+        address: Some(core::Address { address: Some(core::address::Address::SocketAddress(at)) }),
+        filter_chains: vec![chain],
+        ..Default::default()
+    })
+}
+
+/// Mutation seen to fail: the check of `require_client_certificate` left out.
+#[test]
+fn an_inbound_listener_that_would_take_anybody_is_refused() {
+    let spec = inbound(true, true).unwrap();
+    let ListenerSpecKind::InboundTcp { port: 9000, tls, cluster } = spec.kind else { panic!() };
+    assert_eq!((tls.trust.as_str(), cluster.as_str()), ("inbound|9000", "inbound|9000||"));
+    assert_eq!(inbound(false, true).unwrap_err().field, "require_client_certificate");
+    assert_eq!(inbound(true, false).unwrap_err().field, "transport_socket");
+}
+
+/// Mutation seen to fail: `m.path_specifier == Some(…)` of `action` replaced by `true`.
+#[test]
+fn routes_that_this_version_cannot_serve_are_refused() {
+    let route = |path: &str, domain: &str| {
+        route(&rds::RouteConfiguration {
+            name: "15001".to_owned(),
+            virtual_hosts: vec![rds::VirtualHost {
+                name: "b".to_owned(),
+                domains: vec![domain.to_owned()],
+                routes: vec![rds::Route {
+                    r#match: Some(rds::RouteMatch {
+                        path_specifier: Some(rds::route_match::PathSpecifier::Prefix(path.to_owned())),
+                        ..Default::default()
+                    }),
+                    action: Some(rds::route::Action::DirectResponse(rds::DirectResponseAction {
+                        status: 421,
+                        ..Default::default()
+                    })),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }],
+            ..Default::default()
+        })
+    };
+    assert_eq!(route("/", "B.Shop:8080").unwrap().hosts["b.shop:8080"], ActionSpec::Respond(421));
+    assert_eq!(route("/", "*").unwrap().fallback, Some(ActionSpec::Respond(421)));
+    assert_eq!(route("/api", "b").unwrap_err().field, "match");
+    assert_eq!(route("/", "*.shop").unwrap_err().field, "domains");
+}
+
+/// Mutation seen to fail: `Err(_) => None` … the message of a broken key holding the key.
+#[test]
+fn a_broken_secret_is_refused_without_its_content() {
+    let inline = |text: &str| {
+        Some(core::DataSource {
+            specifier: Some(core::data_source::Specifier::InlineString(text.to_owned())),
+            ..Default::default()
+        })
+    };
+    let pair = rcgen::generate_simple_self_signed(vec!["b".to_owned()]).unwrap();
+    let message = |chain: &str, key: &str| tls::Secret {
+        name: "default".to_owned(),
+        r#type: Some(tls::secret::Type::TlsCertificate(tls::TlsCertificate {
+            certificate_chain: inline(chain),
+            private_key: inline(key),
+            ..Default::default()
+        })),
+    };
+    let no_svid = super::secret(&message(&pair.cert.pem(), &pair.signing_key.serialize_pem())).unwrap_err();
+    assert_eq!(no_svid.field, "certificate_chain");
+    let no_key = super::secret(&message(&pair.cert.pem(), "-----BEGIN top secret")).unwrap_err();
+    assert_eq!((no_key.field, no_key.why.contains("top")), ("private_key", false));
+    assert_eq!(super::secret(&message("", "x")).unwrap_err().why, "holds no certificate");
+}

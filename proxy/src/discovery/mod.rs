@@ -1,0 +1,131 @@
+//! Edge. The proxy as an xDS client: one delta ADS stream to its agent, over and over, and the last good state between.
+//!
+//! Clusters come first, then their endpoints and secrets, then listeners with their routes: so nothing listens before it
+//! can serve. After a reconnect only what changed is sent, since the agent is told what is held.
+
+mod build;
+pub mod convert;
+mod held;
+mod kind;
+mod metrics;
+mod stream;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshfed_api::proto::envoy::service::discovery::v3::Node;
+use meshfed_runtime::backoff::Backoff;
+use meshfed_runtime::clock;
+use meshfed_runtime::config::Problems;
+use meshfed_runtime::drain::Watch;
+use meshfed_runtime::listen::BindError;
+use meshfed_runtime::metrics::Metrics;
+use meshfed_runtime::tls::{IdentityStore, TrustStore};
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+use crate::state::{Listener, ListenerCell, StateHandle};
+pub use held::{Held, IDENTITY_SECRET, ListenerChange, TRUST_SECRET};
+pub use kind::Kind;
+use metrics::DiscoveryMetrics;
+
+/// First ceiling of the pause between two attempts to reach the agent.
+const RETRY_BASE: Duration = Duration::from_millis(100);
+/// Longest pause. The agent is on this host and serves its own proxies only, and until they are back their workloads
+/// count as not ready: so this is far below what would be polite to a far server.
+const RETRY_CAP: Duration = Duration::from_secs(1);
+
+/// What follows the listeners: the sockets of the process.
+pub trait Sockets {
+    /// Listens with this version of a listener, or goes on with other content at the same addresses. On an error what
+    /// listened before still does.
+    ///
+    /// # Errors
+    /// Everything that could not be bound.
+    fn install(&mut self, cell: &Arc<ListenerCell>, listener: &Arc<Listener>) -> Result<(), Vec<BindError>>;
+    /// Stops listening.
+    fn remove(&mut self, name: &str);
+    /// The first listeners stand: called once, with the workload's bind addresses.
+    ///
+    /// # Errors
+    /// What keeps the process from starting.
+    fn started(&mut self, bind: &[IpAddr]) -> Result<(), Problems>;
+    /// Something was installed or removed.
+    fn changed(&mut self);
+}
+
+/// What discovery needs to know.
+#[derive(Debug, Clone)]
+pub struct DiscoveryConfig {
+    /// The agent's socket.
+    pub agent: PathBuf,
+    /// Who we say we are.
+    pub node: Node,
+    /// Replaces the addresses of inbound listeners.
+    pub inbound_listen: Vec<SocketAddr>,
+}
+
+/// The client.
+#[derive(Debug)]
+pub struct Discovery {
+    config: DiscoveryConfig,
+    held: Held,
+    metrics: DiscoveryMetrics,
+    started: bool,
+    channel: watch::Sender<Option<Channel>>,
+}
+
+impl Discovery {
+    /// A client that holds nothing yet, and the channel to the agent as others may use it.
+    #[must_use]
+    pub fn new(
+        config: DiscoveryConfig,
+        state: &Arc<StateHandle>,
+        identity: Arc<IdentityStore>,
+        trust: Arc<TrustStore>,
+        metrics: &Metrics,
+    ) -> (Self, watch::Receiver<Option<Channel>>) {
+        let held = Held::new(Arc::clone(state), identity, trust, config.inbound_listen.clone());
+        let (channel, seen) = watch::channel(None);
+        (Self { config, held, metrics: DiscoveryMetrics::register(metrics), started: false, channel }, seen)
+    }
+
+    /// Follows the agent until the drain begins. Losing the agent changes nothing but this.
+    ///
+    /// # Errors
+    /// The first listeners could not be bound.
+    pub async fn run<S: Sockets>(mut self, sockets: &mut S, drain: Watch) -> Result<(), Problems> {
+        let mut backoff = Backoff::with(RETRY_BASE, RETRY_CAP, fastrand::u64(..));
+        loop {
+            let ended = tokio::select! {
+                biased;
+                () = drain.signaled() => return Ok(()),
+                ended = self.once(sockets, &mut backoff) => ended?,
+            };
+            self.metrics.connected.set(0);
+            self.channel.send_replace(None);
+            let pause = backoff.failed(clock::instant());
+            let pause_milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(agent = %self.config.agent.display(), reason = %ended, pause_milliseconds, "discovery: agent lost; what is known stays");
+            tokio::select! {
+                () = drain.signaled() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// One connection; says why it ended.
+    async fn once<S: Sockets>(&mut self, sockets: &mut S, backoff: &mut Backoff) -> Result<String, Problems> {
+        let channel = match meshfed_runtime::grpc::connect_unix(&self.config.agent).await {
+            Ok(channel) => channel,
+            Err(error) => return Ok(error.to_string()),
+        };
+        backoff.connected(clock::instant());
+        stream::follow(self, channel, sockets).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,319 @@
+//! Edge. One delta ADS stream: subscriptions out, resources in, an answer to each response.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshfed_api::proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use meshfed_api::proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Status};
+use meshfed_runtime::clock;
+use meshfed_runtime::config::Problems;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use super::held::ListenerChange;
+use super::metrics::{KindLabel, ListenerLabel};
+use super::{Discovery, Kind, Sockets};
+
+/// A response may be this large: the agent is on this host, and one route configuration names all services.
+const MESSAGE_MAX: usize = 64 * 1024 * 1024;
+/// Requests under way: five types, each with an answer and a subscription, several times over.
+const REQUESTS: usize = 64;
+/// How long listeners wait for what they refer to before they are refused, and for the first clusters.
+const WARM_DEADLINE: Duration = Duration::from_secs(5);
+/// Longest text of a refusal.
+const REFUSAL_MAX: usize = 4096;
+/// gRPC's INVALID_ARGUMENT.
+const INVALID_ARGUMENT: i32 = 3;
+
+/// A response with listeners that was not answered yet: it is, once each of them listens or cannot.
+#[derive(Debug)]
+struct Unanswered {
+    nonce: String,
+    waiting: BTreeSet<Arc<str>>,
+    refused: Vec<(String, String)>,
+    deadline: Instant,
+}
+
+/// What was said on this stream.
+struct Conversation {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    subscribed: BTreeMap<Kind, BTreeSet<String>>,
+    open: BTreeSet<Kind>,
+    unanswered: Vec<Unanswered>,
+    clusters_answered: bool,
+    /// Until when listeners are not asked for although clusters are not usable yet.
+    clusters_deadline: Option<Instant>,
+}
+
+enum Event {
+    Response(Box<DeltaDiscoveryResponse>),
+    End(String),
+    Deadline,
+}
+
+/// Follows one stream to its end and says why it ended.
+pub(super) async fn follow<S: Sockets>(
+    this: &mut Discovery,
+    channel: Channel,
+    sockets: &mut S,
+) -> Result<String, Problems> {
+    let (requests, queue) = mpsc::channel(REQUESTS);
+    let mut client = AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX);
+    let mut talk = Conversation {
+        requests,
+        subscribed: BTreeMap::new(),
+        open: BTreeSet::new(),
+        unanswered: Vec::new(),
+        clusters_answered: false,
+        clusters_deadline: None,
+    };
+    talk.begin(this);
+    let mut responses = match client.delta_aggregated_resources(ReceiverStream::new(queue)).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return Ok(describe(&status)),
+    };
+    this.metrics.connected.set(1);
+    this.channel.send_replace(Some(channel));
+    loop {
+        let event = tokio::select! {
+            message = responses.message() => match message {
+                Ok(Some(response)) => Event::Response(Box::new(response)),
+                Ok(None) => Event::End("the agent ended the stream".to_owned()),
+                Err(status) => Event::End(describe(&status)),
+            },
+            () = sleep_until(talk.deadline()) => Event::Deadline,
+        };
+        match event {
+            Event::End(why) => return Ok(why),
+            Event::Response(response) => {
+                // Endpoints are most of all changes and refer to nothing: their cost must not grow with what is held.
+                let refers =
+                    Kind::of(&response.type_url) != Some(Kind::Endpoint) || !talk.open.contains(&Kind::Listener);
+                talk.take(this, &response);
+                if !refers {
+                    continue;
+                }
+            }
+            Event::Deadline => talk.expire(this),
+        }
+        talk.settle(this, sockets)?;
+        if talk.requests.is_closed() {
+            return Ok("the stream to the agent is closed".to_owned());
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn describe(status: &tonic::Status) -> String {
+    format!("{:?}: {}", status.code(), status.message())
+}
+
+impl Conversation {
+    /// The first requests: clusters and secrets; on a reconnect everything that is held.
+    fn begin(&mut self, this: &Discovery) {
+        for kind in Kind::ALL {
+            let held = this.held.versions(kind);
+            let names = this.held.wanted(kind);
+            let known = !held.is_empty() || (this.started && kind.is_wildcard());
+            if matches!(kind, Kind::Cluster | Kind::Secret) || known || (this.started && !names.is_empty()) {
+                self.open(this, kind, names, held);
+            }
+        }
+        // What is held was usable before: nothing to wait for. An agent that has nothing new does not answer.
+        self.clusters_answered = this.started || !this.held.versions(Kind::Cluster).is_empty();
+        if self.clusters_answered && !this.started {
+            self.clusters_deadline = Some(Instant::from_std(clock::instant()) + WARM_DEADLINE);
+        }
+    }
+
+    fn open(&mut self, this: &Discovery, kind: Kind, names: BTreeSet<String>, held: BTreeMap<String, String>) {
+        let first = self.open.is_empty();
+        self.open.insert(kind);
+        self.send(DeltaDiscoveryRequest {
+            node: first.then(|| this.config.node.clone()),
+            type_url: kind.type_url().to_owned(),
+            resource_names_subscribe: names.iter().cloned().collect(),
+            initial_resource_versions: held,
+            ..DeltaDiscoveryRequest::default()
+        });
+        self.subscribed.insert(kind, names);
+    }
+
+    fn send(&self, request: DeltaDiscoveryRequest) {
+        // The queue holds several answers per type and gRPC takes them at once; a stream that does not is dead.
+        if let Err(error) = self.requests.try_send(request) {
+            tracing::debug!(%error, "discovery: request not sent");
+        }
+    }
+
+    fn answer(&self, kind: Kind, nonce: &str, refused: &[(String, String)]) {
+        let error_detail = (!refused.is_empty()).then(|| {
+            let mut message = String::new();
+            for (i, (name, why)) in refused.iter().enumerate() {
+                if message.len() > REFUSAL_MAX {
+                    message.push_str(&format!("; and {} more", refused.len() - i));
+                    break;
+                }
+                let separator = if i > 0 { "; " } else { "" };
+                message.push_str(&format!("{separator}{name}: {why}"));
+            }
+            Status { code: INVALID_ARGUMENT, message }
+        });
+        self.send(DeltaDiscoveryRequest {
+            type_url: kind.type_url().to_owned(),
+            response_nonce: nonce.to_owned(),
+            error_detail,
+            ..DeltaDiscoveryRequest::default()
+        });
+    }
+
+    fn take(&mut self, this: &mut Discovery, response: &DeltaDiscoveryResponse) {
+        let Some(kind) = Kind::of(&response.type_url) else {
+            tracing::warn!(type_url = %response.type_url, "discovery: a type that was not asked for");
+            return;
+        };
+        let label = KindLabel { kind: kind.as_str() };
+        let bytes: usize = response.resources.iter().filter_map(|r| r.resource.as_ref()).map(|a| a.value.len()).sum();
+        this.metrics.resources.get_or_create(&label).inc_by(response.resources.len() as u64);
+        this.metrics.bytes.get_or_create(&label).inc_by(bytes as u64);
+        let applied = this.held.apply(kind, response);
+        for (name, why) in &applied.refused {
+            this.metrics.refused.get_or_create(&label).inc();
+            tracing::warn!(kind = kind.as_str(), name = %name, why = %why, "discovery: resource refused, the last good one stays");
+        }
+        if kind == Kind::Listener {
+            let refused: BTreeSet<&str> = applied.refused.iter().map(|(n, _)| n.as_str()).collect();
+            let names = response.resources.iter().map(|r| r.name.as_str()).filter(|n| !refused.contains(n));
+            self.unanswered.push(Unanswered {
+                nonce: response.nonce.clone(),
+                waiting: names.map(Arc::from).collect(),
+                refused: applied.refused,
+                deadline: Instant::from_std(clock::instant()) + WARM_DEADLINE,
+            });
+            return;
+        }
+        if kind == Kind::Cluster && !self.clusters_answered {
+            self.clusters_answered = true;
+            self.clusters_deadline = Some(Instant::from_std(clock::instant()) + WARM_DEADLINE);
+        }
+        self.answer(kind, &response.nonce, &applied.refused);
+    }
+
+    /// Listeners whose references did not come in time are refused; they are taken up when the references come.
+    fn expire(&mut self, this: &Discovery) {
+        let now = Instant::from_std(clock::instant());
+        if self.clusters_deadline.is_some_and(|d| d <= now) {
+            self.clusters_deadline = None;
+        }
+        for response in self.unanswered.iter_mut().filter(|u| u.deadline <= now) {
+            for name in std::mem::take(&mut response.waiting) {
+                let why = this.held.missing(&name).unwrap_or_else(|| "could not be installed in time".to_owned());
+                response.refused.push((name.to_string(), why));
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.unanswered.iter().map(|u| u.deadline).chain(self.clusters_deadline).min()
+    }
+
+    /// After each event: subscriptions follow what is referred to, sockets follow the listeners, answers follow them.
+    fn settle<S: Sockets>(&mut self, this: &mut Discovery, sockets: &mut S) -> Result<(), Problems> {
+        self.subscribe(this);
+        self.install(this, sockets)?;
+        let mut answers = Vec::new();
+        self.unanswered.retain_mut(|u| {
+            if u.waiting.is_empty() {
+                answers.push((std::mem::take(&mut u.nonce), std::mem::take(&mut u.refused)));
+                return false;
+            }
+            true
+        });
+        for (nonce, refused) in &answers {
+            self.answer(Kind::Listener, nonce, refused);
+        }
+        if !answers.is_empty() && !this.started {
+            this.started = true;
+            sockets.started(&this.held.bind())?;
+            tracing::info!("discovery: listeners stand");
+        }
+        Ok(())
+    }
+
+    fn subscribe(&mut self, this: &mut Discovery) {
+        for kind in [Kind::Secret, Kind::Endpoint, Kind::Route] {
+            let wanted = this.held.wanted(kind);
+            let Some(have) = self.subscribed.get(&kind) else {
+                if !wanted.is_empty() {
+                    self.open(this, kind, wanted, BTreeMap::new());
+                }
+                continue;
+            };
+            let add: Vec<String> = wanted.difference(have).cloned().collect();
+            let gone: Vec<String> = have.difference(&wanted).cloned().collect();
+            if add.is_empty() && gone.is_empty() {
+                continue;
+            }
+            this.held.unsubscribed(kind, &gone);
+            self.send(DeltaDiscoveryRequest {
+                type_url: kind.type_url().to_owned(),
+                resource_names_subscribe: add,
+                resource_names_unsubscribe: gone,
+                ..DeltaDiscoveryRequest::default()
+            });
+            self.subscribed.insert(kind, wanted);
+        }
+        let warm = this.held.clusters_are_warm() || self.clusters_deadline.is_none();
+        if !self.open.contains(&Kind::Listener) && self.clusters_answered && warm {
+            self.clusters_deadline = None;
+            self.open(this, Kind::Listener, BTreeSet::new(), BTreeMap::new());
+        }
+    }
+
+    fn install<S: Sockets>(&mut self, this: &mut Discovery, sockets: &mut S) -> Result<(), Problems> {
+        let changes = this.held.listener_changes();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut problems = Problems::new();
+        for change in changes {
+            let (cell, listener) = match change {
+                ListenerChange::Remove(name) => {
+                    sockets.remove(&name);
+                    continue;
+                }
+                ListenerChange::Install(cell, listener) => (cell, listener),
+            };
+            let result = sockets.install(&cell, &listener);
+            for u in &mut self.unanswered {
+                if u.waiting.remove(&listener.name) {
+                    let why = |errors: &Vec<_>| {
+                        errors.iter().map(meshfed_runtime::telemetry::chain_of).collect::<Vec<_>>().join(", ")
+                    };
+                    u.refused.extend(result.as_ref().err().map(|e| (listener.name.to_string(), why(e))));
+                }
+            }
+            if let Err(errors) = result {
+                this.held.failed(&listener.name);
+                this.metrics.bind_failures.get_or_create(&ListenerLabel { listener: listener.name.to_string() }).inc();
+                for error in errors {
+                    tracing::error!(listener = %listener.name, error = %meshfed_runtime::telemetry::chain(&error), "cannot listen");
+                    error.note(&mut problems);
+                }
+            }
+        }
+        this.held.publish_listeners();
+        sockets.changed();
+        // At the start an address in use ends the process; later it is the agent's to know, and what worked stays.
+        if this.started { Ok(()) } else { problems.finish(()) }
+    }
+}

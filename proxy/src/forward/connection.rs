@@ -1,0 +1,387 @@
+//! Edge. One client connection: its requests one after the other, in order.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use meshfed_runtime::clock;
+use tokio::io::AsyncWriteExt as _;
+
+use super::exchange::{self, End};
+use super::pump::{Pump, write_all};
+use super::reply::Reply;
+use super::wheel::{SECOND, Timer};
+use super::{Core, attempt};
+use crate::codec::{HeadEdit, LogContext, Method, Reject, Version, find_head_end, parse_request, request_head};
+use crate::pool::ClusterPool;
+use crate::route;
+use crate::state::{RouteAction, RouteCell};
+use crate::telemetry::{AccessRecord, Flag, LogBuffer, Reason, Reporter, Series};
+use crate::tls::Stream;
+
+/// Ticks for a request's head, from its first byte (L7-7).
+const HEAD_TICKS: u32 = 5 * SECOND;
+/// Ticks without a request after which a connection is closed (L7-7).
+const IDLE_TICKS: u32 = 60 * SECOND;
+/// Bytes that are read and dropped before a connection with unread input is closed, so that the answer arrives (L7-4).
+const LINGER_BYTES: usize = 64 * 1024;
+/// How long that may take.
+const LINGER_TIME: Duration = Duration::from_secs(2);
+/// The longest wait for a client to take an answer of ours.
+const REPLY_TIME: Duration = Duration::from_secs(10);
+
+/// What differs between the two sides of a sidecar.
+pub struct Side {
+    /// Which end we are.
+    pub reporter: Reporter,
+    /// The route configuration.
+    pub routes: Arc<RouteCell>,
+    /// The client's address.
+    pub client: SocketAddr,
+    /// Whether the client's `x-forwarded-*` are dropped: only mesh peers and the own application are believed.
+    pub strip_forwarded: bool,
+    /// Complete header lines added to each request.
+    pub add: Vec<u8>,
+    /// Counters of requests that no endpoint answered; on the inbound side of all requests.
+    pub series: Rc<Series>,
+    /// Asked when bundles change; false closes the connection.
+    pub still_trusted: Option<Box<dyn Fn() -> bool>>,
+}
+
+impl std::fmt::Debug for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Side").field("reporter", &self.reporter).field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+/// A client connection.
+pub(super) struct Connection {
+    pub(super) core: Rc<Core>,
+    pub(super) client: Stream,
+    pub(super) side: Side,
+    pub(super) timer: Timer,
+    pub(super) request: Pump,
+    pub(super) response: Pump,
+    scanned: usize,
+    /// Whether an empty line before this request was dropped.
+    blank_seen: bool,
+    /// Whether the client may have sent what nobody will read.
+    unread: bool,
+    /// Whether the deadline of this request's head runs.
+    head_begun: bool,
+    /// The head's part of the log line, while there is a log.
+    log_head: String,
+}
+
+/// A request that has somewhere to go; its head is in the request pump.
+pub(super) struct Planned {
+    pub(super) pool: Rc<ClusterPool>,
+    pub(super) method: Method,
+    pub(super) version: Version,
+    pub(super) persistent: bool,
+}
+
+/// How a request was answered.
+pub(super) struct Answered {
+    pub(super) status: u16,
+    pub(super) flag: Flag,
+    pub(super) reason: Option<Reason>,
+    pub(super) series: Option<Rc<Series>>,
+    pub(super) upstream: Option<SocketAddr>,
+    pub(super) keep: bool,
+}
+
+enum Head {
+    /// A complete head of so many bytes.
+    Complete(usize),
+    /// The client is done, idle for too long, or we drain.
+    End,
+    /// The head did not arrive in time.
+    Slow,
+    Refused(Reject),
+}
+
+/// Serves a client connection to its end.
+pub async fn serve(core: Rc<Core>, client: Stream, side: Side) {
+    let _holds_the_drain = core.watch();
+    let timer = core.wheel.timer();
+    let mut connection = Connection {
+        core,
+        client,
+        side,
+        timer,
+        request: Pump::default(),
+        response: Pump::default(),
+        scanned: 0,
+        blank_seen: false,
+        unread: false,
+        head_begun: false,
+        log_head: String::new(),
+    };
+    connection.timer.set(IDLE_TICKS);
+    connection.run().await;
+}
+
+impl Connection {
+    async fn run(&mut self) {
+        loop {
+            let keep = match poll_fn(|cx| self.poll_request_head(cx)).await {
+                Head::Complete(length) => self.is_trusted() && self.serve_one(length).await,
+                Head::End => false,
+                Head::Slow => {
+                    let text = "meshfed closed the connection: the request's head did not arrive within 5 s";
+                    self.refuse(Reply::new(408, Flag::DownstreamTimeout, Reason::Timeout, text)).await;
+                    false
+                }
+                Head::Refused(reject) => {
+                    self.core.telemetry.refused("downstream", reject.status());
+                    self.refuse(Reply::refused(reject)).await;
+                    false
+                }
+            };
+            self.unread |= !self.request.input.is_empty();
+            self.request.reset(&self.core.buffers);
+            self.response.input.discard(&self.core.buffers);
+            self.response.reset(&self.core.buffers);
+            if !keep {
+                break;
+            }
+        }
+        self.close().await;
+    }
+
+    /// Waits for a complete head. While nothing has arrived no buffer is held.
+    fn poll_request_head(&mut self, cx: &mut Context<'_>) -> Poll<Head> {
+        loop {
+            if !self.blank_seen && self.request.input.data().starts_with(b"\r\n") {
+                // One empty line before a request is tolerated (RFC 9112 2.2), a second one is no request line.
+                self.request.input.consume(2);
+                (self.blank_seen, self.scanned) = (true, 0);
+            }
+            let data = self.request.input.data();
+            if data.first().is_some_and(|&b| !b.is_ascii_graphic() && b != b'\r') {
+                return Poll::Ready(Head::Refused(Reject::RequestLine));
+            }
+            match find_head_end(data, &mut self.scanned) {
+                Ok(Some(length)) => {
+                    (self.scanned, self.blank_seen, self.head_begun) = (0, false, false);
+                    return Poll::Ready(Head::Complete(length));
+                }
+                Ok(None) => {}
+                Err(reject) => return Poll::Ready(Head::Refused(reject)),
+            }
+            let idle = data.is_empty();
+            if idle && (self.core.is_draining() || !self.is_trusted()) {
+                return Poll::Ready(Head::End);
+            }
+            if !idle && !self.head_begun {
+                self.head_begun = true;
+                self.timer.set(HEAD_TICKS);
+            }
+            match self.client.poll_read_into(cx, self.request.input.space(&self.core.buffers)) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Head::End),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => {
+                    self.request.input.release(&self.core.buffers);
+                    return match self.timer.expired(cx) {
+                        true if idle => Poll::Ready(Head::End),
+                        true => Poll::Ready(Head::Slow),
+                        false => Poll::Pending,
+                    };
+                }
+            }
+        }
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.side.still_trusted.as_ref().is_none_or(|ask| ask())
+    }
+
+    /// Serves the request whose head is complete; `false` closes the connection.
+    async fn serve_one(&mut self, length: usize) -> bool {
+        let begun = clock::instant();
+        let answered = match self.plan(length) {
+            Ok(planned) => self.answer(&planned, begun).await,
+            Err((reply, version, head_only)) => {
+                let keep = !reply.close && !self.core.is_draining();
+                self.reply(&reply, version, keep, head_only).await
+            }
+        };
+        self.account(&answered, begun);
+        self.unread = !self.request.finished;
+        if answered.keep {
+            self.timer.set(IDLE_TICKS);
+        }
+        answered.keep
+    }
+
+    /// Parses the head, finds where it goes and writes the head for there. Nothing waits in between.
+    fn plan(&mut self, length: usize) -> Result<Planned, (Reply, Version, bool)> {
+        let core = Rc::clone(&self.core);
+        let mut scratch = core.scratch.borrow_mut();
+        let data = self.request.input.data();
+        let request = parse_request(data, length, &mut scratch).map_err(|reject| {
+            self.core.telemetry.refused("downstream", reject.status());
+            (Reply::refused(reject), Version::Http11, false)
+        })?;
+        if self.core.telemetry.access_log().is_some() {
+            let context = LogContext::of(data, &request);
+            LogBuffer::head(&mut self.log_head, context.method, context.authority, context.path);
+        }
+        let head_only = request.method == Method::Head;
+        let has_body = !matches!(request.body, crate::codec::Body::None | crate::codec::Body::Length(0));
+        let planned = self.route(request.authority.of(data)).map(|pool| Planned {
+            pool,
+            method: request.method,
+            version: request.version,
+            persistent: request.persistent,
+        });
+        let planned = match planned {
+            Ok(planned) => planned,
+            Err(mut reply) => {
+                // A body that nobody reads ends the connection (L7-4).
+                reply.close = has_body || !request.persistent;
+                let version = request.version;
+                self.request.input.consume(length);
+                return Err((reply, version, head_only));
+            }
+        };
+        let mut out = core.buffers.take();
+        let edit = HeadEdit { strip_identity: true, strip_forwarded: self.side.strip_forwarded, add: &self.side.add };
+        request_head(&mut out, data, &request, &scratch, edit);
+        self.request.out = out;
+        self.request.decode = exchange::decode(request.body);
+        self.request.chunk = request.body == crate::codec::Body::Chunked;
+        let version = request.version;
+        self.request.input.consume(length);
+        self.request.prime().map_err(|error| match error {
+            super::pump::PumpError::Malformed(reject) => {
+                self.core.telemetry.refused("downstream", reject.status());
+                (Reply::refused(reject), version, head_only)
+            }
+            super::pump::PumpError::Source | super::pump::PumpError::Sink => {
+                (Reply::refused(Reject::ChunkEnd), version, head_only)
+            }
+        })?;
+        Ok(planned)
+    }
+
+    /// The pool of the cluster that an authority goes to.
+    fn route(&self, authority: &[u8]) -> Result<Rc<ClusterPool>, Reply> {
+        let shown = || String::from_utf8_lossy(authority).into_owned();
+        let table = self.side.routes.load();
+        let mut key = self.core.key.borrow_mut();
+        match table.as_ref().and_then(|t| route::find(t, authority, &mut key)) {
+            None => {
+                let text = format!("meshfed knows no service '{}' here; is it exported to this cluster?", shown());
+                Err(Reply::new(404, Flag::NoRoute, Reason::NoRoute, text))
+            }
+            Some(RouteAction::Respond(status)) => {
+                let text = format!("meshfed: '{}' is not served by this workload", shown());
+                Err(Reply::new(*status, Flag::NoRoute, Reason::NoRoute, text))
+            }
+            Some(RouteAction::Cluster(cell)) => self.core.clusters.pool(cell).ok_or_else(|| {
+                let text = format!("meshfed knows the service '{}' and none of its endpoints", shown());
+                Reply::new(503, Flag::NoHealthyUpstream, Reason::NoEndpoints, text)
+            }),
+        }
+    }
+
+    /// Sends an answer of our own.
+    pub(super) async fn reply(&mut self, reply: &Reply, version: Version, keep: bool, head_only: bool) -> Answered {
+        let bytes = reply.render(version, keep, head_only);
+        let written = tokio::time::timeout(REPLY_TIME, write_all(&mut self.client, bytes.as_bytes())).await;
+        let written = matches!(written, Ok(Ok(())));
+        Answered {
+            status: reply.status,
+            flag: reply.flag,
+            reason: Some(reply.reason),
+            series: None,
+            upstream: None,
+            keep: keep && written,
+        }
+    }
+
+    /// Answers what was no request.
+    async fn refuse(&mut self, reply: Reply) {
+        self.unread = true;
+        let begun = clock::instant();
+        LogBuffer::head(&mut self.log_head, b"", b"", b"");
+        let answered = self.reply(&reply.closing(), Version::Http11, false, false).await;
+        self.account(&answered, begun);
+    }
+
+    async fn answer(&mut self, planned: &Planned, begun: Instant) -> Answered {
+        match attempt::run(self, planned, begun).await {
+            Ok(answered) => answered,
+            Err(reply) => {
+                // The request may have been read in part only.
+                let keep = planned.persistent && !reply.close && self.request.finished && !self.core.is_draining();
+                let series = attempt::unanswered(self, planned);
+                let head_only = planned.method == Method::Head;
+                Answered { series: Some(series), ..self.reply(&reply, planned.version, keep, head_only).await }
+            }
+        }
+    }
+
+    fn account(&self, answered: &Answered, begun: Instant) {
+        let duration = clock::instant().saturating_duration_since(begun);
+        let series = answered.series.as_ref().unwrap_or(&self.side.series);
+        series.record(answered.status, answered.flag, duration);
+        if let Some(log) = self.core.telemetry.access_log() {
+            let record = AccessRecord {
+                head: &self.log_head,
+                parties: &series.parties,
+                status: answered.status,
+                flag: answered.flag,
+                reason: answered.reason,
+                received: self.request.moved,
+                sent: self.response.moved,
+                duration,
+                client: self.side.client,
+                upstream: answered.upstream,
+            };
+            self.core.log.borrow_mut().push(log, clock::wall(), &record);
+        }
+    }
+
+    /// Ends the connection so that what was written arrives: a socket closed with unread input is reset.
+    async fn close(&mut self) {
+        let _gone_already = tokio::time::timeout(LINGER_TIME, async {
+            self.client.shutdown().await?;
+            let mut left = if self.unread { LINGER_BYTES } else { 0 };
+            while left > 0 {
+                let n = poll_fn(|cx| self.poll_discard(cx)).await?;
+                if n == 0 {
+                    break;
+                }
+                left = left.saturating_sub(n);
+            }
+            Ok::<(), std::io::Error>(())
+        })
+        .await;
+        self.request.input.discard(&self.core.buffers);
+    }
+
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        self.request.input.discard(&self.core.buffers);
+        let n = ready!(self.client.poll_read_into(cx, self.request.input.space(&self.core.buffers)));
+        Poll::Ready(n)
+    }
+}
+
+/// The flag and reason of an exchange that did not complete.
+pub(super) fn failure(end: End) -> (Flag, Option<Reason>) {
+    match end {
+        End::Complete => (Flag::None, None),
+        End::NoAnswer | End::Broken => (Flag::UpstreamConnectionTermination, Some(Reason::UpstreamReset)),
+        End::Timeout => (Flag::UpstreamRequestTimeout, Some(Reason::Timeout)),
+        End::Malformed(_) => (Flag::UpstreamProtocolError, Some(Reason::UpstreamReset)),
+        End::ClientGone => (Flag::DownstreamConnectionTermination, None),
+        End::ClientMalformed(_) => (Flag::DownstreamProtocolError, Some(Reason::Denied)),
+        End::ClientTimeout => (Flag::DownstreamTimeout, Some(Reason::Timeout)),
+    }
+}

@@ -1,0 +1,226 @@
+//! Edge. The pool of one cluster on one core.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+
+use super::{IDLE_MAX, IDLE_TICKS};
+use crate::balance::{self, TURNS_MAX};
+use crate::state::{Cluster, ClusterCell, ClusterCounters, Endpoint, EndpointSet};
+use crate::telemetry::Series;
+use crate::tls::Stream;
+
+/// Counts an open connection of a cluster for the whole process.
+#[derive(Debug)]
+struct Counted(Arc<ClusterCounters>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub struct Upstream {
+    /// The connection.
+    pub stream: Stream,
+    /// The request counters between us and whom it leads to; set once the parties are known.
+    pub series: Option<Rc<Series>>,
+    /// Whether it served a request before.
+    pub reused: bool,
+    /// Where it leads to.
+    pub address: SocketAddr,
+    epoch: u64,
+    since: u32,
+    _counted: Counted,
+}
+
+impl Upstream {
+    /// A new connection of `cluster`.
+    #[must_use]
+    pub fn new(stream: Stream, address: SocketAddr, cluster: &Cluster, epoch: u64) -> Self {
+        cluster.counters.connections.fetch_add(1, Ordering::Relaxed);
+        let _counted = Counted(Arc::clone(&cluster.counters));
+        Self { stream, series: None, reused: false, address, epoch, since: 0, _counted }
+    }
+}
+
+/// The place of one endpoint. It outlives versions of the assignment as long as address and transport stay the same.
+#[derive(Debug)]
+pub struct Slot {
+    endpoint: RefCell<Arc<Endpoint>>,
+    idle: RefCell<VecDeque<Upstream>>,
+    retired: Cell<bool>,
+}
+
+impl Slot {
+    fn new(endpoint: Arc<Endpoint>) -> Self {
+        Self { endpoint: RefCell::new(endpoint), idle: RefCell::default(), retired: Cell::new(false) }
+    }
+    /// The endpoint as it is now.
+    #[must_use]
+    pub fn endpoint(&self) -> Arc<Endpoint> {
+        Arc::clone(&self.endpoint.borrow())
+    }
+    /// The address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.endpoint.borrow().address
+    }
+    /// Whether a connect to it failed a moment ago, on any core.
+    #[must_use]
+    pub fn is_failing(&self, now: u64) -> bool {
+        self.endpoint.borrow().counters.failing_until.load(Ordering::Relaxed) > now
+    }
+    /// An idle connection that is still good.
+    pub fn checkout(&self, epoch: u64, cx: &mut Context<'_>) -> Option<Upstream> {
+        loop {
+            // The one used last: the others may age and be closed.
+            let mut upstream = self.idle.borrow_mut().pop_back()?;
+            if upstream.epoch == epoch && upstream.stream.is_quiet(cx) {
+                upstream.reused = true;
+                return Some(upstream);
+            }
+        }
+    }
+    /// Takes a connection back after a complete exchange.
+    pub fn give_back(&self, mut upstream: Upstream, epoch: u64, now: u32) {
+        let mut idle = self.idle.borrow_mut();
+        if !self.retired.get() && upstream.epoch == epoch && idle.len() < IDLE_MAX {
+            upstream.since = now;
+            idle.push_back(upstream);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Group {
+    slots: Vec<Rc<Slot>>,
+    /// The state of the turns.
+    current: Vec<i64>,
+}
+
+#[derive(Debug, Default)]
+struct Version {
+    cluster: Option<Arc<Cluster>>,
+    groups: Vec<Group>,
+}
+
+/// The connections of one core to one cluster.
+#[derive(Debug)]
+pub struct ClusterPool {
+    cell: Arc<ClusterCell>,
+    version: RefCell<Version>,
+}
+
+impl ClusterPool {
+    pub(super) fn new(cell: Arc<ClusterCell>) -> Self {
+        Self { cell, version: RefCell::default() }
+    }
+
+    /// Follows the cell; `false` when the cluster is not known (any more).
+    pub(super) fn refresh(&self) -> bool {
+        let latest = self.cell.load();
+        let mut version = self.version.borrow_mut();
+        match (latest.as_ref(), version.cluster.as_ref()) {
+            (Some(new), Some(old)) if Arc::ptr_eq(new, old) => return true,
+            (None, None) => return false,
+            _ => {}
+        }
+        let mut old: HashMap<SocketAddr, Rc<Slot>> =
+            version.groups.drain(..).flat_map(|g| g.slots).map(|s| (s.address(), s)).collect();
+        if let Some(cluster) = latest.as_ref() {
+            version.groups = groups(&cluster.endpoints, &mut old);
+        }
+        for gone in old.into_values() {
+            gone.retired.set(true);
+            gone.idle.borrow_mut().clear();
+        }
+        version.cluster.clone_from(&latest);
+        version.cluster.is_some()
+    }
+
+    /// The version in use.
+    #[must_use]
+    pub fn cluster(&self) -> Option<Arc<Cluster>> {
+        self.version.borrow().cluster.clone()
+    }
+
+    /// The endpoint whose turn it is: the first priority with one that is not failing; if all are, any that is left.
+    pub fn choose(&self, rng: &mut fastrand::Rng, tried: &[SocketAddr], now: u64) -> Option<Rc<Slot>> {
+        let mut version = self.version.borrow_mut();
+        let Version { cluster, groups } = &mut *version;
+        let set = &cluster.as_ref()?.endpoints;
+        choose_in(groups, set, rng, &|s: &Slot| !tried.contains(&s.address()) && !s.is_failing(now))
+            .or_else(|| choose_in(groups, set, rng, &|s: &Slot| !tried.contains(&s.address())))
+    }
+
+    pub(super) fn close_idle(&self) {
+        for group in &self.version.borrow().groups {
+            group.slots.iter().for_each(|s| s.idle.borrow_mut().clear());
+        }
+    }
+
+    pub(super) fn sweep(&self, now: u32, cx: &mut Context<'_>) {
+        for slot in self.version.borrow().groups.iter().flat_map(|g| &g.slots) {
+            slot.idle.borrow_mut().retain_mut(|u| now.wrapping_sub(u.since) < IDLE_TICKS && u.stream.is_quiet(cx));
+        }
+    }
+}
+
+fn groups(set: &EndpointSet, old: &mut HashMap<SocketAddr, Rc<Slot>>) -> Vec<Group> {
+    set.priorities
+        .iter()
+        .map(|p| {
+            let slots: Vec<Rc<Slot>> = p.endpoints.iter().map(|e| slot_for(e, old)).collect();
+            let current = vec![0; if slots.len() <= TURNS_MAX { slots.len() } else { 0 }];
+            Group { slots, current }
+        })
+        .collect()
+}
+
+fn slot_for(endpoint: &Arc<Endpoint>, old: &mut HashMap<SocketAddr, Rc<Slot>>) -> Rc<Slot> {
+    let same =
+        old.get(&endpoint.address).is_some_and(|slot| slot.endpoint.borrow().transport.same_as(&endpoint.transport));
+    match same.then(|| old.remove(&endpoint.address)).flatten() {
+        Some(slot) => {
+            *slot.endpoint.borrow_mut() = Arc::clone(endpoint);
+            slot
+        }
+        None => Rc::new(Slot::new(Arc::clone(endpoint))),
+    }
+}
+
+fn choose_in(
+    groups: &mut [Group],
+    set: &EndpointSet,
+    rng: &mut fastrand::Rng,
+    usable: &impl Fn(&Slot) -> bool,
+) -> Option<Rc<Slot>> {
+    for (group, endpoints) in groups.iter_mut().zip(&set.priorities) {
+        let Group { slots, current } = group;
+        let chosen = if slots.len() == 1 {
+            slots.first().filter(|s| usable(s)).map(|_| 0)
+        } else if slots.len() <= TURNS_MAX {
+            let weight = |i: usize| endpoints.endpoints.get(i).map_or(1, |e| e.weight);
+            balance::turn(weight, |i| slots.get(i).is_some_and(|s| usable(s)), current)
+        } else {
+            let at = rng.u64(0..endpoints.weight().max(1));
+            let first = endpoints.cumulative.partition_point(|&c| c <= at);
+            // From the chosen one on, the next that is usable.
+            (0..slots.len()).map(|n| (first + n) % slots.len()).find(|&i| slots.get(i).is_some_and(|s| usable(s)))
+        };
+        if let Some(slot) = chosen.and_then(|i| slots.get(i)) {
+            return Some(Rc::clone(slot));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

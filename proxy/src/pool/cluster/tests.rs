@@ -1,0 +1,98 @@
+//! Choice and carry-over of endpoints, without sockets.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::*;
+use crate::state::{CircuitBreakers, EndpointCounters, Transport};
+
+fn endpoint(port: u16, weight: u32) -> Arc<Endpoint> {
+    Arc::new(Endpoint {
+        address: SocketAddr::from(([127, 0, 0, 1], port)),
+        weight,
+        cluster: "".into(),
+        network: "".into(),
+        service: "".into(),
+        locality: "".into(),
+        via_gateway: false,
+        transport: Arc::new(Transport::Plaintext),
+        counters: Arc::new(EndpointCounters::default()),
+    })
+}
+
+fn cluster(priorities: BTreeMap<u32, Vec<Arc<Endpoint>>>) -> Arc<Cluster> {
+    Arc::new(Cluster {
+        name: "c".into(),
+        host: "".into(),
+        port: 0,
+        connect_timeout: Duration::from_secs(5),
+        circuit_breakers: CircuitBreakers::default(),
+        source: None,
+        transports: Vec::new().into(),
+        default_transport: Arc::new(Transport::Plaintext),
+        endpoints: Arc::new(EndpointSet::new(priorities, 0)),
+        counters: Arc::new(ClusterCounters::default()),
+    })
+}
+
+fn ports(pool: &ClusterPool, now: u64, n: usize) -> Vec<u16> {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut ports: Vec<u16> = (0..n).map(|_| pool.choose(&mut rng, &[], now).unwrap().address().port()).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+/// Mutation seen to fail: `!s.is_failing(now)` left out of `choose`.
+#[test]
+fn failing_endpoints_are_passed_over_until_nobody_else_is_left() {
+    let (one, two, far) = (endpoint(1, 1), endpoint(2, 1), endpoint(3, 1));
+    let cell = Arc::new(ClusterCell::new("c"));
+    cell.set(Some(cluster(BTreeMap::from([(0, vec![one.clone(), two.clone()]), (1, vec![far.clone()])]))));
+    let pool = ClusterPool::new(cell);
+    assert!(pool.refresh());
+    assert_eq!(ports(&pool, 100, 10), [1, 2]);
+    one.counters.failing_until.store(1100, Ordering::Relaxed);
+    assert_eq!(ports(&pool, 100, 10), [2]);
+    two.counters.failing_until.store(1100, Ordering::Relaxed);
+    assert_eq!(ports(&pool, 100, 10), [3]);
+    far.counters.failing_until.store(1100, Ordering::Relaxed);
+    assert_eq!(ports(&pool, 100, 10), [1, 2]);
+    assert_eq!(ports(&pool, 1100, 10), [1, 2]);
+}
+
+/// Mutation seen to fail: `slot_for` always making a new slot.
+#[test]
+fn a_new_version_keeps_the_places_of_endpoints_that_stay() {
+    let cell = Arc::new(ClusterCell::new("c"));
+    let pool = ClusterPool::new(Arc::clone(&cell));
+    assert!(!pool.refresh());
+    let mut rng = fastrand::Rng::with_seed(1);
+    cell.set(Some(cluster(BTreeMap::from([(0, vec![endpoint(1, 1)])]))));
+    assert!(pool.refresh());
+    let before = pool.choose(&mut rng, &[], 0).unwrap();
+    cell.set(Some(cluster(BTreeMap::from([(0, vec![endpoint(2, 9)]), (1, vec![endpoint(1, 5)])]))));
+    assert!(pool.refresh());
+    let two = pool.choose(&mut rng, &[], 0).unwrap();
+    assert_eq!(two.address().port(), 2);
+    let after = pool.choose(&mut rng, &[two.address()], 0).unwrap();
+    assert!(Rc::ptr_eq(&before, &after) && after.endpoint().weight == 5);
+    cell.set(None);
+    assert!(!pool.refresh());
+    assert!(before.retired.get() && pool.choose(&mut rng, &[], 0).is_none());
+}
+
+/// Above the number that take turns, choice is random by weight and still passes over who was tried.
+#[test]
+fn many_endpoints_are_chosen_by_weight() {
+    let many: Vec<_> = (1..=200).map(|p| endpoint(p, if p == 7 { 200 } else { 1 })).collect();
+    let cell = Arc::new(ClusterCell::new("c"));
+    cell.set(Some(cluster(BTreeMap::from([(0, many)]))));
+    let pool = ClusterPool::new(cell);
+    assert!(pool.refresh());
+    let mut rng = fastrand::Rng::with_seed(3);
+    let seven = SocketAddr::from(([127, 0, 0, 1], 7));
+    let hits = (0..1000).filter(|_| pool.choose(&mut rng, &[], 0).unwrap().address() == seven).count();
+    assert!((400..600).contains(&hits), "{hits}");
+    assert!((0..1000).all(|_| pool.choose(&mut rng, &[seven], 0).unwrap().address() != seven));
+}

@@ -1,0 +1,74 @@
+//! Edge. New connections.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::state::{Cluster, Endpoint, Transport};
+use crate::tls::{self, Stream, TlsError};
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No TCP connection.
+    #[error("no connection to {address}")]
+    Tcp {
+        /// Where to.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// No TCP connection in time.
+    #[error("no connection to {address} within {limit:?}")]
+    Timeout {
+        /// Where to.
+        address: SocketAddr,
+        /// The cluster's connect timeout, or what was left of the request's.
+        limit: Duration,
+    },
+    /// A connection, but not to whom we expect.
+    #[error("no mTLS with {address}")]
+    Tls {
+        /// Where to.
+        address: SocketAddr,
+        /// What went wrong.
+        #[source]
+        source: TlsError,
+    },
+}
+
+/// Connects to an endpoint the way its transport says, within `limit` and the cluster's connect timeout.
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn connect(cluster: &Cluster, endpoint: &Endpoint, limit: Duration) -> Result<Stream, ConnectError> {
+    let address = endpoint.address;
+    let limit = limit.min(cluster.connect_timeout);
+    let tcp = match tokio::time::timeout(limit, dial(address, cluster.source)).await {
+        Ok(Ok(tcp)) => tcp,
+        Ok(Err(source)) => return Err(ConnectError::Tcp { address, source }),
+        Err(_elapsed) => return Err(ConnectError::Timeout { address, limit }),
+    };
+    match endpoint.transport.as_ref() {
+        Transport::Plaintext => Ok(Stream::Plain(tcp)),
+        Transport::Tls(transport) => match tls::connect(tcp, transport).await {
+            Ok(stream) => Ok(Stream::Client(Box::new(stream))),
+            Err(source) => Err(ConnectError::Tls { address, source }),
+        },
+    }
+}
+
+async fn dial(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(source) = source.filter(|s| s.is_ipv4() == address.is_ipv4()) {
+        // Ports of connections that just ended may be taken again: the remote end tells them apart.
+        socket.set_reuseaddr(true)?;
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    let tcp = socket.connect(address).await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}

@@ -1,0 +1,109 @@
+//! Pure. Where requests of one (service, port) go: an xDS cluster.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use super::cell::Cell;
+use super::endpoint::EndpointSet;
+use super::transport::Transport;
+
+/// The place of the current version of a cluster.
+pub type ClusterCell = Cell<Cluster>;
+
+/// One version of a cluster together with its endpoints.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// The xDS name, say `outbound|8080||b.shop.svc.clusterset.local`.
+    pub name: Arc<str>,
+    /// The service's host, from an outbound cluster's name; empty for others.
+    pub host: Arc<str>,
+    /// The service's port, from the cluster's name; 0 where it has none.
+    pub port: u16,
+    /// How long a connect may take.
+    pub connect_timeout: Duration,
+    /// Limits per process.
+    pub circuit_breakers: CircuitBreakers,
+    /// Source address of connections to the endpoints.
+    pub source: Option<IpAddr>,
+    /// `(name, metadata that an endpoint must carry, transport)`: the first match is an endpoint's transport.
+    pub transports: Arc<[TransportMatch]>,
+    /// What endpoints without a match use.
+    pub default_transport: Arc<Transport>,
+    /// The endpoints as they are now.
+    pub endpoints: Arc<EndpointSet>,
+    /// Counters per process, kept over versions.
+    pub counters: Arc<ClusterCounters>,
+}
+
+/// One transport socket match of a cluster.
+#[derive(Debug, Clone)]
+pub struct TransportMatch {
+    /// The match's name: the origin cluster, or `plaintext`.
+    pub name: Arc<str>,
+    /// Every key and value that an endpoint's `envoy.transport_socket_match` metadata must hold, sorted.
+    pub matches: Vec<(String, String)>,
+    /// The transport.
+    pub transport: Arc<Transport>,
+}
+
+/// Limits of one cluster, for the whole process (1,024 each unless the agent says otherwise, as in Envoy).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CircuitBreakers {
+    /// Connections to its endpoints.
+    pub max_connections: u32,
+    /// Requests that wait for a connection.
+    pub max_pending_requests: u32,
+    /// Requests under way.
+    pub max_requests: u32,
+    /// Retries under way.
+    pub max_retries: u32,
+}
+
+impl Default for CircuitBreakers {
+    fn default() -> Self {
+        Self { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 3 }
+    }
+}
+
+/// What all cores count together, each on a cache line of its own against false sharing with what is only read.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct ClusterCounters {
+    /// Open connections.
+    pub connections: AtomicU32,
+    /// Requests under way.
+    pub requests: AtomicU32,
+}
+
+impl Cluster {
+    /// The same cluster with other endpoints.
+    #[must_use]
+    pub fn with_endpoints(&self, endpoints: Arc<EndpointSet>) -> Self {
+        Self { endpoints, ..self.clone() }
+    }
+    /// The transport of an endpoint with this `envoy.transport_socket_match` metadata.
+    #[must_use]
+    pub fn transport_for(&self, metadata: &[(String, String)]) -> &Arc<Transport> {
+        self.transports
+            .iter()
+            .find(|m| m.matches.iter().all(|wanted| metadata.contains(wanted)))
+            .map_or(&self.default_transport, |m| &m.transport)
+    }
+}
+
+/// The parts of an outbound cluster's name, `outbound|PORT|SUBSET|HOST` or `outbound_.PORT_.SUBSET_.HOST`, or the port
+/// of `inbound|PORT||`.
+#[must_use]
+pub fn name_parts(name: &str) -> (u16, &str) {
+    let bar: Vec<&str> = name.splitn(4, '|').collect();
+    if let [_, port, _, host] = bar.as_slice() {
+        return (port.parse().unwrap_or(0), host);
+    }
+    let dotted: Vec<&str> = name.splitn(4, "_.").collect();
+    if let ["outbound", port, _, host] = dotted.as_slice() {
+        return (port.parse().unwrap_or(0), host);
+    }
+    (0, "")
+}

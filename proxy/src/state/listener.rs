@@ -1,0 +1,123 @@
+//! Pure. What the proxy listens on and what is done with connections.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::cell::Cell;
+use super::cluster::ClusterCell;
+use super::route::RouteCell;
+use super::transport::ServerTls;
+
+/// The place of the current version of a listener; its sockets outlive versions with the same addresses.
+pub type ListenerCell = Cell<Listener>;
+
+/// One version of a listener.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// The xDS name, say `inbound|8080`.
+    pub name: Arc<str>,
+    /// Where it listens: port 0 takes any.
+    pub addresses: Vec<SocketAddr>,
+    /// What is done with its connections.
+    pub kind: ListenerKind,
+}
+
+/// What is done with a listener's connections.
+#[derive(Debug, Clone)]
+pub enum ListenerKind {
+    /// HTTP of the application, by authority (`outbound`).
+    OutboundHttp {
+        /// The route configuration.
+        routes: Arc<RouteCell>,
+    },
+    /// Raw TCP of the application to one service (`outbound-tcp|LISTEN`).
+    OutboundTcp {
+        /// The service's cluster.
+        cluster: Arc<ClusterCell>,
+    },
+    /// HTTP of peers over mTLS (`inbound|PORT`).
+    InboundHttp {
+        /// The workload's port.
+        port: u16,
+        /// How TLS is terminated.
+        tls: ServerTls,
+        /// The route configuration: 421 for other services' names, else the application.
+        routes: Arc<RouteCell>,
+    },
+    /// Raw TCP of peers over mTLS (`inbound|PORT`).
+    InboundTcp {
+        /// The workload's port.
+        port: u16,
+        /// How TLS is terminated.
+        tls: ServerTls,
+        /// The application.
+        cluster: Arc<ClusterCell>,
+    },
+    /// SNI passthrough (`gateway|ADDRESS:PORT`).
+    Gateway {
+        /// The server names that are forwarded.
+        sni: Arc<SniTable>,
+    },
+}
+
+impl ListenerKind {
+    /// The key of `addresses.json`, and the flag that moves the listener.
+    #[must_use]
+    pub const fn group(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::OutboundHttp { .. } => ("outbound", "--outbound-listen"),
+            Self::OutboundTcp { .. } => ("outbound", "--outbound"),
+            Self::InboundHttp { .. } | Self::InboundTcp { .. } => ("inbound", "--inbound-listen"),
+            Self::Gateway { .. } => ("gateway", "--gateway-listen"),
+        }
+    }
+    /// Whether only connections from this host are taken: anybody else could speak as the workload.
+    #[must_use]
+    pub const fn is_outbound(&self) -> bool {
+        matches!(self, Self::OutboundHttp { .. } | Self::OutboundTcp { .. })
+    }
+}
+
+/// The exact server names that a gateway forwards.
+#[derive(Debug, Default)]
+pub struct SniTable {
+    /// Lower-case server name to its route.
+    pub routes: HashMap<Box<str>, Arc<SniRoute>>,
+}
+
+/// One forwarded server name. It lives as long as the name is in the table, over versions of the table.
+#[derive(Debug)]
+pub struct SniRoute {
+    /// The server name.
+    pub sni: Arc<str>,
+    /// Where its connections go.
+    pub cluster: Arc<ClusterCell>,
+    withdrawn: AtomicBool,
+}
+
+impl SniRoute {
+    /// A route in use.
+    #[must_use]
+    pub const fn new(sni: Arc<str>, cluster: Arc<ClusterCell>) -> Self {
+        Self { sni, cluster, withdrawn: AtomicBool::new(false) }
+    }
+    /// Tells the tunnels of this name that it is no longer exported.
+    pub fn withdraw(&self) {
+        self.withdrawn.store(true, Ordering::Relaxed);
+    }
+    /// Whether the name is no longer exported.
+    #[must_use]
+    pub fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::Relaxed)
+    }
+}
+
+impl SniTable {
+    /// The route of an exact, lower-case server name.
+    #[must_use]
+    pub fn find(&self, sni: &str) -> Option<&Arc<SniRoute>> {
+        self.routes.get(sni)
+    }
+}

@@ -1,0 +1,153 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshfed_model::identity::{SpiffeId, TrustDomain};
+use meshfed_runtime::tls::{ClientAuth, Identity, IdentityStore, TrustStore, server_config};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::listen::Limits;
+use crate::listen::tests::{Rig, any, cluster, eventually};
+use crate::state::{
+    Cell, ClusterCell, Endpoint, EndpointSet, Listener, ListenerKind, ServerTls, TlsTransport, Transport,
+};
+
+const A: &str = "spiffe://west.mesh.example/ns/shop/sa/a";
+const B: &str = "spiffe://east.mesh.example/ns/shop/sa/b";
+
+/// An SVID and the bundle of its trust domain.
+fn issue(id: &str) -> (Arc<IdentityStore>, TrustDomain, rustls_pki_types::CertificateDer<'static>) {
+    let parsed: SpiffeId = id.parse().unwrap();
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::default();
+    ca.distinguished_name.push(DnType::OrganizationName, parsed.trust_domain.as_str());
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    ca.subject_alt_names = vec![SanType::URI(parsed.trust_domain.uri().try_into().unwrap())];
+    let anchor = ca.self_signed(&ca_key).unwrap().der().clone();
+    let key = KeyPair::generate().unwrap();
+    let mut leaf = CertificateParams::default();
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    leaf.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+    let cert = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let identity = IdentityStore::new(Identity::new(vec![cert.der().clone()], key).unwrap());
+    (Arc::new(identity), parsed.trust_domain, anchor)
+}
+
+fn install(rig: &mut Rig, name: &str, kind: ListenerKind) -> SocketAddr {
+    let listener = Arc::new(Listener { name: name.into(), addresses: vec![any()], kind });
+    let key = listener.kind.group().0;
+    rig.listeners.install(&Arc::new(Cell::new(name)), &listener).unwrap();
+    *rig.addresses(key).last().unwrap()
+}
+
+async fn upper_case() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let _for_the_test = meshfed_runtime::tasks::spawn("application", async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let _for_the_test = meshfed_runtime::tasks::spawn("connection", async move {
+                let mut all = Vec::new();
+                let _end = tcp.read_to_end(&mut all).await;
+                all.make_ascii_uppercase();
+                let _gone = tcp.write_all(&all).await;
+            });
+        }
+    });
+    address
+}
+
+struct Mesh {
+    rig: Rig,
+    entry: SocketAddr,
+    to: Arc<ClusterCell>,
+}
+
+/// The application of a → a's `--outbound` → mTLS → b's inbound TCP port → the application of b.
+async fn mesh(expected: &str, receiver_trusts_west: bool) -> Mesh {
+    meshfed_runtime::tls::install_provider();
+    let (a, west, west_anchor) = issue(A);
+    let (b, east, east_anchor) = issue(B);
+    let all = BTreeMap::from([(west.clone(), vec![west_anchor.clone()]), (east.clone(), vec![east_anchor.clone()])]);
+    let mut accepted = all.clone();
+    if !receiver_trusts_west {
+        accepted.remove(&west);
+    }
+    let (all, accepted) = (Arc::new(TrustStore::with(all).unwrap()), Arc::new(TrustStore::with(accepted).unwrap()));
+    let mut rig = Rig::new(Limits::new(100));
+    let everybody = Arc::new(|_: &SpiffeId| true);
+    let config = server_config(b, Arc::clone(&accepted), everybody, ClientAuth::Required, &[]).unwrap();
+    let application = cluster("inbound|9000||", &[upper_case().await]);
+    let tls = ServerTls { config, trust: accepted };
+    let inbound = install(&mut rig, "inbound|9000", ListenerKind::InboundTcp { port: 9000, tls, cluster: application });
+    let sni = ServerName::try_from("outbound_.9000_._.b.shop.svc.clusterset.local").unwrap();
+    let expected = Arc::new(BTreeSet::from([expected.parse().unwrap()]));
+    let transport = Arc::new(Transport::Tls(TlsTransport::new(sni, Vec::new(), expected, a, all).unwrap()));
+    let to = cluster("outbound|9000||b.shop.svc.clusterset.local", &[]);
+    let mut with = to.get().unwrap().as_ref().clone();
+    let endpoint = Endpoint {
+        address: inbound,
+        weight: 1,
+        cluster: "east".into(),
+        network: "".into(),
+        service: "shop/b".into(),
+        locality: "".into(),
+        via_gateway: false,
+        transport,
+        counters: Arc::default(),
+    };
+    with.endpoints = Arc::new(EndpointSet::new(BTreeMap::from([(0, vec![Arc::new(endpoint)])]), 1));
+    to.set(Some(Arc::new(with)));
+    let entry = install(&mut rig, "outbound-tcp|x", ListenerKind::OutboundTcp { cluster: Arc::clone(&to) });
+    Mesh { rig, entry, to }
+}
+
+async fn talk(entry: SocketAddr) -> std::io::Result<Vec<u8>> {
+    let mut client = TcpStream::connect(entry).await?;
+    client.write_all(&b"hello ".repeat(50_000)).await?;
+    client.shutdown().await?;
+    let mut got = Vec::new();
+    tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut got)).await??;
+    Ok(got)
+}
+
+/// Mutation seen to fail: `parties.mutual_tls = upstream.is_tls()` left out.
+#[tokio::test]
+async fn raw_tcp_crosses_with_mtls_and_is_counted_with_both_identities() {
+    let mesh = mesh(B, true).await;
+    assert_eq!(talk(mesh.entry).await.unwrap(), b"HELLO ".repeat(50_000));
+    let counted = || {
+        let text = mesh.rig.metrics.encode();
+        let lines: Vec<String> =
+            text.lines().filter(|l| l.starts_with("istio_tcp_connections_closed_total")).map(str::to_owned).collect();
+        let both = |l: &String| l.contains(&format!("destination_principal=\"{B}\"")) && l.contains("mutual_tls");
+        lines.len() == 2
+            && lines.iter().any(both)
+            && lines.iter().any(|l| l.contains(&format!("source_principal=\"{A}\"")))
+    };
+    eventually("both ends counted it", counted).await;
+}
+
+/// Mutation seen to fail: the policy of `TlsTransport::new` replaced by `|_| true`.
+#[tokio::test]
+async fn a_wrong_peer_gets_nothing_and_a_foreign_domain_is_refused() {
+    let wrong = mesh("spiffe://east.mesh.example/ns/shop/sa/c", true).await;
+    assert!(talk(wrong.entry).await.map_or(true, |got| got.is_empty()));
+    let foreign = mesh(B, false).await;
+    assert!(talk(foreign.entry).await.map_or(true, |got| got.is_empty()));
+    eventually("the refusal is counted", || {
+        foreign.rig.metrics.encode().contains("meshfed_tls_failures_total{listener=\"inbound\"")
+    })
+    .await;
+    foreign.to.set(None);
+    assert!(talk(foreign.entry).await.map_or(true, |got| got.is_empty()), "no cluster, no connection");
+}
