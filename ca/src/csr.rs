@@ -47,10 +47,15 @@ pub struct PublicKey(Vec<u8>);
 impl PublicKey {
     /// DER SubjectPublicKeyInfo.
     #[must_use]
+    pub fn spki_der(&self) -> &[u8] {
+        &self.0
+    }
+    /// DER SubjectPublicKeyInfo.
+    #[must_use]
     pub fn as_der(&self) -> &[u8] {
         &self.0
     }
-    /// SHA-256 of [`Self::as_der`]: what a binding stores (JT3).
+    /// SHA-256 of [`Self::spki_der`]: what a binding stores (JT3).
     #[must_use]
     pub fn sha256(&self) -> [u8; 32] {
         sha256(&self.0)

@@ -105,7 +105,6 @@ impl SigningKey {
 /// Whether `signature` over `message` was made by the P-256 key of this SubjectPublicKeyInfo ([`SigningKey::sign`]).
 #[must_use]
 pub fn verify_signature(spki_der: &[u8], message: &[u8], signature: &[u8]) -> bool {
-    use rustls_pki_types::SignatureVerificationAlgorithm as _;
     use x509_parser::prelude::FromDer as _;
     let Ok((rest, spki)) = x509_parser::x509::SubjectPublicKeyInfo::from_der(spki_der) else { return false };
     rest.is_empty()

@@ -14,6 +14,8 @@ use crate::template::{BACKDATE, IssueError, issuer, params, parse, seconds, subj
 
 /// The life of an SVID where nothing else is said.
 pub const TTL: Duration = Duration::from_secs(3600);
+/// The same, for those who import it without its module.
+pub const SVID_TTL: Duration = TTL;
 /// The longest life of an SVID.
 pub const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 

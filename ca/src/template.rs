@@ -14,7 +14,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::keys::SigningKey;
 
 /// How far a certificate begins in the past, for clocks that are behind.
-pub const BACKDATE: Duration = Duration::from_secs(120);
+pub(crate) const BACKDATE: Duration = Duration::from_secs(120);
 
 /// Why a certificate was not issued.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -129,57 +129,4 @@ pub(crate) fn subject_key(spki_der: &[u8]) -> Result<SubjectPublicKeyInfo, Issue
         return Err(IssueError::Input { what: "subject key", reason: "its encoding is not canonical".to_owned() });
     }
     Ok(key)
-}
-
-/// The end of a life that begins now: inside the cap, and not after the issuer's.
-pub(crate) fn not_after(
-    now: SystemTime,
-    ttl: Duration,
-    max: Duration,
-    issuer: Option<&X509Certificate<'_>>,
-) -> Result<SystemTime, IssueError> {
-    if ttl.is_zero() || ttl > max {
-        return Err(IssueError::Ttl { seconds: ttl.as_secs(), max: max.as_secs() });
-    }
-    let wanted = now + ttl;
-    let Some(issuer) = issuer else { return Ok(wanted) };
-    let (begin, end) = (issuer.validity().not_before.timestamp(), issuer.validity().not_after.timestamp());
-    if seconds(now) < begin || seconds(now) >= end {
-        return Err(IssueError::IssuerExpired);
-    }
-    Ok(wanted.min(time_of(end)))
-}
-
-/// What an issued certificate must be.
-pub(crate) struct Expected<'a> {
-    /// Its one URI SAN.
-    pub uri: &'a str,
-    /// Its key.
-    pub spki: &'a [u8],
-    /// The latest end of its life.
-    pub not_after: SystemTime,
-    /// Whether it is a CA.
-    pub ca: bool,
-}
-
-/// Parses what was issued and releases it only when it is what the template says.
-pub(crate) fn released(der: &[u8], expected: &Expected<'_>) -> Result<Vec<u8>, IssueError> {
-    use x509_parser::extensions::GeneralName;
-    let parsed = parse("issued certificate", der)?;
-    let san = parsed.subject_alternative_name().ok().flatten().ok_or(IssueError::Output("no subjectAltName"))?;
-    match san.value.general_names.as_slice() {
-        [GeneralName::URI(uri)] if *uri == expected.uri => {}
-        _ => return Err(IssueError::Output("subjectAltName")),
-    }
-    if parsed.tbs_certificate.subject_pki.raw != expected.spki {
-        return Err(IssueError::Output("key"));
-    }
-    if parsed.validity().not_after.timestamp() > seconds(expected.not_after) {
-        return Err(IssueError::Output("life"));
-    }
-    let usage = parsed.key_usage().ok().flatten().ok_or(IssueError::Output("no key usage"))?;
-    if parsed.is_ca() != expected.ca || usage.value.key_cert_sign() != expected.ca || !usage.critical {
-        return Err(IssueError::Output("CA flag or key usage"));
-    }
-    Ok(der.to_vec())
 }

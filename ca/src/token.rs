@@ -49,8 +49,7 @@ impl fmt::Debug for Token {
 /// The whole token with its secret: for the one who asked for it, and nobody else.
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(self.secret.as_slice()));
-        write!(f, "{PREFIX}.{}.{}.{}", self.id, secret.as_str(), URL_SAFE_NO_PAD.encode(self.pin))
+        write!(f, "{PREFIX}.{}.{}.{}", self.id, self.secret_text().as_str(), URL_SAFE_NO_PAD.encode(self.pin))
     }
 }
 
@@ -91,12 +90,11 @@ impl Token {
         rand::fill(secret.as_mut_slice()).map_err(|_unspecified| NoRandomness)?;
         Ok(Self { id: random_id()?, secret, pin })
     }
-    /// Parses a token; surrounding white space, such as the newline of a file, does not count.
+    /// Parses a token, exactly: the newline of a token file is the reader's to cut.
     ///
     /// # Errors
     /// [`InvalidToken`].
     pub fn parse(text: &str) -> Result<Self, InvalidToken> {
-        let text = text.trim_ascii();
         if text.len() != TOKEN_LEN {
             return Err(InvalidToken);
         }
@@ -108,27 +106,53 @@ impl Token {
         let secret = Zeroizing::new(decode(secret).ok_or(InvalidToken)?);
         Ok(Self { id: (*id).to_owned(), secret, pin: decode(pin).ok_or(InvalidToken)? })
     }
-    /// The 32 bytes that are sent to the federator once its pin is proven.
+    /// Public part: may be logged, lists show it.
     #[must_use]
-    pub fn secret(&self) -> &[u8; 32] {
-        &self.secret
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+    /// SHA-256 of the SubjectPublicKeyInfo of the fleet's anchor.
+    #[must_use]
+    pub fn pin(&self) -> &[u8; 32] {
+        &self.pin
+    }
+    /// The secret as it stands in the token, 43 characters of base64url: what is sent to the federator once its pin is
+    /// proven.
+    #[must_use]
+    pub fn secret_text(&self) -> Zeroizing<String> {
+        Zeroizing::new(URL_SAFE_NO_PAD.encode(self.secret.as_slice()))
+    }
+    /// The whole token, wiped after use: for the one who asked for it, and nobody else.
+    #[must_use]
+    pub fn reveal(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.to_string())
     }
     /// What is stored: SHA-256 of the secret.
     #[must_use]
     pub fn secret_hash(&self) -> [u8; 32] {
         sha256(self.secret.as_slice())
     }
-    /// Whether this token's secret has the stored hash; takes the same time either way.
-    #[must_use]
-    pub fn matches(&self, stored_hash: &[u8; 32]) -> bool {
-        secret_matches(self.secret.as_slice(), stored_hash)
-    }
 }
 
-/// Whether a presented secret has the stored hash; takes the same time either way.
+/// SHA-256 of the secret that a joiner sent as text; none when the text is no secret.
 #[must_use]
-pub fn secret_matches(secret: &[u8], stored_hash: &[u8; 32]) -> bool {
-    verify_slices_are_equal(&sha256(secret), stored_hash).is_ok()
+pub fn hash_of_secret_text(text: &str) -> Option<[u8; 32]> {
+    let secret = Zeroizing::new(decode(text)?);
+    Some(sha256(secret.as_slice()))
+}
+
+/// Whether two hashes of secrets are the same; takes the same time either way.
+#[must_use]
+pub fn same_hash(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    verify_slices_are_equal(a, b).is_ok()
+}
+
+/// A new token for a fleet whose anchor's key has hash `pin`.
+///
+/// # Errors
+/// [`NoRandomness`].
+pub fn generate(pin: [u8; 32]) -> Result<Token, NoRandomness> {
+    Token::generate(pin)
 }
 
 impl FromStr for Token {

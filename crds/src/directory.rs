@@ -36,6 +36,11 @@ impl Stamp {
     pub const fn is_empty(&self) -> bool {
         self.size == 0
     }
+    /// Whether both are of the same file, and not of one that took the other's place.
+    #[must_use]
+    pub fn same_file(&self, other: &Self) -> bool {
+        self.inode == other.inode
+    }
     fn of(meta: &fs::Metadata) -> Self {
         Self {
             modified: (meta.mtime(), meta.mtime_nsec()),
@@ -107,6 +112,15 @@ impl Walker {
     /// Looks at everything. `wait` says of a changed file whether it is still being written: then it is not read yet.
     /// With `removals` false, files that are gone stay known for now (they are listed as unsettled).
     pub fn walk(&mut self, removals: bool, mut wait: impl FnMut(&Arc<str>, Stamp) -> bool) -> Walk {
+        self.walk_knowing(removals, |path, stamp, _before| wait(path, stamp))
+    }
+
+    /// The same, where `wait` is also told what the file looked like when it was read.
+    pub fn walk_knowing(
+        &mut self,
+        removals: bool,
+        mut wait: impl FnMut(&Arc<str>, Stamp, Option<Stamp>) -> bool,
+    ) -> Walk {
         let seen = self.look();
         let mut walk = Walk::default();
         self.errors = seen.errors;
@@ -115,10 +129,11 @@ impl Walker {
             if known.stamp == Some(*stamp) {
                 continue;
             }
-            if wait(path, *stamp) {
+            if wait(path, *stamp, known.stamp) {
                 walk.unsettled.insert(Arc::clone(path));
             } else {
-                walk.changes.extend(self.read(path, real, *stamp));
+                // Written since the look: the next walk tells.
+                walk.changes.extend(self.read(path, real, |now| now == stamp));
             }
         }
         let under_block = |path: &str| seen.blocked.iter().any(|b| b.is_empty() || path.starts_with(b.as_str()));
@@ -135,19 +150,17 @@ impl Walker {
         walk
     }
 
-    /// Reads one file that was just written, without looking at the rest; nothing if it is not there.
+    /// Reads one file that was just written, without looking at the rest; nothing if it is not there. An empty one is
+    /// left to the walk: most probably it is being written again.
     /// Only for a plain file in a directory that was walked before; links need the whole walk.
     pub fn read_one(&mut self, path: &Arc<str>) -> Option<FileChange> {
         let real = self.root.join(&**path);
         let meta = fs::symlink_metadata(&real).ok()?;
+        // Not compared with the known stamp: two writes within one tick of the clock have the same.
         if !meta.is_file() {
             return None;
         }
-        let stamp = Stamp::of(&meta);
-        if self.known.get(path).is_some_and(|k| k.stamp == Some(stamp)) {
-            return None;
-        }
-        self.read(path, &real, stamp)
+        self.read(path, &real, |now| !now.is_empty())
     }
 
     /// Whether a file was seen by the last walk.
@@ -156,7 +169,8 @@ impl Walker {
         self.known.contains_key(path)
     }
 
-    fn read(&mut self, path: &Arc<str>, real: &Path, stamp: Stamp) -> Option<FileChange> {
+    /// Takes a file up, if `expected` says so of what it looked like while it was read.
+    fn read(&mut self, path: &Arc<str>, real: &Path, expected: impl Fn(&Stamp) -> bool) -> Option<FileChange> {
         match read_limited(real) {
             // Gone between the look and the read: the next walk tells.
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -169,7 +183,10 @@ impl Walker {
                 let error = error.remedy("let the agent's user read it; until then the file's last good objects stay");
                 (before.hash != hash).then(|| FileChange::Unreadable { path: Arc::clone(path), error })
             }
-            Ok(bytes) => {
+            // It was written while it was read: whoever writes is heard of again, and the next walk looks again.
+            Ok(None) => None,
+            Ok(Some((_, stamp))) if !expected(&stamp) => None,
+            Ok(Some((bytes, stamp))) => {
                 let hash = Some(hash_of(&bytes));
                 let before =
                     self.known.insert(Arc::clone(path), Known { stamp: Some(stamp), hash }).unwrap_or_default();
@@ -211,7 +228,16 @@ impl Seen {
         if depth >= DIRECTORY_DEPTH_MAX {
             return self.blocked_directory(prefix, &format!("is deeper than {DIRECTORY_DEPTH_MAX} directories"));
         }
-        let mut names: Vec<String> = entries.iter().filter_map(|e| e.file_name().into_string().ok()).collect();
+        let mut names = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            match entry.file_name().into_string() {
+                Ok(name) => names.push(name),
+                Err(name) => {
+                    let message = format!("the name {} is not UTF-8; it is passed over", name.display());
+                    self.errors.push(ObjectError::new(Code::Skipped, message).in_file(prefix));
+                }
+            }
+        }
         names.sort();
         for name in names.iter().filter(|n| !n.starts_with('.')) {
             let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}/{name}") };
@@ -226,12 +252,25 @@ impl Seen {
     }
 
     fn entry(&mut self, at: &Path, path: &str, depth: usize) {
-        // Follows links; a link that leads nowhere is a file that is not there.
-        let Ok(meta) = fs::metadata(at) else { return };
+        let linked = fs::symlink_metadata(at).is_ok_and(|m| m.is_symlink());
+        // Follows links.
+        let meta = match fs::metadata(at) {
+            Ok(meta) => meta,
+            Err(e) => {
+                // Gone since the directory was read, unless a link leads nowhere or may not be followed: that is a
+                // fault, and what the file gave before stays.
+                if Walker::is_source_file(path) && (linked || e.kind() != io::ErrorKind::NotFound) {
+                    let error = ObjectError::new(Code::Unreadable, format!("cannot be read: {e}")).in_file(path);
+                    let error = error.remedy("correct or delete it; until then its last good objects stay");
+                    self.errors.push(error);
+                    self.blocked.push(path.to_owned());
+                }
+                return;
+            }
+        };
         if !meta.is_dir() && !Walker::is_source_file(path) {
             return;
         }
-        let linked = fs::symlink_metadata(at).is_ok_and(|m| m.is_symlink());
         let mut real = at.to_path_buf();
         if linked {
             match fs::canonicalize(at) {
@@ -261,6 +300,8 @@ impl Seen {
                 let message =
                     format!("the source has more than {FILES_MAX} files; this one and all after it are passed over");
                 self.errors.push(ObjectError::new(Code::TooLarge, message).in_file(path));
+                // What was passed over is not gone.
+                self.blocked.push(String::new());
             }
             return;
         }
@@ -271,12 +312,16 @@ impl Seen {
     }
 }
 
-fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
+/// The content, and what the file looked like before and after it was read; `None` if that is not the same.
+fn read_limited(path: &Path) -> io::Result<Option<(Vec<u8>, Stamp)>> {
+    let mut file = fs::File::open(path)?;
+    let before = Stamp::of(&file.metadata()?);
     let mut bytes = Vec::new();
     // One byte more than allowed is enough for the reader to refuse the file by its size.
     let limit = u64::try_from(FILE_MAX).unwrap_or(u64::MAX).saturating_add(1);
-    fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    file.by_ref().take(limit).read_to_end(&mut bytes)?;
+    let after = Stamp::of(&file.metadata()?);
+    Ok((before == after).then_some((bytes, after)))
 }
 
 fn hash_of(bytes: &[u8]) -> u64 {

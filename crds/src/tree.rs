@@ -383,7 +383,7 @@ mod tests {
         }
     }
 
-    /// Mutation seen to fail: `ALIAS_NODES_MAX` compared with 0 nodes (the `+=` of `alias_nodes` left out).
+    /// Mutation seen to fail: the `+=` of `anchored.count()` left out (the flat bomb then passes).
     #[test]
     fn a_bomb_of_aliases_is_refused() {
         let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
@@ -394,6 +394,9 @@ mod tests {
         let fault = all(&text).unwrap_err();
         assert!(fault.message.contains("100000"), "{fault}");
         assert!(fault.place.line > 1);
+        let flat = format!("a: &a [{}]\nb: [{}]\n", "x, ".repeat(200), "*a, ".repeat(600));
+        assert!(all(&flat).unwrap_err().message.contains("100000"));
+        assert!(all(&format!("a: &a [x]\nb: [{}]\n", "*a, ".repeat(600))).is_ok());
     }
 
     #[test]

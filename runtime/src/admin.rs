@@ -93,3 +93,51 @@ async fn readyz(State(shared): State<Shared>) -> Response {
 async fn metrics(State(shared): State<Shared>) -> Response {
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], shared.metrics.encode()).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock, drain, listen, tasks};
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
+        let mut s = tokio::net::TcpStream::connect(addr).await.unwrap();
+        s.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        let mut text = String::new();
+        s.read_to_string(&mut text).await.unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    /// Mutation seen to fail: `loopback` always true (pages of the role are then shown to everybody).
+    #[tokio::test]
+    async fn readiness_names_what_is_pending_and_strangers_see_three_pages() {
+        let (readiness, metrics) = (Readiness::new(), Arc::new(Metrics::new()));
+        metrics.counter("meshfed_test", "A test").inc();
+        let guards = [readiness.guard("store"), readiness.guard("grpc listener")];
+        let extra = Router::new().route("/debug/source", axum::routing::get(|| async { "source" }));
+        let admin =
+            AdminServer::new(readiness, metrics).route(extra).config(serde_json::json!({"fleet": "mesh.example"}));
+        let loopback = listen::bind_tcp("--admin-listen", "127.0.0.1:0".parse().unwrap()).unwrap();
+        let wildcard = listen::bind_tcp("--admin-listen", "0.0.0.0:0".parse().unwrap()).unwrap();
+        let near = loopback.local_addr().unwrap();
+        let far: SocketAddr = format!("127.0.0.1:{}", wildcard.local_addr().unwrap().port()).parse().unwrap();
+        let (trigger, watch) = drain::channel();
+        let begun = clock::instant();
+        let task = tasks::spawn("admin", admin.serve(vec![loopback, wildcard], watch));
+        assert_eq!(get(near, "/readyz").await, (503, "grpc listener\nstore\n".to_owned()));
+        drop(guards);
+        for addr in [near, far] {
+            assert_eq!(get(addr, "/readyz").await, (200, "ok\n".to_owned()));
+            assert_eq!(get(addr, "/livez").await.0, 200);
+            assert!(get(addr, "/metrics").await.1.contains("meshfed_test_total 1"));
+        }
+        assert_eq!(get(near, "/debug/source").await, (200, "source".to_owned()));
+        assert!(get(near, "/debug/config").await.1.contains("mesh.example"));
+        assert_eq!(get(far, "/debug/source").await.0, 404);
+        assert_eq!(get(far, "/debug/config").await.0, 404);
+        assert!(trigger.drained(std::time::Duration::from_secs(20)).await, "{:?}", begun.elapsed());
+        task.await.unwrap().unwrap();
+    }
+}

@@ -59,6 +59,11 @@ pub fn init(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
 #[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
+    // rustls shows our refusal of a peer in its debug form: tell it as it was meant.
+    if let Some(refused) = crate::tls::refusal(error) {
+        let why = chain_of(refused);
+        return if text.contains("OtherError(") || text == why { why } else { format!("{text}: {why}") };
+    }
     let mut next = error.source();
     while let Some(cause) = next {
         let cause_text = cause.to_string();

@@ -15,7 +15,7 @@ fn walk(walker: &mut Walker) -> Vec<String> {
     names(&walker.walk(true, |_, _| false).changes)
 }
 
-/// Mutation seen to fail: `!n.starts_with('.')` left out of `directory`.
+/// Mutation seen to fail: `walk.changes.push` of what is gone left out.
 #[test]
 fn files_are_found_in_byte_order_and_hidden_ones_are_not() {
     let dir = tempfile::tempdir().unwrap();
@@ -58,10 +58,14 @@ fn links_are_followed_inside_only_and_a_swap_is_one_change() {
     let mut walker = Walker::new(root.to_path_buf(), []);
     assert_eq!(walk(&mut walker), ["a.yaml=1", "b.yaml=1"]);
     let codes: Vec<_> = walker.errors().iter().map(|e| (e.code, e.file.as_deref())).collect();
-    assert_eq!(codes, [(Code::Skipped, Some("o.yaml"))]);
+    assert_eq!(codes, [(Code::Unreadable, Some("d.yaml")), (Code::Skipped, Some("o.yaml"))]);
     symlink("..v2", root.join("..tmp")).unwrap();
     fs::rename(root.join("..tmp"), root.join("..data")).unwrap();
     assert_eq!(walk(&mut walker), ["a.yaml=2", "b.yaml=2"]);
+    // A link that leads nowhere is a fault, not a removal.
+    fs::remove_file(root.join("..data")).unwrap();
+    assert!(walk(&mut walker).is_empty());
+    assert_eq!(walker.errors().iter().filter(|e| e.code == Code::Unreadable).count(), 4);
 }
 
 /// Mutation seen to fail: `blocked.push(String::new())` left out where PATH is not there.

@@ -173,3 +173,6 @@ fn shown(config: &Config) -> serde_json::Value {
         "drainTimeout": format!("{}s", config.drain_timeout.as_secs_f64()),
     })
 }
+
+#[cfg(test)]
+mod tests;

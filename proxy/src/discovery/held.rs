@@ -18,9 +18,10 @@ use super::convert::{
     ServerTlsSpec, TransportSpec,
 };
 use super::kind::Kind;
+use super::sni::SniRoutes;
 use crate::state::{
     Cell, ClusterCell, ClusterCounters, Listener, ListenerCell, ListenerKind, RouteAction, RouteCell, RouteTable,
-    ServerTls, SniRoute, SniTable, StateHandle,
+    ServerTls, SniTable, StateHandle,
 };
 
 /// The secret with our identity.
@@ -70,7 +71,7 @@ pub struct Held {
     cluster_cells: BTreeMap<Arc<str>, Arc<ClusterCell>>,
     route_cells: BTreeMap<Arc<str>, Arc<RouteCell>>,
     listener_cells: BTreeMap<Arc<str>, Arc<ListenerCell>>,
-    sni_routes: BTreeMap<Arc<str>, Arc<SniRoute>>,
+    sni_routes: SniRoutes,
     versions: BTreeMap<Kind, BTreeMap<String, String>>,
     maps_changed: bool,
 }
@@ -99,7 +100,7 @@ impl Held {
             cluster_cells: BTreeMap::new(),
             route_cells: BTreeMap::new(),
             listener_cells: BTreeMap::new(),
-            sni_routes: BTreeMap::new(),
+            sni_routes: SniRoutes::default(),
             versions: BTreeMap::new(),
             maps_changed: false,
         }
@@ -432,49 +433,19 @@ impl Held {
         Ok(ServerTls { config, trust })
     }
 
-    /// The table of one gateway listener. Routes of names that stay are the same objects, so that tunnels follow them.
     fn sni_table(&mut self, listener: &str, names: &BTreeMap<String, String>) -> SniTable {
         let keep: BTreeSet<&str> = names.keys().map(String::as_str).collect();
         self.withdraw_names(listener, &keep);
-        let mut table = SniTable::default();
-        for (sni, cluster) in names {
-            let known = self
-                .sni_routes
-                .get(sni.as_str())
-                .filter(|r| r.cluster.name().as_ref() == cluster.as_str() && !r.is_withdrawn());
-            let route = match known {
-                Some(route) => Arc::clone(route),
-                None => {
-                    let cell = self.cluster_cell(cluster);
-                    let route = Arc::new(SniRoute::new(sni.as_str().into(), cell));
-                    self.sni_routes.insert(Arc::clone(&route.sni), Arc::clone(&route));
-                    route
-                }
-            };
-            table.routes.insert(sni.as_str().into(), route);
-        }
-        table
+        let wanted: Vec<(&str, Arc<ClusterCell>)> =
+            names.iter().map(|(sni, cluster)| (sni.as_str(), self.cluster_cell(cluster))).collect();
+        self.sni_routes.table(wanted)
     }
 
     /// Tells the tunnels of names that no gateway listener has any more. `keep`: the names of `listener`'s new version.
     fn withdraw_names(&mut self, listener: &str, keep: &BTreeSet<&str>) {
-        let listeners = &self.listeners;
-        let elsewhere = |sni: &str| {
-            listeners.iter().filter(|(n, _)| n.as_ref() != listener).any(|(_, spec)| match &spec.kind {
-                ListenerSpecKind::Gateway { names } => names.contains_key(sni),
-                ListenerSpecKind::OutboundHttp { .. }
-                | ListenerSpecKind::OutboundTcp { .. }
-                | ListenerSpecKind::InboundHttp { .. }
-                | ListenerSpecKind::InboundTcp { .. } => false,
-            })
-        };
-        self.sni_routes.retain(|sni, route| {
-            let kept = keep.contains(sni.as_ref()) || elsewhere(sni);
-            if !kept {
-                route.withdraw();
-            }
-            kept
-        });
+        let others: Vec<&ListenerSpec> =
+            self.listeners.iter().filter(|(n, _)| n.as_ref() != listener).map(|(_, spec)| spec).collect();
+        self.sni_routes.retain(|sni| keep.contains(sni) || others.iter().any(|spec| spec.forwards(sni)));
     }
 
     fn publish(&mut self) {
@@ -590,31 +561,5 @@ impl Held {
         let mut seen = BTreeSet::new();
         told.retain(|ip| seen.insert(*ip));
         told
-    }
-}
-
-impl ClusterSpec {
-    fn transports(&self) -> impl Iterator<Item = &TransportSpec> {
-        self.matches.iter().map(|(_, _, t)| t).chain([&self.default_transport])
-    }
-    /// The secrets that its transports need.
-    fn secrets(&self) -> BTreeSet<&str> {
-        self.transports()
-            .flat_map(|t| match t {
-                TransportSpec::Plaintext => [None, None],
-                TransportSpec::Tls { identity, trust, .. } => [Some(identity.as_str()), Some(trust.as_str())],
-            })
-            .flatten()
-            .collect()
-    }
-    fn same_transports(&self, other: &Self) -> bool {
-        self.matches == other.matches && self.default_transport == other.default_transport
-    }
-    /// The name of its assignment in EDS.
-    fn assignment(&self) -> Option<&str> {
-        match &self.endpoints {
-            EndpointSource::Discovered(name) => Some(name),
-            EndpointSource::Fixed(_) => None,
-        }
     }
 }

@@ -8,6 +8,7 @@ pub mod convert;
 mod held;
 mod kind;
 mod metrics;
+mod sni;
 mod stream;
 
 use std::net::{IpAddr, SocketAddr};
@@ -128,4 +129,4 @@ impl Discovery {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

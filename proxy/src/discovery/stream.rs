@@ -241,9 +241,11 @@ impl Conversation {
         for (nonce, refused) in &answers {
             self.answer(Kind::Listener, nonce, refused);
         }
-        if !answers.is_empty() && !this.started {
+        // The hosts of the process's own listeners are those of its first ones: an answer without any is no start.
+        let bind = this.held.bind();
+        if !answers.is_empty() && !this.started && !bind.is_empty() {
             this.started = true;
-            sockets.started(&this.held.bind())?;
+            sockets.started(&bind)?;
             tracing::info!("discovery: listeners stand");
         }
         Ok(())

@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::*;
 use crate::state::RouteAction;
 
-type Said = (mpsc::Receiver<DeltaDiscoveryRequest>, mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>);
+pub(crate) type Said = (mpsc::Receiver<DeltaDiscoveryRequest>, mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>);
 
 /// An agent whose streams the test speaks itself.
 struct Agent {
@@ -65,7 +65,7 @@ impl AggregatedDiscoveryService for Agent {
     }
 }
 
-fn agent(path: &Path, watch: Watch) -> mpsc::Receiver<Said> {
+pub(crate) fn agent(path: &Path, watch: Watch) -> mpsc::Receiver<Said> {
     let (streams, opened) = mpsc::channel(4);
     let socket = meshfed_runtime::grpc::bind_unix("--run-dir", path).unwrap();
     let routes = tonic::service::Routes::new(AggregatedDiscoveryServiceServer::new(Agent { streams }));
@@ -189,7 +189,7 @@ fn outbound(port: u16, version: &str) -> Resource {
     resource(Kind::Listener, "outbound", version, &body)
 }
 
-fn gateway(port: u16, names: &[&str], version: &str) -> Resource {
+pub(crate) fn gateway(port: u16, names: &[&str], version: &str) -> Resource {
     let to = |name: &&str| {
         let proxy = tcp_proxy::TcpProxy {
             cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster((*name).to_owned())),
@@ -310,6 +310,14 @@ impl Rig {
             Err(_) => panic!("never heard: {what}; heard {:?}", self.seen),
         }
     }
+    /// The agent ends the stream; the proxy comes again.
+    async fn reconnect(&mut self) {
+        self.say = mpsc::channel(1).0;
+        self.hear = mpsc::channel(1).1;
+        let said = tokio::time::timeout(Duration::from_secs(10), self.opened.recv()).await.unwrap().unwrap();
+        (self.hear, self.say) = said;
+        self.seen.clear();
+    }
     async fn subscription(&mut self, kind: Kind, name: &str) -> DeltaDiscoveryRequest {
         self.hear(&format!("subscription to {name}"), |r| {
             r.type_url == kind.type_url()
@@ -358,7 +366,7 @@ impl Rig {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     bind_tcp("--test", SocketAddr::from(([127, 0, 0, 1], 0))).unwrap().local_addr().unwrap().port()
 }
 
@@ -384,13 +392,7 @@ async fn a_bad_resource_is_refused_by_name_and_the_last_good_one_stays() {
     rig.answer(&nonce).await;
     assert_eq!((rig.endpoints("one"), rig.endpoints("two")), (vec![1], vec![2]));
     // The agent comes again: it is told what is held, which is not what was refused.
-    let (hear, say) = {
-        let (_gone, closed) = mpsc::channel(1);
-        rig.say = mpsc::channel(1).0;
-        rig.hear = closed;
-        tokio::time::timeout(Duration::from_secs(10), rig.opened.recv()).await.unwrap().unwrap()
-    };
-    (rig.hear, rig.say, rig.seen) = (hear, say, Vec::new());
+    rig.reconnect().await;
     let again = rig.wildcard(Kind::Cluster).await;
     assert_eq!(again.initial_resource_versions.get("one").map(String::as_str), Some("1"));
     assert_eq!(again.initial_resource_versions.len(), 2);
@@ -415,6 +417,13 @@ async fn a_later_listener_whose_address_is_in_use_is_refused_and_the_rest_stays(
         "{refusal}"
     );
     assert_eq!(rig.state.listeners().keys().map(|n| n.to_string()).collect::<Vec<_>>(), ["outbound"]);
+    rig.reconnect().await;
+    let again = rig.wildcard(Kind::Listener).await;
+    assert_eq!(
+        again.initial_resource_versions.keys().collect::<Vec<_>>(),
+        ["outbound"],
+        "what was refused is not held"
+    );
     drop(busy);
     let nonce = rig.send(Kind::Listener, vec![gateway(port, &["x.local"], "1")], &[]).await;
     assert_eq!(rig.answer(&nonce).await, None);

@@ -159,22 +159,38 @@ impl Drop for Timer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 
     /// Mutation seen to fail: `inner.queue(index)` left out of `advance` (a deadline moved later is lost).
     #[test]
     fn deadlines_come_once_moved_or_not() {
         let wheel = Wheel::new(10);
-        let cx = Context::from_waker(Waker::noop());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let cx = Context::from_waker(&waker);
         let (a, b) = (wheel.timer(), wheel.timer());
         a.set(4);
         b.set(1000);
         wheel.advance(13);
         assert!(!a.expired(&cx) && !b.expired(&cx));
         a.set(4);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
         wheel.advance(14);
         assert!(!a.expired(&cx));
         wheel.advance(17);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         assert!(a.expired(&cx) && !b.expired(&cx));
         for now in 18..1010 {
             wheel.advance(now);
@@ -182,6 +198,7 @@ mod tests {
             assert!(wheel.0.borrow().buckets.iter().map(Vec::len).sum::<usize>() <= 2);
         }
         wheel.advance(1010);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2);
         assert!(b.expired(&cx));
         b.set(3);
         assert!(!b.expired(&cx));

@@ -280,9 +280,7 @@ fn host_name(name: &[u8]) -> Result<String, HelloError> {
     if !name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
         return refuse("it has a character that is no letter, digit, hyphen, underscore or dot");
     }
-    if name.last() == Some(&b'.') {
-        return refuse("it ends with a dot");
-    }
+    // An empty label is also what a trailing dot leaves.
     if name.split(|b| *b == b'.').any(|label| label.is_empty() || label.len() > LABEL_MAX) {
         return refuse("a label's length");
     }

@@ -16,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-use super::{ConnectionMetrics, HANDSHAKE_DEADLINE, PeerInfo, TCP_USER_TIMEOUT, UCred};
+use super::{ConnectionMetrics, PeerInfo, TCP_USER_TIMEOUT, UCred};
 use crate::drain::Watch;
 use crate::{tasks, tls};
 
@@ -29,6 +29,7 @@ pub(super) struct Acceptor {
     pub(super) ready: mpsc::Sender<io::Result<PeerIo>>,
     pub(super) permits: Arc<Semaphore>,
     pub(super) metrics: ConnectionMetrics,
+    pub(super) handshake_deadline: Duration,
     /// Cuts all connections.
     pub(super) cut: CancellationToken,
     pub(super) drain: Watch,
@@ -94,7 +95,7 @@ impl Acceptor {
         permit: OwnedSemaphorePermit,
     ) -> Option<PeerIo> {
         set_options(&stream);
-        let stream = match tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await {
+        let stream = match tokio::time::timeout(self.handshake_deadline, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(e)) => {
                 let reason = tls::refusal(&e).map(tls::SvidError::as_str);
@@ -105,7 +106,7 @@ impl Acceptor {
             }
             Err(_elapsed) => {
                 self.metrics.refuse("handshake_timeout");
-                tracing::info!(peer = %address, "handshake not finished within {HANDSHAKE_DEADLINE:?}");
+                tracing::info!(peer = %address, "handshake not finished within {:?}", self.handshake_deadline);
                 return None;
             }
         };

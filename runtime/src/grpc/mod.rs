@@ -78,6 +78,8 @@ pub struct Limits {
     pub connection_window: u32,
     /// Decoded bytes of a header list.
     pub header_list: u32,
+    /// Time for a TLS handshake.
+    pub handshake_deadline: Duration,
     /// After the drain began, connections are cut when this has passed.
     pub drain_deadline: Duration,
 }
@@ -91,6 +93,7 @@ impl Default for Limits {
             stream_window: 64 * 1024,
             connection_window: 1024 * 1024,
             header_list: 16 * 1024,
+            handshake_deadline: HANDSHAKE_DEADLINE,
             drain_deadline: Duration::from_secs(10),
         }
     }

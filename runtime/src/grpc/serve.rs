@@ -143,6 +143,7 @@ fn acceptor(drain: Watch, options: &ServeOptions) -> (Acceptor, Ready, Watch) {
         ready,
         permits: Arc::new(Semaphore::new(options.limits.connections)),
         metrics: options.metrics.clone(),
+        handshake_deadline: options.limits.handshake_deadline,
         cut: CancellationToken::new(),
         drain: drain.clone(),
     };

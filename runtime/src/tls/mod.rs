@@ -15,7 +15,7 @@ mod svid;
 mod verifier;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use signature::{is_self_signed, is_signed_by};
 pub use store::{Identity, IdentityError, IdentityStore, InvalidAnchor, TrustSnapshot, TrustStore};

@@ -3,7 +3,7 @@
 use meshfed_model::identity::{SpiffeId, TrustDomain};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{ExtendedKeyUsage, GeneralName};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::store::TrustSnapshot;
@@ -21,6 +21,15 @@ pub enum Role {
     Server,
     /// It dials: clientAuth.
     Client,
+}
+
+impl Role {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+        }
+    }
 }
 
 /// Why a peer's certificate was refused.
@@ -160,12 +169,23 @@ fn uri_san<'a>(parsed: &X509Certificate<'a>, checked: &EndEntityCert<'_>) -> Res
     }
 }
 
+/// What a leaf claims.
+struct Claim {
+    id: SpiffeId,
+    server_auth: bool,
+    client_auth: bool,
+}
+
 /// The identity that a leaf claims: exactly one URI SAN that is a SPIFFE ID of meshfed, byte-exact; no CA; key usage
 /// digitalSignature and no signing of certificates. Says nothing about who signed it.
 ///
 /// # Errors
 /// [`SvidError`].
 pub fn peer_spiffe_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, SvidError> {
+    claim(leaf).map(|c| c.id)
+}
+
+fn claim(leaf: &CertificateDer<'_>) -> Result<Claim, SvidError> {
     let checked = EndEntityCert::try_from(leaf).map_err(|_webpki| SvidError::Malformed("not a certificate for TLS"))?;
     let parsed = parse(leaf)?;
     let constraints = parsed.basic_constraints().map_err(|_duplicate| SvidError::Malformed("two basic constraints"))?;
@@ -178,8 +198,12 @@ pub fn peer_spiffe_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, SvidError> 
         Some(u) if u.value.digital_signature() => {}
         Some(_) | None => return Err(SvidError::KeyUsage),
     }
+    let extended = parsed.extended_key_usage().map_err(|_duplicate| SvidError::Malformed("two extended key usages"))?;
+    let allows = |f: fn(&ExtendedKeyUsage<'_>) -> bool| extended.as_ref().is_some_and(|e| f(e.value));
+    let (server_auth, client_auth) = (allows(|e| e.server_auth), allows(|e| e.client_auth));
     let uri = uri_san(&parsed, &checked)?;
-    uri.parse().map_err(|_form| SvidError::NotSpiffeId(uri.chars().take(256).collect()))
+    let id = uri.parse().map_err(|_form| SvidError::NotSpiffeId(uri.chars().take(256).collect()))?;
+    Ok(Claim { id, server_auth, client_auth })
 }
 
 /// The trust domain that a CA certificate is the anchor of: its one URI SAN is `spiffe://<trust domain>`, exactly.
@@ -213,7 +237,7 @@ pub fn verify_svid(
     let bytes = intermediates.iter().fold(leaf.len(), |n, c| n.saturating_add(c.len()));
     LimitExceeded::check("chain_bytes", bytes, CHAIN_BYTES_MAX).map_err(SvidError::ChainLimit)?;
 
-    let id = peer_spiffe_id(leaf)?;
+    let Claim { id, server_auth, client_auth } = claim(leaf)?;
     let Some(held) = trust.anchors_of(&id.trust_domain) else {
         return Err(SvidError::UnknownTrustDomain { id });
     };
@@ -223,28 +247,21 @@ pub fn verify_svid(
         return Err(SvidError::NoValidAnchor { trust_domain: id.trust_domain });
     }
     let cert = EndEntityCert::try_from(leaf).map_err(|_webpki| SvidError::Malformed("not a certificate for TLS"))?;
-    let usage = match role {
-        Role::Server => KeyUsage::required(EKU_SERVER_AUTH),
-        Role::Client => KeyUsage::required(EKU_CLIENT_AUTH),
+    // rustls-webpki would ask intermediates for a required usage, too; they need none. So the leaf is asked here.
+    let (usage, allowed) = match role {
+        Role::Server => (KeyUsage::server_auth(), server_auth),
+        Role::Client => (KeyUsage::client_auth(), client_auth),
     };
     let algorithms = super::provider().signature_verification_algorithms;
     match cert.verify_for_usage(algorithms.all, &anchors, intermediates, now, usage, None, None) {
-        Ok(_path) => Ok(id),
+        Ok(_path) if allowed => Ok(id),
+        Ok(_path) => Err(SvidError::ExtendedKeyUsage { id, role: role.as_str() }),
         Err(e) => Err(refused(id, role, e)),
     }
 }
 
-/// id-kp-serverAuth, as rustls-webpki wants it: the content of the OBJECT IDENTIFIER.
-const EKU_SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
-/// id-kp-clientAuth.
-const EKU_CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
-
 #[expect(clippy::wildcard_enum_match_arm, reason = "webpki::Error is non_exhaustive and foreign")]
 fn refused(id: SpiffeId, role: Role, error: webpki::Error) -> SvidError {
-    let role = match role {
-        Role::Server => "server",
-        Role::Client => "client",
-    };
     match error {
         webpki::Error::CertExpired { time, not_after } => {
             SvidError::Expired { id, seconds: time.as_secs().saturating_sub(not_after.as_secs()) }
@@ -254,7 +271,7 @@ fn refused(id: SpiffeId, role: Role, error: webpki::Error) -> SvidError {
         }
         webpki::Error::CaUsedAsEndEntity => SvidError::CaLeaf,
         webpki::Error::RequiredEkuNotFoundContext(_) | webpki::Error::EmptyEkuExtension => {
-            SvidError::ExtendedKeyUsage { id, role }
+            SvidError::ExtendedKeyUsage { id, role: role.as_str() }
         }
         other => SvidError::BadChain { id, reason: format!("{other:?}") },
     }

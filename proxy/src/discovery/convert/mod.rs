@@ -66,6 +66,32 @@ pub enum EndpointSource {
     Fixed(Assignment),
 }
 
+impl ClusterSpec {
+    fn transports(&self) -> impl Iterator<Item = &TransportSpec> {
+        self.matches.iter().map(|(_, _, t)| t).chain([&self.default_transport])
+    }
+    /// The secrets that its transports need.
+    pub(crate) fn secrets(&self) -> BTreeSet<&str> {
+        self.transports()
+            .flat_map(|t| match t {
+                TransportSpec::Plaintext => [None, None],
+                TransportSpec::Tls { identity, trust, .. } => [Some(identity.as_str()), Some(trust.as_str())],
+            })
+            .flatten()
+            .collect()
+    }
+    pub(crate) fn same_transports(&self, other: &Self) -> bool {
+        self.matches == other.matches && self.default_transport == other.default_transport
+    }
+    /// The name of its assignment in EDS.
+    pub(crate) fn assignment(&self) -> Option<&str> {
+        match &self.endpoints {
+            EndpointSource::Discovered(name) => Some(name),
+            EndpointSource::Fixed(_) => None,
+        }
+    }
+}
+
 /// A transport as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransportSpec {

@@ -321,7 +321,7 @@ fn the_access_log_says_who_answered_and_escapes_what_clients_wrote() {
     assert_eq!(lines[1]["authority"], "nobody");
 }
 
-/// Mutation seen to fail: `give_back` before the answer was read to its end.
+/// Mutation seen to fail: `Decode::Length` finished after its first piece (`fill`).
 #[test]
 fn many_clients_never_get_each_others_answers() {
     let backend = Backend::answering(|head, body| {

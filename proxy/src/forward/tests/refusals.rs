@@ -2,8 +2,7 @@
 
 use super::*;
 
-/// Mutation seen to fail: `reply.close` not respected (the smuggled request is then served); `find_head_end` without its
-/// check for CR.
+/// Mutation seen to fail: `find_head_end` without its check for CR; `LengthAndChunked` not refused.
 #[test]
 fn smuggling_is_refused_and_nobody_is_contacted() {
     let backend = Backend::ok();
@@ -64,6 +63,17 @@ fn a_malformed_body_ends_the_request() {
     client.send("3\r\nabcdGET /evil HTTP/1.1\r\nHost: b\r\n\r\n");
     let answer = String::from_utf8(client.rest()).unwrap();
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+/// The body of a request that goes nowhere is no next request. Mutation seen to fail: `reply.close` false in `plan`.
+#[test]
+fn a_body_that_nobody_reads_ends_the_connection() {
+    let proxy = Proxy::outbound(&[]);
+    let smuggled = "GET /evil HTTP/1.1\r\nHost: b\r\n\r\n";
+    let length = smuggled.len();
+    let answer = once(&proxy, format!("POST / HTTP/1.1\r\nHost: b\r\nContent-Length: {length}\r\n\r\n{smuggled}"));
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("connection: close"), "{answer}");
+    assert_eq!(answer.matches("x-meshfed-reason").count(), 1, "{answer}");
 }
 
 /// Mutation seen to fail: the words of `Reason::as_str` exchanged.

@@ -175,7 +175,7 @@ fn one(name: &[u8]) -> Result<Option<Hello>, HelloError> {
     read(&hello_with(&sni(&[entry(0, name)])))
 }
 
-/// Mutation seen to fail: `name.last() == Some(&b'.')` replaced by `false`.
+/// Mutation seen to fail: `label.is_empty() ||` of `host_name` left out.
 #[test]
 fn ambiguous_names_are_refused() {
     assert_eq!(one(NAME.as_bytes()), named());

@@ -56,7 +56,8 @@ async fn a_withdrawn_name_ends_its_tunnels_in_time() {
                 echo(&mut s).await;
             }
             s.tunnels.sweep();
-            assert_eq!(s.task.await.unwrap().why, "withdrawn");
+            let ended = tokio::time::timeout(std::time::Duration::from_secs(5), s.task).await.unwrap();
+            assert_eq!(ended.unwrap().why, "withdrawn");
         })
         .await;
 }

@@ -1,0 +1,205 @@
+//! Edge. The HTTP API from the command line: HTTPS with the credentials of an `admin.yaml`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use base64::Engine as _;
+use bytes::Bytes;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::pem::PemObject as _;
+use serde::Deserialize;
+
+use crate::exit::Failure;
+
+/// The longest answer taken, in bytes.
+const ANSWER_LIMIT: usize = 64 << 20;
+/// How long one call may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the API is and who we are there.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub struct ServerArgs {
+    /// Credentials: an admin.yaml [default: $MESHFED_CONFIG, else $XDG_CONFIG_HOME/meshfed/config.yaml]
+    #[arg(long, env = "MESHFED_CONFIG", value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Another server than the one the credentials name, say https://127.0.0.1:15680
+    #[arg(long, value_name = "URL", global = true)]
+    pub server: Option<String>,
+    /// Base of user configuration, as the XDG specification says
+    #[arg(long, env = "XDG_CONFIG_HOME", hide = true, global = true)]
+    pub xdg_config_home: Option<PathBuf>,
+    /// The home directory
+    #[arg(long, env = "HOME", hide = true, global = true)]
+    pub home: Option<PathBuf>,
+}
+
+/// The content of an `admin.yaml`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Credentials {
+    server: String,
+    certificate_authority_data: String,
+    token: String,
+}
+
+/// A client of one federator.
+pub struct Client {
+    server: http::Uri,
+    token: String,
+    tls: Arc<rustls::ClientConfig>,
+}
+
+/// An answer of the API.
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body, unchanged.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub fn json(&self) -> Result<serde_json::Value, Failure> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Failure::failed(format!("the federator answered with something that is no JSON: {error}")))
+    }
+    /// The answer, or the problem it tells as a failure.
+    pub fn ok(self) -> Result<Self, Failure> {
+        if (200..300).contains(&self.status) {
+            return Ok(self);
+        }
+        let problem: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let text = |key: &str| problem.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+        let mut message = format!("{} {}", self.status, text("title"));
+        for part in [text("detail"), text("code")] {
+            if !part.is_empty() {
+                message.push_str(&format!(": {part}"));
+            }
+        }
+        for error in problem.get("errors").and_then(serde_json::Value::as_array).into_iter().flatten() {
+            let of = |key: &str| error.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+            message.push_str(&format!("\n  {}: {} {}", of("field"), of("message"), of("remedy")));
+        }
+        Err(if self.status == 400 || self.status == 422 {
+            Failure::bad_input(message)
+        } else {
+            Failure::failed(message)
+        })
+    }
+}
+
+impl Client {
+    /// Reads the credentials.
+    ///
+    /// # Errors
+    /// Usage when none are named; bad input when the file is no `admin.yaml`.
+    pub fn new(args: &ServerArgs) -> Result<Self, Failure> {
+        let path = args
+            .config
+            .clone()
+            .or_else(|| Some(args.xdg_config_home.as_ref()?.join("meshfed/config.yaml")))
+            .or_else(|| Some(args.home.as_ref()?.join(".config/meshfed/config.yaml")))
+            .ok_or_else(|| {
+                Failure::usage("no credentials: set MESHFED_CONFIG or --config to the federator's admin.yaml")
+            })?;
+        let credentials = read_credentials(&path)?;
+        let bad = |what: &str| {
+            Failure::bad_input(format!("{}: {what}; use the admin.yaml that the federator wrote", path.display()))
+        };
+        let pem = base64::engine::general_purpose::STANDARD
+            .decode(&credentials.certificate_authority_data)
+            .map_err(|_not_base64| bad("certificateAuthorityData is not base64"))?;
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in rustls_pki_types::CertificateDer::pem_slice_iter(&pem) {
+            let certificate =
+                certificate.map_err(|_not_pem| bad("certificateAuthorityData holds no PEM certificate"))?;
+            roots.add(certificate).map_err(|_refused| bad("certificateAuthorityData holds no CA certificate"))?;
+        }
+        let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let server = args.server.as_ref().unwrap_or(&credentials.server);
+        let server: http::Uri =
+            server.parse().map_err(|_no_url| Failure::usage(format!("--server {server} is no URL")))?;
+        if server.scheme_str() != Some("https") || server.host().is_none() {
+            return Err(Failure::usage(format!("the server {server} is no https:// URL")));
+        }
+        Ok(Self { server, token: credentials.token, tls: Arc::new(tls) })
+    }
+
+    /// GETs a path below `/api/v1`.
+    pub async fn get(&self, path: &str) -> Result<Answer, Failure> {
+        self.call(Method::GET, path, None).await
+    }
+
+    /// Calls a path below `/api/v1`, with a JSON body or none.
+    pub async fn call(&self, method: Method, path: &str, body: Option<&serde_json::Value>) -> Result<Answer, Failure> {
+        let call = self.call_once(method, path, body);
+        match tokio::time::timeout(CALL_TIMEOUT, call).await {
+            Ok(answer) => answer.map_err(|error| {
+                Failure::failed(format!("the federator at {} does not answer: {error:#}", self.server))
+            }),
+            Err(_elapsed) => {
+                Err(Failure::failed(format!("the federator at {} did not answer within 30 s", self.server)))
+            }
+        }
+    }
+
+    async fn call_once(&self, method: Method, path: &str, body: Option<&serde_json::Value>) -> anyhow::Result<Answer> {
+        let host = self.server.host().context("no host")?.trim_start_matches('[').trim_end_matches(']');
+        let port = self.server.port_u16().unwrap_or(443);
+        let tcp = tokio::net::TcpStream::connect((host, port)).await.context("cannot connect")?;
+        let name = rustls_pki_types::ServerName::try_from(host.to_owned()).context("host name")?;
+        let tls = tokio_rustls::TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await.context("TLS")?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
+        let driver = meshfed_runtime::tasks::spawn("api-connection", connection);
+        let bytes = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+        let mut request = Request::builder().method(&method);
+        if method == Method::DELETE {
+            // What is deleted from here was named by its id; whatever it became meanwhile, it goes.
+            request = request.header(header::IF_MATCH, "*");
+        }
+        let request = request
+            .uri(format!("/api/v1/{path}"))
+            .header(header::HOST, self.server.authority().map(ToString::to_string).unwrap_or_default())
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(header::ACCEPT, "application/json, application/problem+json")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(bytes)))?;
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), ANSWER_LIMIT)
+            .collect()
+            .await
+            .map_err(|error| anyhow!("the answer broke off: {error}"))?
+            .to_bytes();
+        driver.abort();
+        Ok(Answer { status, body })
+    }
+}
+
+fn read_credentials(path: &Path) -> Result<Credentials, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::usage(format!(
+            "credentials {}: {error}; set MESHFED_CONFIG or --config to the federator's admin.yaml",
+            path.display()
+        ))
+    })?;
+    serde_saphyr::from_str(&text).map_err(|error| {
+        Failure::bad_input(format!("{}: {error}; use the admin.yaml that the federator wrote", path.display()))
+    })
+}
+
+/// Percent-encodes a query value or path segment.
+pub fn encode(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut out, b| {
+        if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(b));
+        } else {
+            out.push_str(&format!("%{b:02X}"));
+        }
+        out
+    })
+}

@@ -1,0 +1,163 @@
+//! Pure but for writing files. The demo's clusters: names, addresses, and the objects in each one's directory.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+/// One cluster of the demo, with one service of the sample application.
+pub struct Cluster {
+    /// Its name.
+    pub name: &'static str,
+    /// Its region.
+    pub region: &'static str,
+    /// Its zone.
+    pub zone: &'static str,
+    /// The service that runs in it.
+    pub service: &'static str,
+    /// The service that its service asks.
+    pub upstream: Option<&'static str>,
+    /// The second octet of its loopback range.
+    pub octet: u8,
+}
+
+/// The clusters in the order of the request's way.
+const CLUSTERS: [(&str, &str, &str, &str, Option<&str>); 3] = [
+    ("west", "us", "us-1", "a", Some("b")),
+    ("east", "eu", "eu-1", "b", Some("c")),
+    ("south", "ap", "ap-1", "c", None),
+];
+
+/// Where the application of a sidecar listens, beside the mesh port.
+pub const APP_PORT: u16 = 18080;
+/// The port of every service.
+pub const SERVICE_PORT: u16 = 8080;
+/// The east-west gateway's port.
+pub const GATEWAY_PORT: u16 = 15443;
+/// The sidecar's outbound port.
+const OUTBOUND_PORT: u16 = 15001;
+/// The metrics port of a proxy.
+const METRICS_PORT: u16 = 15020;
+/// The first and last second octet that the demo tries for its loopback ranges.
+const OCTETS: std::ops::Range<u8> = 70..190;
+
+impl Cluster {
+    /// The network's name.
+    pub fn network(&self) -> String {
+        format!("net-{}", self.name)
+    }
+    /// The network's range.
+    pub fn cidr(&self) -> String {
+        format!("127.{}.0.0/16", self.octet)
+    }
+    /// The host that the agent and the gateway use.
+    pub fn host(&self) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.octet, 0, 1)
+    }
+    /// The workload's address.
+    pub fn workload(&self) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.octet, 0, 10)
+    }
+    /// The gateway's address.
+    pub fn gateway(&self) -> SocketAddr {
+        (self.host(), GATEWAY_PORT).into()
+    }
+    /// Where the sidecar takes outbound requests.
+    pub fn outbound(&self) -> SocketAddr {
+        (self.workload(), OUTBOUND_PORT).into()
+    }
+    /// Where the gateway tells its metrics.
+    pub fn gateway_metrics(&self) -> SocketAddr {
+        (self.host(), METRICS_PORT).into()
+    }
+    /// Where the application listens behind its sidecar.
+    pub fn application(&self) -> SocketAddr {
+        (self.workload(), APP_PORT).into()
+    }
+    /// The host name that other services use.
+    pub fn upstream_authority(&self) -> Option<String> {
+        self.upstream.map(|s| format!("{s}.shop.svc.clusterset.local:{SERVICE_PORT}"))
+    }
+    /// `NAMESPACE/SERVICE_ACCOUNT` of the workload.
+    pub fn workload_name(&self) -> String {
+        format!("shop/{}", self.service)
+    }
+
+    /// The objects of the cluster, as a platform team would keep them in git.
+    fn objects(&self) -> String {
+        let Self { name, region, zone, service, .. } = self;
+        let (network, host, workload) = (self.network(), self.host(), self.workload());
+        format!(
+            "# The gateway through which other networks reach this cluster.
+apiVersion: v1
+kind: Service
+metadata:
+  name: eastwest
+  namespace: meshfed-system
+  labels: {{topology.istio.io/network: {network}}}
+  annotations: {{federation.meshfed.io/gateway-addresses: \"{host}:{GATEWAY_PORT}\"}}
+spec:
+  selector: {{app: eastwest}}
+  ports: [{{name: tls, port: {GATEWAY_PORT}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: eastwest-1, namespace: meshfed-system}}
+spec: {{address: {host}, ports: {{tls: {GATEWAY_PORT}}}, labels: {{app: eastwest}}, serviceAccount: eastwest, network: {network}, locality: {region}/{zone}}}
+---
+# The service of the sample application that runs here.
+apiVersion: v1
+kind: Service
+metadata: {{name: {service}, namespace: shop}}
+spec:
+  selector: {{app: {service}}}
+  ports: [{{name: http, port: {SERVICE_PORT}, targetPort: {SERVICE_PORT}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: {service}-{name}-1, namespace: shop}}
+spec: {{address: {workload}, ports: {{http: {SERVICE_PORT}}}, labels: {{app: {service}, version: v1}}, serviceAccount: {service}, network: {network}, locality: {region}/{zone}}}
+---
+# Other clusters may use it.
+apiVersion: multicluster.x-k8s.io/v1beta1
+kind: ServiceExport
+metadata: {{name: {service}, namespace: shop}}
+"
+        )
+    }
+}
+
+/// Picks loopback ranges that nothing uses, so that two demos can run side by side.
+pub fn clusters() -> anyhow::Result<Vec<Cluster>> {
+    let count = u8::try_from(CLUSTERS.len())?;
+    let free = |octet: u8| {
+        [(1, GATEWAY_PORT), (10, OUTBOUND_PORT), (10, SERVICE_PORT), (10, APP_PORT)].iter().all(|(last, port)| {
+            TcpListener::bind(SocketAddrV4::new(Ipv4Addr::new(127, octet, 0, *last), *port)).is_ok()
+        })
+    };
+    let first = OCTETS
+        .step_by(usize::from(count))
+        .find(|first| (0..count).all(|i| free(first + i)))
+        .context("no free loopback range between 127.70.0.0 and 127.190.0.0: stop other demos")?;
+    Ok(CLUSTERS
+        .into_iter()
+        .zip(first..)
+        .map(|((name, region, zone, service, upstream), octet)| Cluster {
+            name,
+            region,
+            zone,
+            service,
+            upstream,
+            octet,
+        })
+        .collect())
+}
+
+/// Writes the objects of a cluster below `root`; gives the directory that its agent reads.
+pub fn write_objects(root: &Path, cluster: &Cluster) -> anyhow::Result<PathBuf> {
+    let dir = root.join("fleet").join(cluster.name);
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let file = dir.join(format!("{}.yaml", cluster.name));
+    std::fs::write(&file, cluster.objects()).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(dir)
+}

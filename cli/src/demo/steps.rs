@@ -1,0 +1,438 @@
+//! Edge. The steps of the demo: `start join cross-cluster unknown-sni replayed-token cleanup`.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::Options;
+use super::fleet::{self, Cluster, GATEWAY_PORT, SERVICE_PORT};
+use super::processes::Processes;
+use crate::exit::{FAILED, Outcome};
+use crate::output::print;
+
+/// How long the fleet may take to come up.
+const READY_TIMEOUT: Duration = Duration::from_secs(45);
+/// How often a condition is looked at again.
+const POLL: Duration = Duration::from_millis(50);
+/// The TLS alert for a name that the gateway does not serve (RFC 6066).
+const UNRECOGNIZED_NAME: u8 = 112;
+/// The namespace of the sample application.
+const NAMESPACE: &str = "shop";
+
+/// A running demo.
+pub struct Demo {
+    /// Where its files are.
+    pub root: PathBuf,
+    /// Whether they go at the end.
+    temporary: bool,
+    /// Its clusters.
+    pub clusters: Vec<Cluster>,
+    /// Its processes.
+    pub processes: Processes,
+    listen: SocketAddr,
+}
+
+impl Demo {
+    /// Makes the directory and picks addresses; starts nothing.
+    pub fn new(options: Options) -> anyhow::Result<Self> {
+        let temporary = options.dir.is_none();
+        let root = match options.dir {
+            Some(dir) => dir,
+            None => std::env::temp_dir().join(format!("meshfed-demo-{}", std::process::id())),
+        };
+        ensure!(
+            !root.join("demo.json").exists(),
+            "{} holds an earlier demo: remove it, or name another --dir",
+            root.display()
+        );
+        std::fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
+        let root = root.canonicalize()?;
+        drop(std::net::TcpListener::bind(options.listen).with_context(|| {
+            format!("--listen {} cannot be used: stop what listens there, or name another", options.listen)
+        })?);
+        let clusters = fleet::clusters()?;
+        Ok(Self { temporary, clusters, processes: Processes::new(&root)?, root, listen: options.listen })
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.root.join(name).display().to_string()
+    }
+    /// The credentials of the demo's federator.
+    pub fn config(&self) -> PathBuf {
+        self.root.join("federator/admin.yaml")
+    }
+    /// Where the sample application answers.
+    pub fn front(&self) -> String {
+        format!("http://{}/", self.listen)
+    }
+
+    /// An address that a daemon wrote into its `addresses.json`.
+    fn address(&self, data_dir: &str, key: &str) -> anyhow::Result<String> {
+        let file = self.root.join(data_dir).join("run/addresses.json");
+        let text = std::fs::read(&file).with_context(|| format!("{} is not there", file.display()))?;
+        let body: Value = serde_json::from_slice(&text)?;
+        let address = body.get(key).and_then(|a| a.get(0)).and_then(Value::as_str);
+        Ok(address.with_context(|| format!("{} names no {key}", file.display()))?.to_owned())
+    }
+
+    /// Starts the federator and writes the clusters' objects.
+    pub async fn start(&mut self) -> anyhow::Result<String> {
+        for cluster in &self.clusters {
+            fleet::write_objects(&self.root, cluster)?;
+        }
+        let listen = "127.0.0.1:0";
+        let args = words(&["federator", "--data-dir", &self.path("federator"), "--fleet", "mesh.example"]);
+        let ports = words(&["--grpc-listen", listen, "--http-listen", listen, "--admin-listen", listen]);
+        self.processes.start("federator", &[args, ports].concat())?;
+        self.until("the federator", Duration::from_secs(15), async |demo: &Self| {
+            let admin = demo.address("federator", "admin")?;
+            let (status, body) = http_get(&format!("http://{admin}/readyz")).await?;
+            ensure!(status == 200, "{}", body.trim());
+            Ok(())
+        })
+        .await?;
+        Ok(format!("a federator with an embedded store, HTTP API at https://{}", self.address("federator", "http")?))
+    }
+
+    /// Joins three clusters and starts their agents, gateways, sidecars and applications.
+    pub async fn join(&mut self) -> anyhow::Result<String> {
+        let grpc = format!("https://{}", self.address("federator", "grpc")?);
+        let config = self.config();
+        for i in 0..self.clusters.len() {
+            let Some(cluster) = self.clusters.get(i) else { break };
+            let network = format!("{}={}", cluster.network(), cluster.cidr());
+            let create = words(&[
+                "token",
+                "create",
+                "--cluster",
+                cluster.name,
+                "--network",
+                &network,
+                "--region",
+                cluster.region,
+                "--zone",
+                cluster.zone,
+            ]);
+            let token = self.expect_ok(&create, Some(&config)).await?;
+            let token_file = self.path(&format!("{}.token", cluster.name));
+            meshfed_runtime::files::write_secret(Path::new(&token_file), token.as_bytes())?;
+            let source = format!("dir:{}", self.path(&format!("fleet/{}", cluster.name)));
+            let join = words(&["join", &grpc, "--token-file", &token_file, "--data-dir", &self.path(cluster.name)]);
+            let plan = words(&["--plan", "--source", &source]);
+            self.expect_ok(&[join.clone(), plan].concat(), None).await?;
+            self.expect_ok(&join, None).await?;
+            self.start_cluster(i, &source)?;
+        }
+        self.write_demo_json()?;
+        let timeout = format!("{}s", READY_TIMEOUT.as_secs());
+        self.expect_ok(&words(&["status", "--wait", "--timeout", &timeout]), Some(&config)).await?;
+        self.processes.all_alive()?;
+        Ok(format!(
+            "{} clusters on {} networks, {} processes",
+            self.clusters.len(),
+            self.clusters.len(),
+            self.processes.count()
+        ))
+    }
+
+    fn start_cluster(&mut self, index: usize, source: &str) -> anyhow::Result<()> {
+        let Some(c) = self.clusters.get(index) else { return Ok(()) };
+        let (host, dir) = (c.host().to_string(), self.path(c.name));
+        let agent = format!("unix:{dir}/run/xds.sock");
+        let run_dir = |what: &str| format!("{dir}-{what}");
+        let inbound = format!("{SERVICE_PORT}={}", c.application());
+        let identity = format!("spiffe://{}.mesh.example/ns/shop/sa/{}", c.name, c.service);
+        let workload = c.workload_name();
+        let mut reactor = words(&["reactor", "--listen", &c.application().to_string(), "--service", c.service]);
+        reactor.extend(words(&[
+            "--cluster",
+            c.name,
+            "--zone",
+            c.zone,
+            "--instance",
+            &format!("{}-{}-1", c.service, c.name),
+        ]));
+        reactor.extend(words(&["--identity", &identity]));
+        if index == 0 {
+            reactor.extend(words(&["--listen", &self.listen.to_string()]));
+        }
+        if let Some(upstream) = c.upstream_authority() {
+            reactor.extend(words(&["--upstream", &upstream, "--via", &c.outbound().to_string()]));
+        }
+        let name = c.name;
+        let service = c.service;
+        let agent_args = words(&["agent", "--data-dir", &dir, "--source", source, "--bind", &host]);
+        let gateway =
+            words(&["proxy", "--agent", &agent, "--workload", "meshfed-system/eastwest", "--mode", "gateway"]);
+        let gateway = [gateway, words(&["--run-dir", &run_dir("gateway")])].concat();
+        let sidecar = words(&["proxy", "--agent", &agent, "--workload", &workload, "--inbound", &inbound]);
+        let sidecar = [sidecar, words(&["--run-dir", &run_dir(service)])].concat();
+        self.processes.start(&format!("{name}-agent"), &agent_args)?;
+        self.processes.start(&format!("{name}-gateway"), &gateway)?;
+        self.processes.start(&format!("{name}-{service}-app"), &reactor)?;
+        self.processes.start(&format!("{name}-{service}-sidecar"), &sidecar)?;
+        Ok(())
+    }
+
+    fn write_demo_json(&self) -> anyhow::Result<()> {
+        let clusters: Vec<Value> = self
+            .clusters
+            .iter()
+            .map(|c| {
+                json!({
+                    "name": c.name, "region": c.region, "network": c.network(), "dataDir": self.path(c.name),
+                    "source": self.path(&format!("fleet/{}", c.name)),
+                    "clients": [{ "workload": c.workload_name(), "outbound": c.outbound().to_string() }],
+                })
+            })
+            .collect();
+        let body = json!({
+            "mode": "loopback",
+            "federator": {
+                "http": format!("https://{}", self.address("federator", "http")?),
+                "grpc": self.address("federator", "grpc")?, "config": self.config(),
+            },
+            "front": self.front(), "clusters": clusters,
+        });
+        std::fs::write(self.root.join("demo.json"), format!("{body:#}\n"))?;
+        Ok(())
+    }
+
+    /// One request over a → b → c: who answered, and that it went through the gateways.
+    pub async fn cross_cluster(&mut self) -> anyhow::Result<String> {
+        let before = self.forwarded().await?;
+        let chain = self.request().await?;
+        let names: Vec<String> = chain.iter().map(|hop| format!("{} in {}", hop.service, hop.cluster)).collect();
+        ensure!(chain.len() == self.clusters.len(), "the chain is {}", names.join(" → "));
+        for (hop, cluster) in chain.iter().zip(&self.clusters) {
+            ensure!(hop.cluster == cluster.name, "{} answered from {}", hop.service, hop.cluster);
+        }
+        for pair in chain.windows(2) {
+            let [caller, callee] = pair else { continue };
+            ensure!(
+                callee.peer_identity.as_deref() == caller.identity.as_deref() && caller.identity.is_some(),
+                "{} saw peer {:?}, its caller is {:?}",
+                callee.service,
+                callee.peer_identity,
+                caller.identity
+            );
+        }
+        let after = self.forwarded().await?;
+        for ((cluster, before), after) in self.clusters.iter().zip(before).zip(after).skip(1) {
+            ensure!(after > before, "the gateway of {} forwarded nothing", cluster.name);
+        }
+        Ok(format!("{}, each hop over a gateway with mTLS end to end", names.join(" → ")))
+    }
+
+    /// Asks the front, and unfolds the chain of answers.
+    pub async fn request(&self) -> anyhow::Result<Vec<Hop>> {
+        let (status, body) = http_get(&self.front()).await?;
+        ensure!(status == 200, "{} answered {status}: {}", self.front(), body.trim());
+        let mut next: Value = serde_json::from_str(&body)?;
+        let mut chain = Vec::new();
+        while next.is_object() {
+            let text = |key: &str| next.get(key).and_then(Value::as_str).map(str::to_owned);
+            chain.push(Hop {
+                service: text("service").unwrap_or_default(),
+                cluster: text("cluster").unwrap_or_default(),
+                zone: text("zone").unwrap_or_default(),
+                identity: text("identity"),
+                peer_identity: text("peerIdentity"),
+            });
+            next = next.get("upstream").cloned().unwrap_or_default();
+        }
+        Ok(chain)
+    }
+
+    /// Connections that each cluster's gateway has forwarded.
+    async fn forwarded(&self) -> anyhow::Result<Vec<u64>> {
+        let mut counts = Vec::new();
+        for cluster in &self.clusters {
+            let (_, metrics) = http_get(&format!("http://{}/metrics", cluster.gateway_metrics())).await?;
+            let count = metrics
+                .lines()
+                .filter(|l| l.starts_with("meshfed_gateway_connections_total{") && l.contains("result=\"forwarded\""))
+                .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
+                .sum::<f64>();
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a counter")]
+            counts.push(count as u64);
+        }
+        Ok(counts)
+    }
+
+    /// A name that nobody exports: the gateway must refuse with the TLS alert.
+    pub async fn unknown_sni(&mut self) -> anyhow::Result<String> {
+        let gateway = self.clusters.get(1).context("no second cluster")?.gateway();
+        let name = format!("outbound_.{SERVICE_PORT}_._.nope.{NAMESPACE}.svc.clusterset.local");
+        let mut stream = tokio::net::TcpStream::connect(gateway).await?;
+        stream.write_all(&client_hello(&name)?).await?;
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        tokio::time::timeout(Duration::from_secs(5), read).await.context("the gateway did not answer")??;
+        ensure!(
+            answer.first() == Some(&21) && answer.get(6) == Some(&UNRECOGNIZED_NAME),
+            "the gateway answered {answer:02x?} instead of alert {UNRECOGNIZED_NAME}"
+        );
+        Ok(format!("127.x.x.x:{GATEWAY_PORT} refused {name} with alert {UNRECOGNIZED_NAME} (unrecognized_name)")
+            .replace("127.x.x.x", &gateway.ip().to_string()))
+    }
+
+    /// A token that was used once: a second join must be refused and leave nothing.
+    pub async fn replayed_token(&mut self) -> anyhow::Result<String> {
+        let grpc = format!("https://{}", self.address("federator", "grpc")?);
+        let token = self.path(&format!("{}.token", self.clusters.first().context("no cluster")?.name));
+        let thief = self.path("thief");
+        let join = words(&["join", &grpc, "--token-file", &token, "--data-dir", &thief]);
+        let output = self.processes.run(&join, None).await?;
+        ensure!(output.code == 1, "join with a used token exited {}: {}", output.code, output.stderr.trim());
+        ensure!(!Path::new(&thief).exists(), "the refused join left {thief}");
+        Ok("a used token was refused, and nothing was written".to_owned())
+    }
+
+    /// Stops everything, the last started first, and removes temporary files.
+    pub async fn cleanup(&mut self) -> anyhow::Result<String> {
+        let count = self.processes.count();
+        let unwell = self.processes.stop().await;
+        if self.temporary {
+            std::fs::remove_dir_all(&self.root).with_context(|| format!("cannot remove {}", self.root.display()))?;
+        }
+        ensure!(unwell.is_empty(), "{}", unwell.join("; "));
+        for cluster in &self.clusters {
+            for address in [cluster.gateway(), cluster.outbound(), cluster.application()] {
+                drop(std::net::TcpListener::bind(address).with_context(|| format!("{address} is still in use"))?);
+            }
+        }
+        Ok(format!("{count} processes drained, no port and no file left"))
+    }
+
+    async fn expect_ok(&self, args: &[String], config: Option<&Path>) -> anyhow::Result<String> {
+        let output = self.processes.run(args, config).await?;
+        let shown = args.iter().filter(|a| !a.starts_with('/')).take(4).cloned().collect::<Vec<_>>().join(" ");
+        ensure!(
+            output.code == 0,
+            "'meshfed {shown} …' exited {}: {}{}",
+            output.code,
+            output.stdout,
+            output.stderr.trim()
+        );
+        Ok(output.stdout)
+    }
+
+    /// Waits for a condition; fails at once when a process ends.
+    async fn until(
+        &mut self,
+        what: &str,
+        timeout: Duration,
+        condition: impl AsyncFn(&Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        loop {
+            self.processes.all_alive()?;
+            match condition(self).await {
+                Ok(()) => return Ok(()),
+                Err(error) if tokio::time::Instant::now() >= deadline => {
+                    bail!("{what} was not ready within {timeout:?}: {error:#}")
+                }
+                Err(_not_yet) => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+}
+
+/// One answer of the chain.
+pub struct Hop {
+    /// Which service answered.
+    pub service: String,
+    /// In which cluster.
+    pub cluster: String,
+    /// In which zone.
+    pub zone: String,
+    /// Who it is.
+    pub identity: Option<String>,
+    /// Who called it, as its proxy verified.
+    pub peer_identity: Option<String>,
+}
+
+/// Walks the steps, a line each on stdout.
+pub async fn check(options: Options) -> Outcome {
+    let mut demo = Demo::new(options)?;
+    let mut good = step("start", demo.start()).await;
+    good = good && step("join", demo.join()).await;
+    good = good && step("cross-cluster", demo.cross_cluster()).await;
+    good = good && step("unknown-sni", demo.unknown_sni()).await;
+    good = good && step("replayed-token", demo.replayed_token()).await;
+    let clean = step("cleanup", demo.cleanup()).await;
+    Ok(if good && clean { 0 } else { FAILED })
+}
+
+async fn step(name: &str, work: impl Future<Output = anyhow::Result<String>>) -> bool {
+    let start = meshfed_runtime::clock::instant();
+    let result = work.await;
+    let milliseconds = start.elapsed().as_millis();
+    let (verdict, text) = match &result {
+        Ok(text) => ("PASS", text.clone()),
+        Err(error) => ("FAIL", format!("{error:#}").replace('\n', " ")),
+    };
+    print(&format!("{verdict} {name} {milliseconds} {text}\n"));
+    result.is_ok()
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|w| (*w).to_owned()).collect()
+}
+
+/// The first flight of a TLS client that asks for `name`.
+fn client_hello(name: &str) -> anyhow::Result<Vec<u8>> {
+    let config =
+        rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+    let name = rustls_pki_types::ServerName::try_from(name.to_owned())?;
+    let mut connection = rustls::ClientConnection::new(std::sync::Arc::new(config), name)?;
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello)?;
+    Ok(hello)
+}
+
+/// A plain GET: status and body.
+pub async fn http_get(url: &str) -> anyhow::Result<(u16, String)> {
+    let uri: http::Uri = url.parse()?;
+    let authority = uri.authority().context("no authority")?.to_string();
+    let call = async {
+        let mut stream = tokio::net::TcpStream::connect(&authority).await.with_context(|| authority.clone())?;
+        let path = uri.path();
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n").as_bytes())
+            .await?;
+        let (mut sender, connection) = (Vec::new(), &mut stream);
+        connection.read_to_end(&mut sender).await?;
+        anyhow::Ok(sender)
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(15), call)
+        .await
+        .with_context(|| format!("{url} did not answer"))??;
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).context("no status line")?;
+    Ok((status, dechunk(head, body)))
+}
+
+/// Removes chunked framing where the answer has it.
+fn dechunk(head: &str, body: &str) -> String {
+    if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return body.to_owned();
+    }
+    let (mut out, mut rest) = (String::new(), body);
+    while let Some((size, tail)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap_or(0);
+        if size == 0 {
+            break;
+        }
+        out.push_str(tail.get(..size).unwrap_or_default());
+        rest = tail.get(size + 2..).unwrap_or_default();
+    }
+    out
+}

@@ -1,0 +1,60 @@
+//! Edge. The demo for people: brings the fleet up, shows one request and who answered, and stays until Ctrl-C.
+
+use super::Options;
+use super::steps::{Demo, Hop};
+use crate::exit::{Failure, Outcome};
+use crate::output::print;
+
+/// Runs the demo until Ctrl-C.
+pub async fn tour(options: Options) -> Outcome {
+    print("meshfed demo: three clusters on this machine, no flat network between them\n\n");
+    let mut demo = Demo::new(options)?;
+    let shown = tokio::select! {
+        shown = show(&mut demo) => shown,
+        stop = meshfed_runtime::drain::terminate_signal() => stop.map_err(anyhow::Error::from),
+    };
+    if let Err(error) = shown {
+        let _stopped = demo.cleanup().await;
+        return Err(Failure::failed(format!("{error:#}")));
+    }
+    print("\nstopping …\n");
+    let done = demo.cleanup().await?;
+    print(&format!("  {done}\n"));
+    Ok(0)
+}
+
+async fn show(demo: &mut Demo) -> anyhow::Result<()> {
+    let text = demo.start().await?;
+    print(&format!("  started   {text}\n"));
+    let text = demo.join().await?;
+    print(&format!("  joined    {text}\n"));
+    let text = demo.cross_cluster().await?;
+    print(&format!("  request   {text}\n\n"));
+    let chain = demo.request().await?;
+    print(&picture(&chain));
+    let text = demo.unknown_sni().await?;
+    print(&format!("\n  refused   {text}\n"));
+    let text = demo.replayed_token().await?;
+    print(&format!("  refused   {text}\n\n"));
+    print(&format!("Try, in another terminal:\n\n  curl -s {}\n", demo.front()));
+    print(&format!("  export MESHFED_CONFIG={}\n", demo.config().display()));
+    for line in ["clusters", "services", "endpoints shop/b:8080 --from west", "trust status", "status"] {
+        print(&format!("  meshfed {line}\n"));
+    }
+    print(&format!("\nThe clusters' objects are in {}; change them and watch.\n", demo.root.join("fleet").display()));
+    print("Ctrl-C stops everything and leaves nothing behind.\n");
+    Ok(meshfed_runtime::drain::terminate_signal().await?)
+}
+
+/// Who answered, and whom each one's proxy verified as its caller.
+fn picture(chain: &[Hop]) -> String {
+    chain.iter().enumerate().fold(String::new(), |mut out, (i, hop)| {
+        let indent = "    ".repeat(i + 1);
+        if i > 0 {
+            out.push_str(&format!("{indent}↓ east-west gateway of {}, mTLS end to end\n", hop.cluster));
+        }
+        let caller = hop.peer_identity.as_deref().map(|p| format!("  called by {p}")).unwrap_or_default();
+        out.push_str(&format!("{indent}{} in {} ({}){caller}\n", hop.service, hop.cluster, hop.zone));
+        out
+    })
+}

@@ -1,0 +1,20 @@
+//! Edge. `meshfed`: one binary, a verb per file, a subcommand per role.
+
+mod client;
+mod demo;
+mod exit;
+mod output;
+mod verbs;
+
+use clap::Parser as _;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    meshfed_runtime::tls::install_provider();
+    match verbs::Cli::try_parse() {
+        Ok(cli) => verbs::run(cli),
+        Err(error) => exit::usage(&error),
+    }
+}

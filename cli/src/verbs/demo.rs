@@ -1,0 +1,44 @@
+//! Edge. `meshfed demo`: arguments, and the choice between the tour and the check.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::demo;
+use crate::exit::{Failure, Outcome};
+
+/// Where the demo's clusters live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// The best that this machine can do
+    Auto,
+    /// A network namespace per cluster (not in this version)
+    Netns,
+    /// Loopback addresses, a range per cluster
+    Loopback,
+}
+
+/// Arguments of `meshfed demo`.
+#[derive(clap::Args)]
+pub struct DemoArgs {
+    /// Walk the fleet step by step, print a line for each, and exit 0 or 1
+    #[arg(long)]
+    check: bool,
+    /// Keep the fleet's files here [default: a temporary directory, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Where the clusters live
+    #[arg(long, value_enum, default_value = "auto")]
+    mode: Mode,
+    /// Where the sample application answers
+    #[arg(long, default_value = "127.0.0.1:15700", value_name = "HOST:PORT")]
+    listen: SocketAddr,
+}
+
+/// Runs the demo.
+pub async fn run(args: DemoArgs) -> Outcome {
+    if args.mode == Mode::Netns {
+        return Err(Failure::usage("'--mode netns' is not in this version; use --mode loopback"));
+    }
+    let options = demo::Options { dir: args.dir, listen: args.listen };
+    if args.check { demo::check(options).await } else { demo::tour(options).await }
+}

@@ -1,0 +1,117 @@
+//! Edge. `meshfed join`.
+
+use std::path::{Path, PathBuf};
+
+use meshfed_ca::token::Token;
+use meshfed_cluster_agent::enroll::{self, AgentFile, EnrollError};
+use serde_json::{Value, json};
+
+use super::plan;
+use crate::exit::{Failure, Outcome};
+use crate::output::{Format, OutputArgs, print};
+
+/// The longest token file, in bytes.
+const TOKEN_LIMIT: u64 = 4096;
+
+/// Arguments of `meshfed join`.
+#[derive(clap::Args)]
+pub struct JoinArgs {
+    /// A federator: https://HOST:15600
+    federator: String,
+    /// A file that holds the token; '-' reads stdin
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The token itself; a file is safer
+    #[arg(long, env = "MESHFED_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// The data directory to make a member
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// The objects that the cluster's agent will read, so that --plan can name what would merge
+    #[arg(long, value_name = "dir:PATH", requires = "plan")]
+    source: Option<String>,
+    /// Say what would happen; change nothing, and keep the token unused
+    #[arg(long)]
+    plan: bool,
+    /// Take the place of a live cluster of this name
+    #[arg(long, conflicts_with = "plan")]
+    replace: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Joins, or plans to.
+pub async fn run(args: JoinArgs) -> Outcome {
+    let federator = authority(&args.federator)?;
+    // A text that is no token cannot be known to any federator: the same sentence.
+    let token = read_token(&args)?.trim().parse::<Token>().map_err(|_no_token| failure(&EnrollError::Refused))?;
+    if args.plan {
+        return plan::run(&federator, &token, args.source.as_deref(), &args.data_dir, args.output.output).await;
+    }
+    let options = enroll::Options { federator, token, data_dir: args.data_dir.clone(), replace: args.replace };
+    let joined = enroll::join(options).await.map_err(|error| failure(&error))?;
+    show(args.output.output, &joined.member)?;
+    Ok(0)
+}
+
+/// `HOST:PORT` of `https://HOST:PORT`.
+fn authority(url: &str) -> Result<String, Failure> {
+    let form = || Failure::usage(format!("'{url}' is no federator: write https://HOST:15600"));
+    let authority = url.strip_prefix("https://").ok_or_else(form)?.trim_end_matches('/');
+    let (host, port) = authority.rsplit_once(':').ok_or_else(form)?;
+    let port: u16 = port.parse().map_err(|_no_port| form())?;
+    if host.is_empty() || port == 0 || host.contains('/') {
+        return Err(form());
+    }
+    Ok(authority.to_owned())
+}
+
+fn read_token(args: &JoinArgs) -> Result<String, Failure> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    match (&args.token_file, &args.token) {
+        (Some(path), _) if path == Path::new("-") => {
+            let read = std::io::stdin().take(TOKEN_LIMIT).read_to_string(&mut text);
+            read.map_err(|error| Failure::bad_input(format!("the token on stdin: {error}")))?;
+        }
+        (Some(path), _) => {
+            let file = std::fs::File::open(path)
+                .map_err(|error| Failure::bad_input(format!("--token-file {}: {error}", path.display())))?;
+            let read = file.take(TOKEN_LIMIT).read_to_string(&mut text);
+            read.map_err(|error| Failure::bad_input(format!("--token-file {}: {error}", path.display())))?;
+        }
+        (None, Some(token)) => text.clone_from(token),
+        (None, None) => return Err(Failure::usage("name the token: --token-file FILE, or MESHFED_TOKEN")),
+    }
+    Ok(text)
+}
+
+/// The failure of an enrollment, with its exit code.
+pub fn failure(error: &EnrollError) -> Failure {
+    match error {
+        EnrollError::Directory { .. } => Failure::bad_input(error.to_string()),
+        EnrollError::Refused
+        | EnrollError::Denied(_)
+        | EnrollError::Unreachable { .. }
+        | EnrollError::Untrusted { .. } => Failure::failed(error.to_string()),
+    }
+}
+
+fn show(format: Format, member: &AgentFile) -> Result<(), Failure> {
+    let networks: Vec<String> = member.networks.iter().map(|n| n.name.to_string()).collect();
+    let body: Value = json!({
+        "cluster": member.cluster, "trustDomain": member.trust_domain, "fleet": member.fleet,
+        "networks": member.networks, "regions": member.regions, "zones": member.zones,
+    });
+    match format {
+        Format::Table | Format::Wide => print(&format!(
+            "joined cluster={} trustDomain={} networks={}\n",
+            member.cluster,
+            member.trust_domain,
+            networks.join(",")
+        )),
+        Format::Json => print(&format!("{body}\n")),
+        Format::Yaml => print(&serde_saphyr::to_string(&body).map_err(|error| Failure::failed(error.to_string()))?),
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! Edge. `meshfed join --plan`: what would happen, judged by the hub and, for addresses, by the joiner.
+
+use std::path::{Path, PathBuf};
+
+use meshfed_api::border::{Placement, PlannedOffer};
+use meshfed_api::proto::federation as pb;
+use meshfed_ca::token::Token;
+use meshfed_cluster_agent::enroll::{AgentFile, Contact, EnrollError};
+use meshfed_crds::directory::Walker;
+use meshfed_crds::{Body, Bounds, Code, LastGood, ObjectError, Scope};
+use serde_json::{Value, json};
+
+use super::join::failure;
+use crate::exit::{FINDINGS, Failure, Outcome};
+use crate::output::{Format, print};
+
+/// The check that only the joiner can make.
+const ADDRESSES: &str = "AddressesAllowed";
+/// How many findings a check names.
+const SHOWN: usize = 5;
+
+/// Asks the federator, judges the objects, and prints the plan: 0 nothing blocks, 79 findings.
+pub async fn run(federator: &str, token: &Token, source: Option<&str>, data_dir: &Path, format: Format) -> Outcome {
+    let mut contact = Contact::open(federator, token).await.map_err(|error| failure(&error))?;
+    let (mut plan, placement) = contact.plan(token, Vec::new()).await.map_err(|error| failure(&error))?;
+    if AgentFile::read(data_dir).is_ok_and(|member| member.cluster != placement.cluster) {
+        return Err(failure(&EnrollError::Refused));
+    }
+    let mut addresses = check("pass", "no objects were named with --source".to_owned(), None);
+    if let Some(source) = source {
+        let objects = read(source, &placement)?;
+        addresses = judge(&objects.errors());
+        let offers = offers(&objects).iter().map(pb::PlannedOffer::from).collect();
+        plan = contact.plan(token, offers).await.map_err(|error| failure(&error))?.0;
+    }
+    plan.checks.retain(|c| c.id != ADDRESSES);
+    plan.checks.push(addresses);
+    plan.allowed = plan.checks.iter().all(|c| c.result != "fail");
+    match format {
+        Format::Table | Format::Wide => print(&table(&plan)),
+        Format::Json => print(&format!("{}\n", body(&plan, &placement))),
+        Format::Yaml => {
+            let yaml = serde_saphyr::to_string(&body(&plan, &placement));
+            print(&yaml.map_err(|error| Failure::failed(error.to_string()))?);
+        }
+    }
+    Ok(if plan.allowed { 0 } else { FINDINGS })
+}
+
+fn read(source: &str, placement: &Placement) -> Result<LastGood, Failure> {
+    let path = source
+        .strip_prefix("dir:")
+        .ok_or_else(|| Failure::usage(format!("--source {source}: only dir:PATH is in this version")))?;
+    if !Path::new(path).is_dir() {
+        return Err(Failure::bad_input(format!("--source {source}: {path} is no directory")));
+    }
+    let bounds = Bounds {
+        networks: placement.networks.clone(),
+        regions: placement.regions.clone(),
+        zones: placement.zones.clone(),
+        gateway_cidrs: placement.gateway_cidrs.clone(),
+    };
+    let mut walker = Walker::new(PathBuf::from(path), []);
+    let walk = walker.walk(true, |_path, _stamp| false);
+    let mut objects = LastGood::new(Scope::Cluster, Some(bounds));
+    objects.set_walk_errors(walker.errors().to_vec());
+    let _all_new = objects.apply(walk.changes);
+    Ok(objects)
+}
+
+/// The services that the objects export.
+fn offers(objects: &LastGood) -> Vec<PlannedOffer> {
+    let exported: std::collections::BTreeSet<_> = objects
+        .objects()
+        .filter_map(|o| match &o.body {
+            Body::ServiceExport(export) => Some(export.service.clone()),
+            Body::Namespace(_)
+            | Body::Service(_)
+            | Body::WorkloadEntry(_)
+            | Body::ExportPolicy(_)
+            | Body::FailoverPolicy(_) => None,
+        })
+        .collect();
+    objects
+        .objects()
+        .filter_map(|o| match &o.body {
+            Body::Service(service) if exported.contains(&service.name) => Some(PlannedOffer {
+                service: service.name.clone(),
+                service_type: service.service_type,
+                ports: service.ports.iter().map(|p| p.port.clone()).collect(),
+            }),
+            Body::Service(_)
+            | Body::Namespace(_)
+            | Body::ServiceExport(_)
+            | Body::WorkloadEntry(_)
+            | Body::ExportPolicy(_)
+            | Body::FailoverPolicy(_) => None,
+        })
+        .collect()
+}
+
+fn check(result: &str, message: String, remedy: Option<&str>) -> pb::PlanCheck {
+    let remedy = remedy.unwrap_or_default().to_owned();
+    pb::PlanCheck { id: ADDRESSES.to_owned(), result: result.to_owned(), message, remedy }
+}
+
+/// Objects that the token does not allow fail; other faults warn, since they would not be offered.
+fn judge(errors: &[ObjectError]) -> pb::PlanCheck {
+    let is_outside = |e: &&ObjectError| e.code == Code::NotAllowed;
+    let place = |e: &ObjectError| {
+        let file = e.file.as_deref().unwrap_or_default();
+        format!("{file}:{}:{}: {}", e.line.unwrap_or_default(), e.column.unwrap_or_default(), e.message)
+    };
+    let outside: Vec<String> = errors.iter().filter(is_outside).map(place).collect();
+    if !outside.is_empty() {
+        let shown = outside.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+        let message = format!("{} objects use what the token does not allow: {shown}", outside.len());
+        return check("fail", message, Some("make a token that names these ranges, or change the objects"));
+    }
+    let faults: Vec<String> = errors.iter().filter(|e| e.is_error()).map(place).collect();
+    if !faults.is_empty() {
+        let shown = faults.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+        return check("warn", format!("{} faults in the objects: {shown}", faults.len()), Some("mend the objects"));
+    }
+    check("pass", "every address lies in the token's ranges".to_owned(), None)
+}
+
+fn table(plan: &pb::PlanResponse) -> String {
+    let mut out = format!("cluster {} (trust domain {})\n\n", plan.cluster, plan.trust_domain);
+    for c in &plan.checks {
+        out.push_str(&format!("{:4}  {:16}  {}\n", c.result, c.id, c.message));
+        if !c.remedy.is_empty() && c.result != "pass" {
+            out.push_str(&format!("{:24}→ {}\n", "", c.remedy));
+        }
+    }
+    for merge in &plan.merges {
+        out.push_str(&format!("\n{} would merge with {}\n", merge.service, merge.with.join(", ")));
+        if !merge.conflict.is_empty() {
+            out.push_str(&format!("  conflict: {}\n", merge.conflict));
+        }
+    }
+    if !plan.new_services.is_empty() {
+        out.push_str(&format!("\nnew services: {}\n", plan.new_services.join(", ")));
+    }
+    out.push_str(if plan.allowed { "\nnothing blocks the join\n" } else { "\nthe join would fail\n" });
+    out
+}
+
+fn null_if_empty(text: &str) -> Value {
+    if text.is_empty() { Value::Null } else { text.into() }
+}
+
+fn body(plan: &pb::PlanResponse, placement: &Placement) -> Value {
+    let checks: Vec<Value> = plan
+        .checks
+        .iter()
+        .map(|c| json!({ "id": c.id, "result": c.result, "message": c.message, "remedy": null_if_empty(&c.remedy) }))
+        .collect();
+    let merges: Vec<Value> = plan
+        .merges
+        .iter()
+        .map(|m| json!({ "service": m.service, "with": m.with, "conflict": null_if_empty(&m.conflict) }))
+        .collect();
+    json!({
+        "cluster": plan.cluster, "trustDomain": plan.trust_domain, "networks": placement.networks,
+        "gatewayCidrs": placement.gateway_cidrs, "regions": placement.regions, "zones": placement.zones,
+        "allowed": plan.allowed, "checks": checks, "merges": merges, "newServices": plan.new_services,
+    })
+}

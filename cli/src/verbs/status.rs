@@ -1,0 +1,127 @@
+//! Edge. `meshfed status [--wait]`.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::client::{Client, ServerArgs};
+use crate::exit::{FAILED, Failure, Outcome};
+use crate::output::{Column, Format, OutputArgs, column, print, show, text};
+
+/// How often `--wait` asks again.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Arguments of `meshfed status`.
+#[derive(clap::Args)]
+pub struct StatusArgs {
+    /// Wait until the fleet is ready
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait, say 30s or 2m
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    timeout: Duration,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Parses `30s`, `5m`, `500ms`, `1h`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 =
+        number.parse().map_err(|_no_number| format!("'{text}' is no duration; write say 30s, 5m or 1h"))?;
+    let seconds = |factor: u64| {
+        number.checked_mul(factor).map(Duration::from_secs).ok_or_else(|| format!("'{text}' is too long a duration"))
+    };
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => seconds(1),
+        "m" => seconds(60),
+        "h" => seconds(3600),
+        _ => Err(format!("'{text}' is no duration; write say 30s, 5m or 1h")),
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    column("CLUSTER", |c| text(c, &["name"])),
+    column("CONNECTION", |c| text(c, &["connection"])),
+    column("FRESHNESS", |c| text(c, &["freshness"])),
+    column("PROXIES", |c| format!("{}/{}", text(c, &["proxies", "connected"]), text(c, &["proxies", "expected"]))),
+    column("ACKED", |c| format!("{}/{}", text(c, &["proxies", "acked"]), text(c, &["proxies", "connected"]))),
+];
+
+/// Shows whether the fleet is ready; exit 0 when it is, 1 when it is not.
+pub async fn run(args: StatusArgs) -> Outcome {
+    let client = Client::new(&args.server)?;
+    let deadline = tokio::time::Instant::now() + args.timeout;
+    let answer = loop {
+        let asked = client.get("status").await.and_then(crate::client::Answer::ok);
+        let last = tokio::time::Instant::now() >= deadline || !args.wait;
+        match asked {
+            Ok(answer) if last || ready(&answer.json()?) => break answer,
+            Err(failure) if last => return Err(failure),
+            Ok(_) | Err(_) => {}
+        }
+        tokio::time::sleep(POLL.min(deadline - tokio::time::Instant::now())).await;
+    };
+    let body = answer.json()?;
+    show(args.output.output, &answer, clusters, COLUMNS)?;
+    if matches!(args.output.output, Format::Table | Format::Wide) {
+        print(&waiting(&body));
+    }
+    if ready(&body) {
+        return Ok(0);
+    }
+    if args.wait {
+        return Err(Failure::failed(format!("the fleet was not ready within {:?}", args.timeout)));
+    }
+    Ok(FAILED)
+}
+
+fn ready(body: &Value) -> bool {
+    body.get("ready").and_then(Value::as_bool) == Some(true)
+}
+
+fn clusters(body: &Value) -> Vec<Value> {
+    body.get("clusters").and_then(Value::as_array).cloned().unwrap_or_default()
+}
+
+/// What the fleet waits for, a line each.
+fn waiting(body: &Value) -> String {
+    if ready(body) {
+        return "\nready\n".to_owned();
+    }
+    let rows = body.get("waitingFor").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut out = "\nnot ready".to_owned();
+    if clusters(body).is_empty() {
+        out.push_str(": no cluster has joined; make a token with 'meshfed token create'");
+    }
+    out.push('\n');
+    for row in rows {
+        out.push_str(&format!(
+            "  {} {} {}: {}\n",
+            text(&row, &["cluster"]),
+            text(&row, &["kind"]),
+            text(&row, &["name"]),
+            text(&row, &["reason"])
+        ));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mutation seen to fail: `"m"` multiplied by 6.
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(duration("30s").unwrap(), Duration::from_secs(30));
+        assert_eq!(duration("2m").unwrap(), Duration::from_secs(120));
+        for bad in ["", "30", "s", "1d", "-1s", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Edge. The agent as a process: `Config` → build → run. Nothing else wires rooms together.
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use meshfed_runtime::admin::AdminServer;
+use meshfed_runtime::config::Problems;
+use meshfed_runtime::drain;
+use meshfed_runtime::files;
+use meshfed_runtime::grpc::{self, ConnectionMetrics, Limits, ServeOptions};
+use meshfed_runtime::listen::{Addresses, ListenFlag, bind_flag};
+use meshfed_runtime::metrics::Metrics;
+use meshfed_runtime::readiness::Readiness;
+use meshfed_runtime::tasks::TaskGroup;
+use meshfed_runtime::tls::{self, Identity, IdentityStore, TrustStore};
+use meshfed_runtime::{clock, telemetry};
+use rustls_pki_types::pem::PemObject as _;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::{AgentArgs, Config, chain};
+use crate::core::run::{Actor, COMMANDS_MAX, Command, CoreMetrics, Guards, Inputs, keep_ready, load_ready};
+use crate::core::{Core, CoreSettings};
+use crate::downlink::session::{Link, LinkConfig, Opened};
+use crate::index::{Index, IndexSettings};
+use crate::source;
+use crate::xds::{XdsMetrics, XdsServer, tcp_tls};
+
+/// Connections on the sockets: a proxy has one or two.
+const CONNECTIONS_MAX: usize = 8192;
+/// Scans that wait for the core: the next one waits in the source.
+const SOURCE_UPDATES_MAX: usize = 2;
+
+/// A required part of the agent has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} has ended: {reason}")]
+pub struct Ended {
+    name: &'static str,
+    reason: String,
+}
+
+/// Runs an agent until SIGTERM or SIGINT.
+#[must_use]
+pub fn run(args: AgentArgs) -> ExitCode {
+    tls::install_provider();
+    let mut problems = Problems::new();
+    if let Err(error) = telemetry::init(args.log_format, &args.log_level) {
+        problems.flag("MF0108", "--log-level", error.to_string());
+    }
+    let config = problems.take(Config::load(args));
+    let (Some(config), true) = (config, problems.is_empty()) else { return refuse(&problems) };
+    let agent = match Agent::build(config) {
+        Ok(agent) => agent,
+        Err(problems) => return refuse(&problems),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    let stop = async {
+        if let Err(error) = drain::terminate_signal().await {
+            tracing::error!(%error, "signals cannot be waited for; ending");
+        }
+    };
+    match runtime.block_on(agent.run(stop)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn refuse(problems: &Problems) -> ExitCode {
+    // The form is a contract, so it does not go through the log.
+    let _closed = writeln!(std::io::stderr(), "{problems}");
+    ExitCode::from(problems.exit_code())
+}
+
+/// An agent with its listeners bound.
+#[derive(Debug)]
+pub struct Agent {
+    config: Config,
+    bound: Bound,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    identity: Arc<IdentityStore>,
+    trust: Arc<TrustStore>,
+    link: Link,
+    opened: Opened,
+}
+
+#[derive(Debug)]
+struct Bound {
+    unix: UnixListener,
+    xds: Vec<TcpListener>,
+    admin: Vec<TcpListener>,
+    addresses: Addresses,
+}
+
+fn listen(
+    flag: &'static str,
+    key: &'static str,
+    flags: &[ListenFlag],
+    addresses: &mut Addresses,
+    problems: &mut Problems,
+) -> Vec<TcpListener> {
+    let mut all = Vec::new();
+    for at in flags {
+        match bind_flag(flag, at) {
+            Ok(listeners) => all.extend(listeners),
+            Err(error) => error.note(problems),
+        }
+    }
+    for listener in &all {
+        if let Err(error) = addresses.add(key, listener) {
+            problems.environment("MF0109", flag, error.to_string());
+        }
+    }
+    all
+}
+
+impl Bound {
+    fn bind(config: &Config, problems: &mut Problems) -> Option<Self> {
+        let mut addresses = Addresses::new();
+        let xds = listen("--xds-listen", "xds", &config.xds, &mut addresses, problems);
+        let admin = listen("--admin-listen", "admin", &config.admin, &mut addresses, problems);
+        let unix = match grpc::bind_unix("--run-dir", &config.xds_socket()) {
+            Ok(unix) => Some(unix),
+            Err(error) => {
+                problems.environment("MF0110", "--run-dir", chain(&error));
+                None
+            }
+        };
+        Some(Self { unix: unix?, xds, admin, addresses })
+    }
+}
+
+impl Agent {
+    /// Opens the state, binds everything.
+    ///
+    /// # Errors
+    /// All problems that were found.
+    pub fn build(config: Config) -> Result<Self, Problems> {
+        let mut problems = Problems::new();
+        let data_dir = &config.args.data_dir;
+        for made in [files::create_data_dir(data_dir), files::create_dir(&config.run_dir, files::MODE_RUN_DIR)] {
+            if let Err(error) = made {
+                problems.file("MF0111", config.run_dir.display().to_string(), chain(&error));
+            }
+        }
+        let bound = Bound::bind(&config, &mut problems);
+        let metrics = Arc::new(Metrics::new());
+        let identity = match identity(&config) {
+            Ok(identity) => Some(Arc::new(IdentityStore::new(identity))),
+            Err(text) => {
+                problems.file("MF0107", data_dir.join("identity").display().to_string(), text);
+                None
+            }
+        };
+        let trust = Arc::new(TrustStore::new());
+        let link_config = identity.as_ref().map(|identity| LinkConfig {
+            data_dir: data_dir.clone(),
+            file: config.agent.clone(),
+            replica: 0,
+            identity: Arc::clone(identity),
+            trust: Arc::clone(&trust),
+        });
+        let link = link_config.and_then(|c| match Link::open(c, &metrics) {
+            Ok(link) => Some(link),
+            Err(error) => {
+                problems.file("MF0112", data_dir.display().to_string(), chain(&error));
+                None
+            }
+        });
+        match (bound, identity, link) {
+            (Some(bound), Some(identity), Some((link, opened))) if problems.is_empty() => {
+                if let Err(error) = bound.addresses.write(&config.run_dir) {
+                    problems.file("MF0111", config.run_dir.display().to_string(), chain(&error));
+                    return Err(problems);
+                }
+                let readiness = Readiness::new();
+                Ok(Self { config, bound, metrics, readiness, identity, trust, link, opened })
+            }
+            _ => Err(problems),
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn addresses(&self) -> &Addresses {
+        &self.bound.addresses
+    }
+
+    /// Runs until `stop`, then drains.
+    ///
+    /// # Errors
+    /// [`Ended`] when a required part ends before.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Ended> {
+        let timeout = self.config.args.drain_timeout;
+        let (trigger, watch) = drain::channel();
+        let mut tasks = TaskGroup::new();
+        self.start(&mut tasks, watch);
+        tokio::select! {
+            () = stop => {}
+            (name, reason) = tasks.first_end() => {
+                return Err(Ended { name, reason: reason.to_string() });
+            }
+        }
+        tracing::info!("draining");
+        if !trigger.drained(timeout).await {
+            tracing::warn!(?timeout, "the drain timeout is over; what is left is cut");
+        }
+        tasks.abort_all();
+        Ok(())
+    }
+
+    fn start(self, tasks: &mut TaskGroup, watch: drain::Watch) {
+        let Self { config, bound, metrics, readiness, identity, trust, link, opened } = self;
+        let Opened { uplink, commands: downlink, loaded, bundles } = opened;
+        let state = config.args.data_dir.join("state");
+        let guards = Guards {
+            source: Some(readiness.guard("source: not scanned yet")),
+            view: (!loaded.is_some()).then(|| readiness.guard("view: none is saved, and the hub has not spoken yet")),
+        };
+        let xds_guard = readiness.guard("xds: not bound yet");
+
+        // The core, with what was known when the agent ended.
+        let (now, wall) = (clock::instant(), clock::wall());
+        let own = config.agent.cluster.clone();
+        let index = Index::new(IndexSettings {
+            cluster: own.clone(),
+            fleet: config.agent.fleet.clone(),
+            trust_domain: config.agent.trust_domain.clone(),
+            networks: config.agent.networks.clone(),
+            regions: config.agent.regions.clone(),
+            zones: config.agent.zones.clone(),
+            gateway_cidrs: config.agent.gateway_cidrs.clone(),
+        });
+        let settings = CoreSettings {
+            cluster: own.clone(),
+            trust_domain: config.agent.trust_domain.clone(),
+            networks: config.agent.networks.clone(),
+            locality: index.settings().default_locality(),
+            agent_uid: rustix::process::getuid().as_raw(),
+        };
+        let shown = config.shown();
+        let mut core = Core::new(settings, index, loaded.view(own), loaded.is_some(), config.authority);
+        core.set_bundles(&bundles, now, wall);
+        core.set_policies(loaded.policies, now, wall);
+        core.set_shared_networks(loaded.shared_networks, now, wall);
+        let ready_file = state.join("proxies.json");
+        core.restore_ready(load_ready(&ready_file), now);
+        let actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), guards);
+        tasks.spawn("ready-file", keep_ready(ready_file, actor.ready()));
+
+        let (commands, received) = mpsc::channel(COMMANDS_MAX);
+        let (updates, scanned) = mpsc::channel(SOURCE_UPDATES_MAX);
+        let source_config = source::SourceConfig {
+            root: config.source.clone(),
+            state: state.join("source"),
+            bounds: meshfed_crds::Bounds {
+                networks: config.agent.networks.clone(),
+                regions: config.agent.regions.clone(),
+                zones: config.agent.zones.clone(),
+                gateway_cidrs: config.agent.gateway_cidrs.clone(),
+            },
+        };
+        tasks.spawn("source", source::run(source_config, updates, watch.clone()));
+        tasks.spawn("core", actor.run(Inputs { commands: received, downlink, source: scanned }, watch.clone()));
+        tasks.spawn("session", link.run(watch.clone()));
+
+        // The servers.
+        let xds = XdsServer::new(
+            commands.clone(),
+            config.agent.trust_domain.clone(),
+            watch.clone(),
+            XdsMetrics::register(&metrics),
+        );
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let routes = xds.routes(|routes| routes.add_service(health));
+        let options = ServeOptions {
+            limits: Limits {
+                connections: CONNECTIONS_MAX,
+                drain_deadline: config.args.drain_timeout,
+                ..Limits::default()
+            },
+            metrics: ConnectionMetrics::register(&metrics, "meshfed_xds"),
+        };
+        match tcp_tls(identity, trust, config.agent.trust_domain) {
+            Ok(_) if bound.xds.is_empty() => {}
+            Ok(tls) => {
+                tasks.spawn("xds-tcp", grpc::serve_tls(bound.xds, tls, routes.clone(), watch.clone(), options.clone()))
+            }
+            Err(error) => tasks.spawn("xds-tcp", async move { Err::<(), _>(error) }),
+        }
+        tasks.spawn("xds-unix", grpc::serve_unix(bound.unix, routes, watch.clone(), options));
+        xds_guard.ready();
+        tasks.spawn("health", health_of(readiness.clone(), reporter, watch.clone()));
+
+        let pages = Router::new().route("/debug/source", get(debug_source)).with_state(commands);
+        let admin = AdminServer::new(readiness, metrics).route(pages).config(shown);
+        if !bound.admin.is_empty() {
+            tasks.spawn("admin", admin.serve(bound.admin, watch));
+        }
+    }
+}
+
+fn identity(config: &Config) -> Result<Identity, String> {
+    let chain_of =
+        meshfed_ca::pem::certificates(&config.identity_certificate).map_err(|e| format!("cert.pem: {}", chain(&e)))?;
+    let key = rustls_pki_types::PrivateKeyDer::from_pem_slice(config.identity_key.as_bytes())
+        .map_err(|e| format!("key.pem: {e}"))?;
+    Identity::new(chain_of, key).map_err(|e| chain(&e))
+}
+
+/// gRPC health follows readiness.
+async fn health_of(
+    readiness: Readiness,
+    reporter: tonic_health::server::HealthReporter,
+    watch: drain::Watch,
+) -> Result<(), std::convert::Infallible> {
+    use tonic_health::ServingStatus;
+    reporter.set_service_status("", ServingStatus::NotServing).await;
+    tokio::select! {
+        () = readiness.wait_ready() => reporter.set_service_status("", ServingStatus::Serving).await,
+        () = watch.signaled() => {}
+    }
+    watch.signaled().await;
+    reporter.set_service_status("", ServingStatus::NotServing).await;
+    Ok(())
+}
+
+async fn debug_source(State(core): State<mpsc::Sender<Command>>) -> Response {
+    let (answer, body) = oneshot::channel();
+    if core.send(Command::DebugSource { answer }).await.is_ok()
+        && let Ok(body) = body.await
+    {
+        return axum::Json(body).into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, "the agent is ending\n").into_response()
+}

@@ -1,0 +1,280 @@
+//! Edge. The agent's flags and files, all errors at once (`contracts.md` 1.2, 1.5).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use meshfed_runtime::config::Problems;
+use meshfed_runtime::files;
+use meshfed_runtime::grpc::UNIX_PATH_MAX;
+use meshfed_runtime::listen::ListenFlag;
+use meshfed_runtime::telemetry::LogFormat;
+
+use crate::enroll::AgentFile;
+use crate::identity::Authority;
+
+#[cfg(test)]
+mod tests;
+
+/// Default of `--xds-listen`.
+pub const XDS_PORT: u16 = 15012;
+/// Default of `--admin-listen`.
+pub const ADMIN_PORT: u16 = 15014;
+/// The largest PEM file that is read.
+const PEM_MAX: usize = 256 * 1024;
+
+/// `meshfed agent`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AgentArgs {
+    /// The directory that `meshfed join` made.
+    #[arg(long, value_name = "E")]
+    pub data_dir: PathBuf,
+    /// Where this cluster's objects are: dir:PATH.
+    #[arg(long, value_name = "dir:PATH")]
+    pub source: String,
+    /// Host of all TCP listeners; with a loopback address of its own each, several agents share a machine.
+    #[arg(long, value_name = "HOST")]
+    pub bind: Option<IpAddr>,
+    /// xDS over mutual TLS, several times; off: the Unix socket only. [default: BIND:15012]
+    #[arg(long, value_name = "HOST:PORT|off")]
+    pub xds_listen: Vec<ListenFlag>,
+    /// Health, metrics and debug pages. [default: 15014 on --bind where that is loopback, else on 127.0.0.1]
+    #[arg(long, value_name = "HOST:PORT|off")]
+    pub admin_listen: Vec<ListenFlag>,
+    /// DNS: not in this version.
+    #[arg(long, value_name = "HOST:PORT|off")]
+    pub dns_listen: Vec<ListenFlag>,
+    /// Where sockets and addresses.json are. [default: E/run]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Time for streams to end after SIGTERM.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub drain_timeout: Duration,
+    /// Form of the logs on stderr.
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    pub log_format: LogFormat,
+    /// error, warn, info, debug, trace, or directives such as info,meshfed_cluster_agent=debug.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+/// `10s`, `500ms`, `1m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let signed: jiff::SignedDuration = text.parse().map_err(|e| format!("{e}; for example 10s or 500ms"))?;
+    Duration::try_from(signed).map_err(|_negative| "a duration is not negative".to_owned())
+}
+
+/// Everything an agent needs to be built.
+#[derive(Debug)]
+pub struct Config {
+    /// The flags.
+    pub args: AgentArgs,
+    /// The directory of the source.
+    pub source: PathBuf,
+    /// `E/run` or `--run-dir`.
+    pub run_dir: PathBuf,
+    /// Where xDS listens on TCP.
+    pub xds: Vec<ListenFlag>,
+    /// Where the admin port listens.
+    pub admin: Vec<ListenFlag>,
+    /// `E/agent.yaml`.
+    pub agent: AgentFile,
+    /// The cluster's CA.
+    pub authority: Authority,
+    /// The agent's own certificate, PEM.
+    pub identity_certificate: String,
+    /// The agent's own key, PEM.
+    pub identity_key: zeroize::Zeroizing<String>,
+}
+
+impl Config {
+    /// The Unix socket of xDS.
+    #[must_use]
+    pub fn xds_socket(&self) -> PathBuf {
+        self.run_dir.join("xds.sock")
+    }
+
+    /// Reads flags and files.
+    ///
+    /// # Errors
+    /// All problems that were found.
+    pub fn load(args: AgentArgs) -> Result<Self, Problems> {
+        let mut problems = Problems::new();
+        let source = source_of(&args.source, &mut problems);
+        if args.dns_listen.iter().any(|l| *l != ListenFlag::Off) {
+            problems.flag("MF0103", "--dns-listen", "DNS is not in this version; leave it out, or say off");
+        }
+        let (xds, admin) = listeners(&args);
+        let run_dir = args.run_dir.clone().unwrap_or_else(|| args.data_dir.join("run"));
+        let socket = run_dir.join("xds.sock");
+        let length = socket.as_os_str().len();
+        if length > UNIX_PATH_MAX {
+            let text = format!(
+                "the socket path {} has {length} bytes, at most {UNIX_PATH_MAX} are possible; give a shorter directory with --run-dir",
+                socket.display()
+            );
+            problems.flag("MF0104", "--run-dir", text);
+        }
+        let files = Files::read(&args.data_dir, &mut problems);
+        match (source, files) {
+            (Some(source), Some(files)) if problems.is_empty() => Ok(Self {
+                source,
+                run_dir,
+                xds,
+                admin,
+                agent: files.agent,
+                authority: files.authority,
+                identity_certificate: files.identity_certificate,
+                identity_key: files.identity_key,
+                args,
+            }),
+            _ => Err(problems),
+        }
+    }
+
+    /// What `/debug/config` shows; no secrets.
+    #[must_use]
+    pub fn shown(&self) -> serde_json::Value {
+        let flags = |all: &[ListenFlag]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        serde_json::json!({
+            "dataDir": self.args.data_dir,
+            "source": format!("dir:{}", self.source.display()),
+            "runDir": self.run_dir,
+            "xdsListen": flags(&self.xds),
+            "adminListen": flags(&self.admin),
+            "drainTimeout": format!("{:?}", self.args.drain_timeout),
+            "cluster": self.agent.cluster,
+            "trustDomain": self.agent.trust_domain,
+            "fleet": self.agent.fleet,
+            "federators": self.agent.federators,
+            "networks": self.agent.networks,
+            "regions": self.agent.regions,
+            "zones": self.agent.zones,
+        })
+    }
+}
+
+/// `dir:PATH`; the others are named in the contracts and come later.
+fn source_of(flag: &str, problems: &mut Problems) -> Option<PathBuf> {
+    if let Some(path) = flag.strip_prefix("dir:").filter(|p| !p.is_empty()) {
+        let path = PathBuf::from(path);
+        if !path.is_dir() {
+            problems.file("MF0105", path.display().to_string(), "is no directory; --source dir:PATH names one");
+            return None;
+        }
+        return Some(path);
+    }
+    let later = flag == "kubernetes" || flag.starts_with("consul:") || flag.starts_with("httpsd:");
+    let text = if later {
+        format!("'{flag}' is not in this version; use dir:PATH")
+    } else {
+        format!("'{flag}' is no source; use dir:PATH")
+    };
+    problems.flag("MF0103", "--source", text);
+    None
+}
+
+/// The listeners with their defaults: on `--bind`; the admin port only where that is loopback, else on 127.0.0.1.
+fn listeners(args: &AgentArgs) -> (Vec<ListenFlag>, Vec<ListenFlag>) {
+    let at = |host: IpAddr, port| vec![ListenFlag::At { host: host.to_string(), port }];
+    let loopback = IpAddr::from([127, 0, 0, 1]);
+    let bind = args.bind;
+    let xds = if args.xds_listen.is_empty() {
+        at(bind.unwrap_or(IpAddr::from([0, 0, 0, 0])), XDS_PORT)
+    } else {
+        args.xds_listen.clone()
+    };
+    let admin = if args.admin_listen.is_empty() {
+        at(bind.filter(IpAddr::is_loopback).unwrap_or(loopback), ADMIN_PORT)
+    } else {
+        args.admin_listen.clone()
+    };
+    (xds, admin)
+}
+
+/// The files of a member.
+struct Files {
+    agent: AgentFile,
+    authority: Authority,
+    identity_certificate: String,
+    identity_key: zeroize::Zeroizing<String>,
+}
+
+impl Files {
+    fn read(data_dir: &Path, problems: &mut Problems) -> Option<Self> {
+        let shown = |p: &Path| p.display().to_string();
+        let agent = match AgentFile::read(data_dir) {
+            Ok(agent) => Some(agent),
+            Err(error) => {
+                problems.file("MF0106", shown(&data_dir.join("agent.yaml")), chain(&error));
+                None
+            }
+        };
+        let mut texts = BTreeMap::new();
+        for name in ["identity/cert.pem", "identity/key.pem", "ca/key.pem", "ca/anchor.pem"] {
+            let path = data_dir.join(name);
+            match files::read_text(&path, PEM_MAX) {
+                Ok(text) => {
+                    texts.insert(name, zeroize::Zeroizing::new(text));
+                }
+                Err(error) => problems.file("MF0106", shown(&path), missing(&error, data_dir)),
+            }
+        }
+        let bundles = data_dir.join("bundles");
+        if !bundles.is_dir() {
+            let text = format!(
+                "is missing; run 'meshfed join https://FEDERATOR:15600 --token-file FILE --data-dir {}'",
+                data_dir.display()
+            );
+            problems.file("MF0106", shown(&bundles), text);
+        }
+        let agent = agent?;
+        let anchor_path = data_dir.join("ca/anchor.pem");
+        let anchor = match meshfed_ca::pem::certificates(texts.get("ca/anchor.pem")?) {
+            Ok(mut certificates) if certificates.len() == 1 => certificates.pop()?.as_ref().to_vec(),
+            Ok(_) => {
+                problems.file("MF0107", shown(&anchor_path), "does not hold exactly one certificate");
+                return None;
+            }
+            Err(error) => {
+                problems.file("MF0107", shown(&anchor_path), chain(&error));
+                return None;
+            }
+        };
+        let authority = match Authority::new(texts.get("ca/key.pem")?, anchor, agent.trust_domain.clone()) {
+            Ok(authority) => authority,
+            Err(error) => {
+                problems.file("MF0107", shown(&data_dir.join("ca/key.pem")), chain(&error));
+                return None;
+            }
+        };
+        Some(Self {
+            agent,
+            authority,
+            identity_certificate: texts.get("identity/cert.pem")?.to_string(),
+            identity_key: texts.get("identity/key.pem")?.clone(),
+        })
+    }
+}
+
+fn missing(error: &files::FileError, data_dir: &Path) -> String {
+    if error.is_not_found() {
+        let dir = data_dir.display();
+        format!("is missing; run 'meshfed join https://FEDERATOR:15600 --token-file FILE --data-dir {dir}'")
+    } else {
+        chain(error)
+    }
+}
+
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(c) = cause {
+        text.push_str(": ");
+        text.push_str(&c.to_string());
+        cause = c.source();
+    }
+    text
+}

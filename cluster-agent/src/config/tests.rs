@@ -1,0 +1,73 @@
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    args: AgentArgs,
+}
+
+fn load(line: &[&str]) -> Problems {
+    let args = Line::parse_from(std::iter::once("agent").chain(line.iter().copied())).args;
+    Config::load(args).expect_err("problems")
+}
+
+/// Mutation seen to fail: the first problem returns.
+#[test]
+fn all_problems_are_told_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path().join("east");
+    let deep = format!("/tmp/{}", "x".repeat(110));
+    let problems = load(&[
+        "--data-dir",
+        dir.to_str().unwrap(),
+        "--source",
+        "kubernetes",
+        "--dns-listen",
+        "127.0.0.1:15053",
+        "--run-dir",
+        &deep,
+    ]);
+    let text = problems.to_string();
+    assert_eq!(problems.exit_code(), 64);
+    for part in [
+        "--source:0:0: error[MF0103]: 'kubernetes' is not in this version",
+        "--dns-listen",
+        "--run-dir",
+        "agent.yaml",
+        "identity/cert.pem",
+        "ca/key.pem",
+        "bundles",
+        "meshfed join",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+/// Mutation seen to fail: a missing file counts as a flag's fault.
+#[test]
+fn an_empty_data_directory_says_join() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = format!("dir:{}", directory.path().display());
+    let problems =
+        load(&["--data-dir", directory.path().to_str().unwrap(), "--source", &source, "--dns-listen", "off"]);
+    assert_eq!(problems.exit_code(), 65);
+    assert!(problems.to_string().contains("meshfed join https://FEDERATOR:15600"), "{problems}");
+}
+
+/// Mutation seen to fail: the admin port is on `--bind` also where that is not loopback.
+#[test]
+fn the_admin_port_stays_on_loopback() {
+    let at = |line: &[&str]| {
+        let line = ["agent", "--data-dir", "E", "--source", "dir:."].iter().chain(line).copied();
+        let (xds, admin) = listeners(&Line::parse_from(line).args);
+        (xds[0].to_string(), admin[0].to_string())
+    };
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(at(&[]), pair("0.0.0.0:15012", "127.0.0.1:15014"));
+    assert_eq!(at(&["--bind", "127.1.0.1"]), pair("127.1.0.1:15012", "127.1.0.1:15014"));
+    assert_eq!(at(&["--bind", "10.0.0.1"]), pair("10.0.0.1:15012", "127.0.0.1:15014"));
+    assert_eq!(at(&["--bind", "::1"]), pair("[::1]:15012", "[::1]:15014"));
+    assert_eq!(at(&["--xds-listen", "off", "--admin-listen", "127.0.0.1:0"]), pair("off", "127.0.0.1:0"));
+}

@@ -1,0 +1,597 @@
+//! Pure. Streams and the proxies behind them: admission, requests, what is sent, and what a proxy's state means for
+//! its workload.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::identity::{Peer, SVID_TTL, plausible};
+use crate::index::{Workload, WorkloadKey, WorkloadState};
+use crate::translate::{Kind, Mode, Node, secrets};
+use crate::xds::stream::{Outcome, Protocol, Request, Stream};
+
+use super::command::{End, Outbound};
+use super::resolve::Resolution;
+use super::store::{Class, Scope, Seen, StreamId};
+use super::{Core, LOST_PATIENCE};
+
+/// Requests that a stream may bring before it is admitted: one per kind, and some changes of mind.
+const QUEUE_MAX: usize = 64;
+/// Pause before a certificate that could not be issued is tried again.
+const ISSUE_PAUSE: Duration = Duration::from_secs(5);
+
+/// A stream.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) peer: Peer,
+    pub(super) node: Node,
+    pub(super) secrets_only: bool,
+    pub(super) machine: Stream,
+    pub(super) phase: Phase,
+}
+
+/// How far a stream has come.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// No object names its workload yet.
+    Waiting(Vec<(Kind, Request)>),
+    /// It is served.
+    Admitted(Box<Admitted>),
+}
+
+/// What an admitted stream is served.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    /// The workload as it was built for, without its state.
+    pub(super) workload: Workload,
+    pub(super) class: Arc<Class>,
+    pub(super) scopes: Vec<Scope>,
+}
+
+/// A proxy, over its streams.
+#[derive(Debug, Default)]
+pub(super) struct Proxy {
+    pub(super) streams: BTreeSet<StreamId>,
+    pub(super) reports: BTreeSet<StreamId>,
+    lost_at: Option<Instant>,
+    report_lost_at: Option<Instant>,
+    app_ready: bool,
+    pub(super) reason: String,
+    /// Its listeners were bound once.
+    bound: bool,
+    /// No app probe: an Envoy or a gateway.
+    probeless: bool,
+    pub(super) settled: bool,
+    state: WorkloadState,
+}
+
+/// A report stream.
+#[derive(Debug)]
+pub(super) struct Report {
+    peer: Peer,
+    node: Node,
+    app_ready: bool,
+    reason: String,
+    workload: Option<WorkloadKey>,
+}
+
+impl Proxy {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        [self.lost_at, self.report_lost_at].into_iter().flatten().min().map(|t| t + LOST_PATIENCE)
+    }
+    pub(super) fn restart_patience(&mut self, now: Instant) {
+        if self.streams.is_empty() {
+            self.lost_at = Some(now);
+        }
+    }
+    pub(super) fn is_connected(&self) -> bool {
+        !self.streams.is_empty()
+    }
+    const fn wanted(&self) -> WorkloadState {
+        WorkloadState { connected: true, app_ready: self.bound && (self.probeless || self.app_ready) }
+    }
+}
+
+impl Core {
+    /// A stream with its node. It waits until an object names its workload.
+    pub fn open(&mut self, id: StreamId, peer: Peer, node: Node, protocol: Protocol, secrets_only: bool) {
+        if let Err(denied) = plausible(&peer, &node) {
+            self.end(id, End::Denied(denied.to_string()));
+            return;
+        }
+        let entry =
+            Entry { peer, node, secrets_only, machine: Stream::new(protocol), phase: Phase::Waiting(Vec::new()) };
+        self.streams.insert(id, entry);
+        self.waiting.insert(id);
+    }
+
+    /// A request of a stream.
+    pub fn request(&mut self, id: StreamId, kind: Kind, request: Request, now: Instant, wall: SystemTime) {
+        let Some(entry) = self.streams.get_mut(&id) else { return };
+        if let Phase::Waiting(queue) = &mut entry.phase {
+            if queue.len() >= QUEUE_MAX {
+                self.end(id, End::Limit(format!("{QUEUE_MAX} requests before the workload is known")));
+                return;
+            }
+            queue.push((kind, request));
+            self.admit(id, now, wall);
+        } else {
+            self.take_request(id, kind, &request, now);
+        }
+        self.settle(now, wall);
+    }
+
+    /// A stream is gone.
+    pub fn closed(&mut self, id: StreamId, now: Instant, wall: SystemTime) {
+        self.forget(id, now);
+        self.settle(now, wall);
+    }
+
+    /// What a proxy says of its application.
+    #[allow(clippy::too_many_arguments, reason = "one message, taken apart at the edge")]
+    pub fn report(
+        &mut self,
+        id: StreamId,
+        peer: Peer,
+        node: Node,
+        app_ready: bool,
+        reason: String,
+        now: Instant,
+        wall: SystemTime,
+    ) {
+        let workload = self.reports.get(&id).and_then(|r| r.workload.clone());
+        self.reports.insert(id, Report { peer, node, app_ready, reason, workload });
+        self.take_report(id);
+        self.settle(now, wall);
+    }
+
+    /// A report stream is gone.
+    pub fn report_closed(&mut self, id: StreamId, now: Instant, wall: SystemTime) {
+        if let Some(key) = self.reports.remove(&id).and_then(|r| r.workload)
+            && let Some(proxy) = self.proxies.get_mut(&key)
+        {
+            proxy.reports.remove(&id);
+            if proxy.reports.is_empty() {
+                proxy.report_lost_at = Some(now);
+            }
+        }
+        self.settle(now, wall);
+    }
+
+    /// Workloads whose proxies were ready when the agent ended: they stay so until the patience is over.
+    pub fn restore_ready(&mut self, ready: BTreeSet<WorkloadKey>, now: Instant) {
+        for key in ready {
+            let proxy = Proxy { lost_at: Some(now), app_ready: true, bound: true, settled: true, ..Proxy::default() };
+            self.proxies.insert(key, proxy);
+        }
+    }
+
+    /// Workloads whose proxies are ready now.
+    pub fn ready_workloads(&self) -> impl Iterator<Item = &WorkloadKey> {
+        self.proxies.iter().filter(|(_, p)| p.state.connected && p.state.app_ready).map(|(k, _)| k)
+    }
+
+    fn take_report(&mut self, id: StreamId) {
+        let Some(report) = self.reports.get(&id) else { return };
+        let key = match self.resolve(&report.peer, &report.node) {
+            Resolution::Known(workload) => workload.key.clone(),
+            Resolution::Unknown(_) => return,
+            Resolution::Refused(end) => {
+                self.reports.remove(&id);
+                self.effects.outbound.push((id, Outbound::End(end)));
+                return;
+            }
+        };
+        let Some(report) = self.reports.get_mut(&id) else { return };
+        report.workload = Some(key.clone());
+        let proxy = self.proxies.entry(key).or_default();
+        proxy.reports.insert(id);
+        proxy.report_lost_at = None;
+        proxy.app_ready = report.app_ready;
+        proxy.reason.clone_from(&report.reason);
+        if let Some(key) = &report.workload {
+            self.changed_proxies.insert(key.clone());
+        }
+        self.effects.rows = true;
+    }
+
+    fn end(&mut self, id: StreamId, end: End) {
+        self.effects.outbound.push((id, Outbound::End(end)));
+        self.waiting.remove(&id);
+        self.streams.remove(&id);
+    }
+
+    /// Ends an admitted or waiting stream from our side.
+    fn end_served(&mut self, id: StreamId, end: End, now: Instant) {
+        self.forget(id, now);
+        self.effects.outbound.push((id, Outbound::End(end)));
+    }
+
+    fn forget(&mut self, id: StreamId, now: Instant) {
+        self.waiting.remove(&id);
+        self.touched.remove(&id);
+        let Some(entry) = self.streams.remove(&id) else { return };
+        let Phase::Admitted(admitted) = entry.phase else { return };
+        let key = &admitted.workload.key;
+        if let Some(streams) = self.by_workload.get_mut(key) {
+            streams.remove(&id);
+            if streams.is_empty() {
+                self.by_workload.remove(key);
+            }
+        }
+        self.leave_scopes(id, &admitted);
+        if let Some(proxy) = self.proxies.get_mut(key)
+            && proxy.streams.remove(&id)
+            && proxy.streams.is_empty()
+        {
+            proxy.lost_at = Some(now);
+            self.effects.report = true;
+            self.effects.rows = true;
+        }
+    }
+
+    fn leave_scopes(&mut self, id: StreamId, admitted: &Admitted) {
+        for scope in &admitted.scopes {
+            if !self.store.remove_reader(scope, id) {
+                continue;
+            }
+            match scope {
+                Scope::Class(class) => {
+                    self.demanded.remove(class);
+                    self.store.drop_scope(scope);
+                }
+                Scope::Namespace(_) | Scope::Stream(_) => self.store.drop_scope(scope),
+                // A certificate outlives its streams until its renewal is due: who comes back is not sent another.
+                Scope::Workload(_) | Scope::Sidecars | Scope::Gateways | Scope::Everybody => {}
+            }
+        }
+    }
+
+    /// Tries to admit a waiting stream.
+    pub(super) fn admit(&mut self, id: StreamId, now: Instant, wall: SystemTime) {
+        let Some(entry) = self.streams.get(&id) else { return };
+        let workload = match self.resolve(&entry.peer, &entry.node) {
+            Resolution::Known(workload) => workload.clone(),
+            Resolution::Unknown(why) => {
+                tracing::debug!(stream = id, node = %entry.node.id, why, "waiting for the workload");
+                return;
+            }
+            Resolution::Refused(end) => {
+                tracing::warn!(stream = id, peer = %entry.peer, claim = %entry.node.claim, ?end, "stream refused");
+                self.end(id, end);
+                return;
+            }
+        };
+        let (mode, secrets_only) = (entry.node.mode, entry.secrets_only);
+        let probeless = entry.node.envoy || mode == Mode::Gateway;
+        let key = workload.key.clone();
+        if let Err(error) = self.ensure_certificate(&workload, now, wall) {
+            self.end(id, End::Internal(error));
+            return;
+        }
+        let class = Arc::new(self.class_of(&workload, mode));
+        let scopes = scopes_of(id, &workload, &class);
+        for scope in &scopes {
+            self.store.add_reader(scope, id);
+        }
+        let workload = Workload { state: WorkloadState::default(), ..workload };
+        let admitted = Box::new(Admitted { workload, class, scopes });
+        let Some(entry) = self.streams.get_mut(&id) else { return };
+        let Phase::Waiting(queue) = std::mem::replace(&mut entry.phase, Phase::Admitted(admitted)) else { return };
+        self.waiting.remove(&id);
+        self.by_workload.entry(key.clone()).or_default().insert(id);
+        if mode == Mode::Sidecar {
+            self.demand_routes(&key.namespace);
+        }
+        self.rebuild(&[id]);
+        if !secrets_only {
+            let proxy = self.proxies.entry(key).or_default();
+            proxy.streams.insert(id);
+            proxy.lost_at = None;
+            proxy.probeless = probeless;
+            proxy.settled = false;
+            self.effects.rows = true;
+        }
+        for (kind, request) in queue {
+            self.take_request(id, kind, &request, now);
+        }
+    }
+
+    fn take_request(&mut self, id: StreamId, kind: Kind, request: &Request, now: Instant) {
+        let Some(entry) = self.streams.get(&id) else { return };
+        let Phase::Admitted(admitted) = &entry.phase else { return };
+        if kind == Kind::Endpoint {
+            let class = Arc::clone(&admitted.class);
+            for name in &request.subscribe {
+                self.demand(&class, &name.as_str().into());
+            }
+        }
+        let Some(entry) = self.streams.get_mut(&id) else { return };
+        let Phase::Admitted(admitted) = &entry.phase else { return };
+        let seen = Seen { store: &self.store, scopes: &admitted.scopes, secrets_only: entry.secrets_only };
+        match entry.machine.request(kind, request, &seen, now) {
+            Ok(Outcome::Noted | Outcome::Acked) => {}
+            Ok(Outcome::Nacked { names, error }) => {
+                let workload = &admitted.workload.key;
+                tracing::warn!(%workload, kind = kind.as_str(), ?names, error, "a proxy refused resources; it keeps the last good ones");
+                self.effects.nacks.push((kind, error));
+                self.effects.rows = true;
+            }
+            Err(error) => {
+                self.end_served(id, End::Limit(error.to_string()), now);
+                return;
+            }
+        }
+        self.touched.insert(id);
+    }
+
+    /// Workloads came, changed or went.
+    pub(super) fn workloads_changed(&mut self, workloads: &BTreeSet<WorkloadKey>) {
+        for key in workloads {
+            let Some(streams) = self.by_workload.get(key) else { continue };
+            self.touched.extend(streams.iter().copied());
+            self.moved.extend(streams.iter().copied());
+        }
+        if !workloads.is_empty() {
+            self.retry_waiting = true;
+        }
+    }
+
+    fn look_again(&mut self, id: StreamId, now: Instant, wall: SystemTime) {
+        let Some(entry) = self.streams.get(&id) else { return };
+        let Phase::Admitted(admitted) = &entry.phase else { return };
+        let workload = match self.resolve(&entry.peer, &entry.node) {
+            Resolution::Known(workload) => Workload { state: WorkloadState::default(), ..workload.clone() },
+            Resolution::Unknown(why) => {
+                self.end_served(id, End::Gone(why), now);
+                return;
+            }
+            Resolution::Refused(end) => {
+                self.end_served(id, end, now);
+                return;
+            }
+        };
+        if workload == admitted.workload {
+            return;
+        }
+        if workload.key != admitted.workload.key || workload.identity != admitted.workload.identity {
+            // Another identity: a new stream gets it from the beginning.
+            self.renewals.remove(&admitted.workload.key);
+            self.end_served(id, End::Gone("the workload's identity changed".to_owned()), now);
+            return;
+        }
+        let class = Arc::new(self.class_of(&workload, entry.node.mode));
+        let moved = class != admitted.class;
+        if moved {
+            let names: Vec<Arc<str>> = entry.machine.subscribed(Kind::Endpoint).cloned().collect();
+            let new = scopes_of(id, &workload, &class);
+            for scope in &new {
+                self.store.add_reader(scope, id);
+            }
+            let old = Scope::Class(Arc::clone(&admitted.class));
+            if self.store.remove_reader(&old, id) {
+                self.demanded.remove(&admitted.class);
+                self.store.drop_scope(&old);
+            }
+            for name in &names {
+                self.demand(&class, name);
+            }
+            if let Some(entry) = self.streams.get_mut(&id)
+                && let Phase::Admitted(admitted) = &mut entry.phase
+            {
+                admitted.scopes = new;
+                admitted.class = class;
+                for name in &names {
+                    entry.machine.mark(Kind::Endpoint, name);
+                }
+            }
+        }
+        if let Some(entry) = self.streams.get_mut(&id)
+            && let Phase::Admitted(admitted) = &mut entry.phase
+        {
+            admitted.workload = workload;
+        }
+        self.rebuild(&[id]);
+        let _unused = wall;
+    }
+
+    // ---- certificates ----
+
+    fn ensure_certificate(&mut self, workload: &Workload, now: Instant, wall: SystemTime) -> Result<(), String> {
+        if self.renewals.get(&workload.key).is_some_and(|t| *t > now) {
+            return Ok(());
+        }
+        let issued = self.authority.issue(&workload.identity, wall).map_err(|e| {
+            let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
+            format!("{e}: {cause}")
+        })?;
+        self.effects.issued += 1;
+        let scope = Scope::Workload(workload.key.clone());
+        self.store.put(&scope, secrets::default(&issued.chain, &issued.key));
+        self.renewals.insert(workload.key.clone(), now + SVID_TTL / 2);
+        Ok(())
+    }
+
+    pub(super) fn renew(&mut self, now: Instant, wall: SystemTime) {
+        let due: Vec<WorkloadKey> = self.renewals.iter().filter(|(_, t)| **t <= now).map(|(k, _)| k.clone()).collect();
+        for key in due {
+            let scope = Scope::Workload(key.clone());
+            match self.index.workload_by_key(&key).cloned() {
+                Some(workload) if self.store.is_read(&scope) => {
+                    if let Err(error) = self.ensure_certificate(&workload, now, wall) {
+                        tracing::error!(workload = %key, error, "a certificate could not be renewed; trying again");
+                        self.renewals.insert(key, now + ISSUE_PAUSE);
+                    }
+                }
+                Some(_) | None => {
+                    self.renewals.remove(&key);
+                    self.store.drop_scope(&scope);
+                }
+            }
+        }
+    }
+
+    // ---- settling ----
+
+    /// Lost proxies whose patience is over.
+    pub(super) fn expire_proxies(&mut self, now: Instant) {
+        let over = |t: Option<Instant>| t.is_some_and(|t| t + LOST_PATIENCE <= now);
+        let lost: Vec<WorkloadKey> =
+            self.proxies.iter().filter(|(_, p)| over(p.lost_at)).map(|(k, _)| k.clone()).collect();
+        for key in lost {
+            tracing::info!(workload = %key, "its proxy is lost; the workload is not ready");
+            if let Some(proxy) = self.proxies.remove(&key) {
+                for report in &proxy.reports {
+                    if let Some(report) = self.reports.get_mut(report) {
+                        report.workload = None;
+                    }
+                }
+            }
+            let dirty = self.index.set_workload_state(&key, WorkloadState::default());
+            self.effects.ready_changed = true;
+            self.effects.report = true;
+            self.apply_dirty(dirty);
+        }
+        for (key, proxy) in &mut self.proxies {
+            if over(proxy.report_lost_at) {
+                self.changed_proxies.insert(key.clone());
+                proxy.report_lost_at = None;
+                proxy.app_ready = false;
+                "the proxy reports no longer".clone_into(&mut proxy.reason);
+            }
+        }
+    }
+
+    /// Sends what changed until nothing changes any more. A workload that becomes ready changes assignments, which are
+    /// sent, which may settle a proxy; every round needs an event of its own, so this ends.
+    pub(super) fn settle(&mut self, now: Instant, wall: SystemTime) {
+        loop {
+            if std::mem::take(&mut self.retry_waiting) {
+                for id in self.waiting.clone() {
+                    self.admit(id, now, wall);
+                }
+                for id in
+                    self.reports.iter().filter(|(_, r)| r.workload.is_none()).map(|(id, _)| *id).collect::<Vec<_>>()
+                {
+                    self.take_report(id);
+                }
+            }
+            for id in std::mem::take(&mut self.moved) {
+                self.look_again(id, now, wall);
+            }
+            for (scope, kind, name) in self.store.take_changed() {
+                for id in self.store.readers(&scope).collect::<Vec<_>>() {
+                    if let Some(entry) = self.streams.get_mut(&id) {
+                        entry.machine.mark(kind, &name);
+                        self.touched.insert(id);
+                    }
+                }
+            }
+            for id in std::mem::take(&mut self.touched) {
+                self.pump(id, now);
+            }
+            if !self.update_states() && !self.retry_waiting && self.moved.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn pump(&mut self, id: StreamId, now: Instant) {
+        let Some(entry) = self.streams.get_mut(&id) else { return };
+        let Phase::Admitted(admitted) = &entry.phase else { return };
+        let seen = Seen { store: &self.store, scopes: &admitted.scopes, secrets_only: entry.secrets_only };
+        for response in entry.machine.poll(&seen, now) {
+            *self.effects.pushes.entry(response.kind).or_default() += 1;
+            self.effects.outbound.push((id, Outbound::Response(response)));
+        }
+        if entry.secrets_only {
+            return;
+        }
+        let (settled, bound) = (entry.machine.is_settled(), entry.machine.has_listeners());
+        let key = &admitted.workload.key;
+        if let Some(proxy) = self.proxies.get_mut(key) {
+            proxy.bound |= bound;
+            // A proxy that reconnects has two streams for a moment; the newest speaks for it.
+            if proxy.streams.last() == Some(&id) && proxy.settled != settled {
+                proxy.settled = settled;
+                self.effects.report = true;
+            }
+            self.changed_proxies.insert(key.clone());
+        }
+    }
+
+    /// Tells the index what proxies say of their workloads. `true`: something changed.
+    fn update_states(&mut self) -> bool {
+        let mut any = false;
+        for key in std::mem::take(&mut self.changed_proxies) {
+            let Some(proxy) = self.proxies.get_mut(&key) else { continue };
+            let wanted = if proxy.streams.is_empty() && proxy.lost_at.is_none() {
+                WorkloadState::default()
+            } else {
+                proxy.wanted()
+            };
+            if proxy.state == wanted {
+                continue;
+            }
+            proxy.state = wanted;
+            any = true;
+            let dirty = self.index.set_workload_state(&key, wanted);
+            self.effects.ready_changed = true;
+            self.effects.report = true;
+            self.apply_dirty(dirty);
+        }
+        any
+    }
+}
+
+fn scopes_of(id: StreamId, workload: &Workload, class: &Arc<Class>) -> Vec<Scope> {
+    let mut scopes = vec![
+        Scope::Stream(id),
+        Scope::Workload(workload.key.clone()),
+        Scope::Everybody,
+        Scope::Class(Arc::clone(class)),
+    ];
+    match class.mode {
+        Mode::Sidecar => scopes.extend([Scope::Sidecars, Scope::Namespace(workload.key.namespace.clone())]),
+        Mode::Gateway => scopes.push(Scope::Gateways),
+    }
+    scopes
+}
+
+// ---- what the status tells ----
+impl Core {
+    /// Proxies that are connected, and those of them that have acknowledged everything.
+    #[must_use]
+    pub fn proxy_counts(&self) -> (usize, usize) {
+        let connected = self.proxies.values().filter(|p| p.is_connected());
+        connected.fold((0, 0), |(all, acked), p| (all + 1, acked + usize::from(p.settled)))
+    }
+
+    /// Connected proxies that have not acknowledged everything, and why.
+    pub fn proxies_behind(&self) -> impl Iterator<Item = (&WorkloadKey, String)> {
+        self.proxies.iter().filter(|(_, p)| p.is_connected() && !p.settled).map(|(key, proxy)| {
+            let newest = proxy.streams.last().and_then(|id| self.streams.get(id));
+            let refused = newest.into_iter().flat_map(|e| e.machine.refused());
+            let refused: Vec<String> = refused.map(|(kind, name)| format!("{} {name}", kind.as_str())).collect();
+            let why = if refused.is_empty() {
+                "its proxy has not acknowledged the current configuration".to_owned()
+            } else {
+                format!("its proxy refused {}", refused.join(", "))
+            };
+            (key, why)
+        })
+    }
+
+    /// What a workload's proxy lacks, other than an acknowledgement; `None`: nothing.
+    #[must_use]
+    pub fn proxy_lack(&self, key: &WorkloadKey) -> Option<String> {
+        let Some(proxy) = self.proxies.get(key).filter(|p| p.is_connected()) else {
+            return Some("its proxy is not connected".to_owned());
+        };
+        if proxy.wanted().app_ready {
+            return None;
+        }
+        let why = if proxy.reason.is_empty() { "its application is not ready" } else { &proxy.reason };
+        Some(why.to_owned())
+    }
+}

@@ -1,0 +1,418 @@
+//! Edge. The core actor: one task that feeds the core its inputs one by one, and carries out what it says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use meshfed_runtime::clock;
+use meshfed_runtime::drain::Watch;
+use meshfed_runtime::metrics::Metrics;
+use meshfed_runtime::readiness::Guard;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::Core;
+use super::command::{Effects, Outbound};
+use super::store::StreamId;
+use crate::downlink::CoreCommand;
+use crate::identity::Peer;
+use crate::index::WorkloadKey;
+use crate::source::SourceUpdate;
+use crate::status;
+use crate::translate::{Kind, Node};
+use crate::uplink::UplinkHandle;
+use crate::xds::stream::{Protocol, Request};
+
+/// Commands of streams that wait for the core. A stream has few on their way: it waits for answers.
+pub const COMMANDS_MAX: usize = 256;
+/// Answers of one stream: one per kind (five), and its end.
+pub const RESPONSES_MAX: usize = 8;
+/// How long rows of the status may be older than what they tell of: they cost a walk over all workloads.
+const ROWS_PAUSE: Duration = Duration::from_millis(50);
+/// How long streams wait for a first view before they are answered without one.
+const VIEW_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What streams and the admin port say.
+#[derive(Debug)]
+pub enum Command {
+    /// A stream whose first request named a node.
+    Open {
+        /// The stream.
+        id: StreamId,
+        /// What is known of the peer.
+        peer: Peer,
+        /// What it says of itself.
+        node: Box<Node>,
+        /// The protocol.
+        protocol: Protocol,
+        /// Whether it is the SDS service.
+        secrets_only: bool,
+        /// Where answers go.
+        responses: mpsc::Sender<Outbound>,
+    },
+    /// A request of a stream.
+    Request {
+        /// The stream.
+        id: StreamId,
+        /// The kind it is about.
+        kind: Kind,
+        /// What it says.
+        request: Request,
+    },
+    /// A stream is gone.
+    Closed {
+        /// The stream.
+        id: StreamId,
+    },
+    /// A proxy's report on its application.
+    Report {
+        /// The report stream.
+        id: StreamId,
+        /// What is known of the peer.
+        peer: Peer,
+        /// Who it says it is.
+        node: Box<Node>,
+        /// Whether the application passes its probe.
+        app_ready: bool,
+        /// Why not.
+        reason: String,
+        /// Told when it is refused.
+        responses: mpsc::Sender<Outbound>,
+    },
+    /// A report stream is gone.
+    ReportClosed {
+        /// The report stream.
+        id: StreamId,
+    },
+    /// `GET /debug/source`.
+    DebugSource {
+        /// Where the body goes.
+        answer: oneshot::Sender<serde_json::Value>,
+    },
+}
+
+/// The label of counters per kind.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TypeLabel {
+    /// `cds`, `eds`, `lds`, `rds` or `sds`.
+    pub r#type: &'static str,
+}
+
+/// The labels of faults of the source.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FaultLabel {
+    /// The stable code.
+    pub code: &'static str,
+    /// `error` or `warning`.
+    pub severity: &'static str,
+}
+
+/// What the core counts.
+#[derive(Debug, Clone)]
+pub struct CoreMetrics {
+    pushes: Family<TypeLabel, Counter>,
+    nacks: Family<TypeLabel, Counter>,
+    encoded: Family<TypeLabel, Counter>,
+    issued: Counter,
+    faults: Family<FaultLabel, Gauge>,
+}
+
+impl CoreMetrics {
+    /// Registers the core's metrics.
+    #[must_use]
+    pub fn register(metrics: &Metrics) -> Self {
+        Self {
+            pushes: metrics.counters("meshfed_xds_pushes", "Responses sent to proxies, by type"),
+            nacks: metrics.counters("meshfed_xds_nacks", "Responses that proxies refused, by type"),
+            encoded: metrics.counters("meshfed_xds_encoded_bytes", "Bytes of encoded resources, by type"),
+            issued: metrics.counter("meshfed_svids_issued", "Certificates issued to workloads"),
+            faults: metrics.gauges("meshfed_source_errors", "Faults of the source, by code"),
+        }
+    }
+}
+
+/// Pending guards of the agent's readiness.
+#[derive(Debug, Default)]
+pub struct Guards {
+    /// Until the source was scanned.
+    pub source: Option<Guard>,
+    /// Until a view is there, loaded or from the hub.
+    pub view: Option<Guard>,
+}
+
+/// The inputs of the core.
+#[derive(Debug)]
+pub struct Inputs {
+    /// From streams and the admin port.
+    pub commands: mpsc::Receiver<Command>,
+    /// From the session.
+    pub downlink: mpsc::Receiver<CoreCommand>,
+    /// From the source.
+    pub source: mpsc::Receiver<SourceUpdate>,
+}
+
+/// The core actor.
+#[derive(Debug)]
+pub struct Actor {
+    core: Core,
+    uplink: UplinkHandle,
+    metrics: CoreMetrics,
+    guards: Guards,
+    streams: BTreeMap<StreamId, mpsc::Sender<Outbound>>,
+    rows: status::Rows,
+    rows_due: Option<Instant>,
+    view_due: Option<Instant>,
+    ready: watch::Sender<BTreeSet<WorkloadKey>>,
+}
+
+/// The core actor has ended: an input is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("the {0} of the core is gone")]
+pub struct InputGone(&'static str);
+
+impl Actor {
+    /// An actor around a core.
+    #[must_use]
+    pub fn new(core: Core, uplink: UplinkHandle, metrics: CoreMetrics, guards: Guards) -> Self {
+        let (ready, _) = watch::channel(BTreeSet::new());
+        Self {
+            core,
+            uplink,
+            metrics,
+            guards,
+            streams: BTreeMap::new(),
+            rows: status::Rows::default(),
+            rows_due: None,
+            view_due: None,
+            ready,
+        }
+    }
+
+    /// The workloads whose proxies are ready, for [`keep_ready`].
+    #[must_use]
+    pub fn ready(&self) -> watch::Receiver<BTreeSet<WorkloadKey>> {
+        self.ready.subscribe()
+    }
+
+    /// Runs until the drain.
+    ///
+    /// # Errors
+    /// [`InputGone`] when an input ends before the drain.
+    pub async fn run(mut self, mut inputs: Inputs, drain: Watch) -> Result<(), InputGone> {
+        self.view_due = Some(clock::instant() + VIEW_PATIENCE);
+        loop {
+            let deadline = [self.core.deadline(), self.rows_due, self.view_due].into_iter().flatten().min();
+            let timer = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                command = inputs.commands.recv() => self.command(command.ok_or(InputGone("server"))?),
+                command = inputs.downlink.recv() => self.downlink(command.ok_or(InputGone("session"))?),
+                update = inputs.source.recv() => {
+                    let update = update.ok_or(InputGone("source"))?;
+                    self.core.apply_source(update, clock::instant(), clock::wall());
+                    self.guards.source = None;
+                }
+                () = timer => self.time(),
+                () = drain.signaled() => return Ok(()),
+            }
+            let effects = self.core.take_effects();
+            self.carry_out(effects);
+        }
+    }
+
+    fn time(&mut self) {
+        let now = clock::instant();
+        if self.view_due.is_some_and(|t| t <= now) {
+            self.view_due = None;
+            self.core.give_up_on_view(now, clock::wall());
+        }
+        if self.rows_due.is_some_and(|t| t <= now) {
+            self.rows_due = None;
+            self.rows = status::rows(&self.core);
+            self.count_faults();
+            self.uplink.report(status::report(&self.core, &self.rows));
+        }
+        self.core.tick(now, clock::wall());
+    }
+
+    fn count_faults(&self) {
+        let all = self.core.source().errors.iter().chain(self.core.index().errors());
+        self.metrics.faults.clear();
+        for ((code, severity), count) in crate::source::errors_by_code(all) {
+            let gauge = self.metrics.faults.get_or_create(&FaultLabel { code, severity });
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        let (now, wall) = (clock::instant(), clock::wall());
+        match command {
+            Command::Open { id, peer, node, protocol, secrets_only, responses } => {
+                self.streams.insert(id, responses);
+                self.core.open(id, peer, *node, protocol, secrets_only);
+            }
+            Command::Request { id, kind, request } => self.core.request(id, kind, request, now, wall),
+            Command::Closed { id } => {
+                self.streams.remove(&id);
+                self.core.closed(id, now, wall);
+            }
+            Command::Report { id, peer, node, app_ready, reason, responses } => {
+                self.streams.insert(id, responses);
+                self.core.report(id, peer, *node, app_ready, reason, now, wall);
+            }
+            Command::ReportClosed { id } => {
+                self.streams.remove(&id);
+                self.core.report_closed(id, now, wall);
+            }
+            Command::DebugSource { answer } => {
+                let source = self.core.source();
+                let errors = source.errors.iter().chain(self.core.index().errors());
+                // An error: who asked went away.
+                let _gone = answer.send(crate::source::debug_body(source.version, source.objects, errors));
+            }
+        }
+    }
+
+    fn downlink(&mut self, command: CoreCommand) {
+        let (now, wall) = (clock::instant(), clock::wall());
+        match command {
+            CoreCommand::View(change) => self.core.apply_view(change, now, wall),
+            CoreCommand::OriginGone(origin) => self.core.origin_gone(&origin, now, wall),
+            CoreCommand::Members(members) => {
+                self.core.set_members(members, now, wall);
+                self.guards.view = None;
+            }
+            CoreCommand::Policies(policies) => self.core.set_policies(policies, now, wall),
+            CoreCommand::SharedNetworks(networks) => self.core.set_shared_networks(networks, now, wall),
+            CoreCommand::Bundles(bundles) => self.core.set_bundles(&bundles, now, wall),
+            CoreCommand::Endpoints { query, answer } => {
+                // An error: the session ended meanwhile, and with it the question.
+                let _gone = answer.send(status::endpoints(&self.core, &query));
+            }
+            CoreCommand::Session { connected } => {
+                tracing::info!(connected, "session with the hub");
+                if connected {
+                    self.rows_due = Some(now);
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effects: Effects) {
+        for (id, outbound) in effects.outbound {
+            let Some(responses) = self.streams.get(&id) else { continue };
+            let last = matches!(outbound, Outbound::End(_));
+            // Never full: at most one response per kind is unanswered. Closed: its task says so itself.
+            if responses.try_send(outbound).is_err() || last {
+                self.streams.remove(&id);
+            }
+        }
+        for (service, resources) in effects.offers {
+            self.uplink.offer_service(service, resources);
+        }
+        if let Some(gateways) = effects.gateways {
+            self.uplink.offer_gateways(gateways);
+        }
+        if let Some(namespaces) = effects.interest {
+            self.uplink.interest(namespaces);
+        }
+        if effects.complete {
+            self.uplink.offer_complete();
+        }
+        if effects.rows && self.rows_due.is_none() {
+            self.rows_due = Some(clock::instant() + ROWS_PAUSE);
+        }
+        if effects.report && !self.rows.is_empty() {
+            self.uplink.report(status::report(&self.core, &self.rows));
+        }
+        for origin in &effects.acks {
+            self.uplink.ack(self.core.view(), origin);
+        }
+        if effects.resync {
+            self.uplink.resync(self.core.view());
+        }
+        if effects.ready_changed {
+            self.ready.send_replace(self.core.ready_workloads().cloned().collect());
+        }
+        let label = |kind: Kind| TypeLabel { r#type: kind.as_str() };
+        for (kind, count) in effects.pushes {
+            self.metrics.pushes.get_or_create(&label(kind)).inc_by(count);
+        }
+        for (kind, bytes) in effects.encoded {
+            self.metrics.encoded.get_or_create(&label(kind)).inc_by(bytes);
+        }
+        for (kind, _error) in effects.nacks {
+            self.metrics.nacks.get_or_create(&label(kind)).inc();
+        }
+        self.metrics.issued.inc_by(effects.issued);
+    }
+}
+
+/// What is kept over a restart of the agent, so that workloads do not seem to vanish while their proxies come back.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct ReadyFile {
+    /// Only on the same boot of the machine are the proxies likely still there.
+    boot: String,
+    ready: BTreeSet<String>,
+}
+
+fn boot_id() -> String {
+    // Without it nothing is restored, which is only slower.
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// The largest file that is read: 100,000 names.
+const READY_FILE_MAX: usize = 32 << 20;
+
+/// The workloads whose proxies were ready when the agent ended, on this boot of the machine.
+#[must_use]
+pub fn load_ready(path: &std::path::Path) -> BTreeSet<WorkloadKey> {
+    let boot = boot_id();
+    let Ok(bytes) = meshfed_runtime::files::read_limited(path, READY_FILE_MAX) else { return BTreeSet::new() };
+    let Ok(file) = serde_json::from_slice::<ReadyFile>(&bytes) else { return BTreeSet::new() };
+    if file.boot != boot || boot.is_empty() {
+        return BTreeSet::new();
+    }
+    let key = |text: &String| {
+        let (namespace, name) = text.split_once('/')?;
+        let namespace = meshfed_model::names::Namespace::new(namespace).ok()?;
+        Some(WorkloadKey { namespace, name: name.into() })
+    };
+    file.ready.iter().filter_map(key).collect()
+}
+
+/// Writes the ready workloads whenever they change, the latest only.
+///
+/// # Errors
+/// Never: a file that cannot be written is logged, and costs a pause after the next restart.
+pub async fn keep_ready(
+    path: PathBuf,
+    mut ready: watch::Receiver<BTreeSet<WorkloadKey>>,
+) -> Result<(), std::convert::Infallible> {
+    let (boot, path) = (boot_id(), Arc::new(path));
+    while ready.changed().await.is_ok() {
+        let keys: BTreeSet<String> = ready.borrow_and_update().iter().map(ToString::to_string).collect();
+        let file = ReadyFile { boot: boot.clone(), ready: keys };
+        let path = Arc::clone(&path);
+        let written = meshfed_runtime::tasks::spawn_blocking("ready-file", move || {
+            let bytes = serde_json::to_vec(&file).unwrap_or_default();
+            meshfed_runtime::files::write_atomic(&path, &bytes, meshfed_runtime::files::MODE_SECRET)
+        })
+        .await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the ready workloads could not be kept"),
+            Err(error) => tracing::warn!(%error, "the ready workloads could not be kept"),
+        }
+    }
+    // The core has ended: the drain.
+    std::future::pending().await
+}

@@ -1,0 +1,191 @@
+//! Edge. Trust bundles: taken by the rule of `ca::bundle`, kept in `E/bundles/`, given to everybody who verifies.
+//!
+//! What is refused is counted and logged, and the last good bundle stays.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use meshfed_api::proto::federation as wire;
+use meshfed_model::bundle::Bundle;
+use meshfed_model::identity::TrustDomain;
+use meshfed_runtime::files::{self, FileError, MODE_SECRET};
+use meshfed_runtime::tls::{InvalidAnchor, TrustStore};
+use prost::Message as _;
+use rustls_pki_types::CertificateDer;
+
+/// The largest bundle file, in bytes: some anchors of at most 8 KiB each.
+const FILE_MAX: usize = 1 << 20;
+
+/// Why a bundle was not taken. The last good one stays.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleRefused {
+    /// It is not proved.
+    #[error("the bundle of {trust_domain} is not accepted")]
+    Unproved {
+        /// The trust domain.
+        trust_domain: TrustDomain,
+        /// Why.
+        #[source]
+        source: meshfed_ca::bundle::BundleError,
+    },
+    /// A trust domain that is not of this fleet.
+    #[error("{0} is no trust domain of this fleet")]
+    Foreign(TrustDomain),
+    /// It cannot be saved.
+    #[error("the bundle of {trust_domain} cannot be saved")]
+    File {
+        /// The trust domain.
+        trust_domain: TrustDomain,
+        /// Why.
+        #[source]
+        source: FileError,
+    },
+    /// An anchor is no certificate.
+    #[error("an anchor cannot be used")]
+    Anchor(#[from] InvalidAnchor),
+    /// The fleet's own domain and the own cluster's stay, whatever the hub says.
+    #[error("the bundle of {0} is never withdrawn")]
+    Own(TrustDomain),
+}
+
+/// The bundles that are held.
+#[derive(Debug)]
+pub struct Bundles {
+    anchors: PathBuf,
+    proofs: PathBuf,
+    root: Vec<u8>,
+    fleet: TrustDomain,
+    own: TrustDomain,
+    held: BTreeMap<TrustDomain, Bundle>,
+    trust: Arc<TrustStore>,
+}
+
+impl Bundles {
+    /// Reads the bundles of data directory `data_dir` into `trust`. `root` is the pinned root, DER.
+    ///
+    /// # Errors
+    /// [`FileError`] when a directory cannot be read; a file that is no bundle is left out, with a warning.
+    pub fn open(
+        data_dir: &Path,
+        root: Vec<u8>,
+        fleet: TrustDomain,
+        own: TrustDomain,
+        trust: Arc<TrustStore>,
+    ) -> Result<Self, FileError> {
+        let anchors = data_dir.join("bundles");
+        let state = data_dir.join("state");
+        let proofs = state.join("bundles");
+        files::create_private_dir(&anchors)?;
+        files::create_private_dir(&state)?;
+        files::create_private_dir(&proofs)?;
+        let mut held = BTreeMap::new();
+        let listed = std::fs::read_dir(&anchors).map_err(|source| FileError::Io {
+            action: "list",
+            path: anchors.clone(),
+            source,
+        })?;
+        for name in listed.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()) {
+            let Some(trust_domain) = name.strip_suffix(".pem").and_then(|n| TrustDomain::new(n).ok()) else { continue };
+            match read(&anchors.join(&name), &proofs.join(trust_domain.as_str()), &trust_domain) {
+                Ok(bundle) => {
+                    held.insert(trust_domain, bundle);
+                }
+                Err(reason) => tracing::warn!(%trust_domain, reason, "a saved bundle is left out"),
+            }
+        }
+        let bundles = Self { anchors, proofs, root, fleet, own, held, trust };
+        if let Err(error) = bundles.publish(&bundles.held) {
+            tracing::warn!(%error, "saved bundles are left out");
+        }
+        Ok(bundles)
+    }
+
+    /// What is held.
+    #[must_use]
+    pub const fn held(&self) -> &BTreeMap<TrustDomain, Bundle> {
+        &self.held
+    }
+
+    /// Takes a bundle; whether anything changed.
+    ///
+    /// # Errors
+    /// [`BundleRefused`].
+    pub fn take(&mut self, offered: &Bundle, now: SystemTime) -> Result<bool, BundleRefused> {
+        let trust_domain = offered.trust_domain.clone();
+        if trust_domain != self.fleet && trust_domain.cluster_in(&self.fleet).is_none() {
+            return Err(BundleRefused::Foreign(trust_domain));
+        }
+        let held = self.held.get(&trust_domain);
+        if held == Some(offered) {
+            return Ok(false);
+        }
+        let unproved = |source| BundleRefused::Unproved { trust_domain: trust_domain.clone(), source };
+        let bundle = meshfed_ca::bundle::accept(held, offered, &self.root, now).map_err(unproved)?;
+        let mut all = self.held.clone();
+        all.insert(trust_domain.clone(), bundle.clone());
+        self.publish(&all)?;
+        self.held = all;
+        self.save(&bundle).map_err(|source| BundleRefused::File { trust_domain, source })?;
+        Ok(true)
+    }
+
+    /// Drops the bundle of a trust domain: nobody of it is trusted any more.
+    ///
+    /// # Errors
+    /// [`BundleRefused`].
+    pub fn withdraw(&mut self, trust_domain: &TrustDomain) -> Result<bool, BundleRefused> {
+        if *trust_domain == self.fleet || *trust_domain == self.own {
+            return Err(BundleRefused::Own(trust_domain.clone()));
+        }
+        if self.held.remove(trust_domain).is_none() {
+            return Ok(false);
+        }
+        self.publish(&self.held)?;
+        let failed = |source| BundleRefused::File { trust_domain: trust_domain.clone(), source };
+        files::remove(&self.anchors.join(format!("{trust_domain}.pem"))).map_err(failed)?;
+        files::remove(&self.proofs.join(trust_domain.as_str())).map_err(failed)?;
+        Ok(true)
+    }
+
+    fn publish(&self, all: &BTreeMap<TrustDomain, Bundle>) -> Result<(), InvalidAnchor> {
+        let der = |b: &Bundle| b.anchors.iter().map(|a| CertificateDer::from(a.clone())).collect();
+        self.trust.replace(all.iter().map(|(t, b)| (t.clone(), der(b))).collect())?;
+        Ok(())
+    }
+
+    fn save(&self, bundle: &Bundle) -> Result<(), FileError> {
+        let name = &bundle.trust_domain;
+        // The proof first: a file of anchors without it would count as one from the join.
+        let proof = wire::Bundle::from(bundle).encode_to_vec();
+        files::write_atomic(&self.proofs.join(name.as_str()), &proof, MODE_SECRET)?;
+        let pem = meshfed_ca::pem::encode_certificates(bundle.anchors.iter().map(Vec::as_slice));
+        files::write_atomic(&self.anchors.join(format!("{name}.pem")), pem.as_bytes(), MODE_SECRET)
+    }
+}
+
+/// The saved bundle: from its proof, or, where there is none yet, the anchors as join wrote them, with serial 0.
+fn read(anchors: &Path, proof: &Path, trust_domain: &TrustDomain) -> Result<Bundle, String> {
+    match files::read_limited(proof, FILE_MAX) {
+        Ok(bytes) => {
+            let message = wire::Bundle::decode(bytes.as_slice()).map_err(|e| e.to_string())?;
+            let bundle = Bundle::try_from(message).map_err(|e| e.to_string())?;
+            if bundle.trust_domain != *trust_domain {
+                return Err(format!("its proof is that of {}", bundle.trust_domain));
+            }
+            Ok(bundle)
+        }
+        Err(error) if error.is_not_found() => {
+            let text = files::read_text(anchors, FILE_MAX).map_err(|e| e.to_string())?;
+            let certificates = meshfed_ca::pem::certificates(&text).map_err(|e| e.to_string())?;
+            Ok(Bundle {
+                trust_domain: trust_domain.clone(),
+                serial: 0,
+                anchors: certificates.iter().map(|c| c.to_vec()).collect(),
+                lineages: Vec::new(),
+            })
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,369 @@
+//! Edge. One stream to a hub, from hello to its end.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use meshfed_api::border::{HeldOrigin, Hello, Interest, bundle_serial_message};
+use meshfed_api::proto::federation as wire;
+use meshfed_api::proto::federation::federation_client::FederationClient;
+use meshfed_api::stream::Delta;
+use meshfed_model::names::ClusterName;
+use meshfed_model::version::Version;
+use meshfed_runtime::clock;
+use meshfed_runtime::drain::Watch;
+use meshfed_runtime::grpc::MESSAGE_MAX;
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+use wire::agent_message::Message as Say;
+
+use super::session::{DirectionLabel, Link, LinkError, client_tls, dial, renew_in, renew_pause};
+use super::{CoreCommand, EndpointsAnswer};
+
+/// The session protocol that this agent speaks.
+const PROTOCOL: u32 = 1;
+/// Time for the hub's first message.
+const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
+/// Time between signs of life.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// A hub that is silent for longer is given up: two signs of life are lost.
+const SILENCE_MAX: Duration = Duration::from_secs(25);
+/// Messages between this task and the stream: what waits longer is better computed later.
+const OUTGOING_MAX: usize = 1;
+
+/// How a conversation ended.
+pub(super) enum Ended {
+    /// The agent drains.
+    Drained,
+    /// The stream is gone.
+    Lost(String),
+    /// The identity was renewed: go on over this channel, and let the old stream stand until the hub has answered.
+    Replaced(Channel, Old),
+}
+
+/// The halves of a stream that is to be replaced: kept open, not read.
+pub(super) struct Old {
+    _outgoing: mpsc::Sender<wire::AgentMessage>,
+    _incoming: Streaming<wire::HubMessage>,
+}
+
+type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(super) type Answers = FuturesUnordered<Later<wire::EndpointsAnswer>>;
+
+/// What one stream has been told and is being told.
+#[derive(Default)]
+pub(super) struct Stream {
+    /// Where the hub stands once it has all that was sent.
+    sent: Version,
+    parts: std::collections::VecDeque<Delta>,
+    heartbeat: bool,
+    ready_answers: std::collections::VecDeque<wire::EndpointsAnswer>,
+    /// Parts of a view delta whose last part has not come.
+    pub(super) staged: Option<(ClusterName, u64, Delta)>,
+}
+
+impl Link {
+    pub(super) async fn converse(
+        &mut self,
+        channel: Channel,
+        old: Option<Old>,
+        drain: &Watch,
+    ) -> Result<Ended, LinkError> {
+        self.absorb()?;
+        self.pending.resync = false;
+        let (outgoing, receiver) = mpsc::channel(OUTGOING_MAX);
+        let (mut incoming, welcome) = tokio::select! {
+            opened = self.greet(channel, &outgoing, receiver) => match opened {
+                Ok(opened) => opened,
+                Err(reason) => return Ok(Ended::Lost(reason)),
+            },
+            () = drain.signaled() => return Ok(Ended::Drained),
+        };
+        drop(old);
+        let mut stream = self.begin(welcome)?;
+        self.metrics.connected.set(1);
+        self.tell(CoreCommand::Session { connected: true }).await?;
+        let ended = self.talk(&mut stream, &outgoing, &mut incoming, drain).await?;
+        Ok(match ended {
+            Talked::Drained => Ended::Drained,
+            Talked::Lost(reason) => Ended::Lost(reason),
+            Talked::Replaced(channel) => Ended::Replaced(channel, Old { _outgoing: outgoing, _incoming: incoming }),
+        })
+    }
+
+    /// Hello and welcome.
+    async fn greet(
+        &self,
+        channel: Channel,
+        outgoing: &mpsc::Sender<wire::AgentMessage>,
+        receiver: mpsc::Receiver<wire::AgentMessage>,
+    ) -> Result<(Streaming<wire::HubMessage>, wire::Welcome), String> {
+        let hello = wire::AgentMessage { message: Some(Say::Hello((&self.hello()).into())) };
+        self.count("out", hello.encoded_len());
+        outgoing.try_send(hello).map_err(|e| e.to_string())?;
+        let mut client = FederationClient::new(channel)
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX);
+        let opened = async {
+            let mut incoming = client.session(ReceiverStream::new(receiver)).await?.into_inner();
+            let first = incoming.message().await?;
+            Ok::<_, tonic::Status>((incoming, first))
+        };
+        let (incoming, first) = tokio::time::timeout(WELCOME_DEADLINE, opened)
+            .await
+            .map_err(|_elapsed| "the federator did not answer the hello within 10 s".to_owned())?
+            .map_err(|status| refused(&status))?;
+        let first = first.ok_or_else(|| "the federator closed the stream".to_owned())?;
+        self.count("in", first.encoded_len());
+        match first.message {
+            Some(wire::hub_message::Message::Welcome(welcome)) if welcome.protocol == PROTOCOL => {
+                Ok((incoming, welcome))
+            }
+            Some(wire::hub_message::Message::Welcome(welcome)) => {
+                Err(format!("the federator speaks session protocol {}, this agent {PROTOCOL}", welcome.protocol))
+            }
+            Some(_) | None => Err("the federator's first message is no welcome".to_owned()),
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        let held = |(version, filter): &(Version, u64)| HeldOrigin { version: *version, filter: *filter };
+        Hello {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            clock: clock::timestamp().to_string(),
+            replica: self.config.replica,
+            offer: self.ledger.version(),
+            offer_floor: self.ledger.floor(),
+            view: self.vector.iter().map(|(origin, stands)| (origin.clone(), held(stands))).collect(),
+            bundles: self.bundles.held().iter().map(|(t, b)| (t.clone(), b.serial)).collect(),
+            policy_revision: self.policy_revision,
+            interest: Interest { namespaces: self.interest.clone() },
+        }
+    }
+
+    /// Takes the welcome: from where the offer is to be sent.
+    fn begin(&mut self, welcome: wire::Welcome) -> Result<Stream, LinkError> {
+        tracing::info!(federator = welcome.federator, version = welcome.version, "session opened");
+        self.know(welcome.federators);
+        let held = welcome.held_offer.map(Version::from).unwrap_or_default();
+        if held > self.ledger.version() {
+            tracing::warn!(%held, ours = %self.ledger.version(), "the hub holds a later offer; a new epoch begins");
+            self.renumber(held.epoch)?;
+        }
+        self.pending.interest = false;
+        self.pending.report = self.report.is_some();
+        // What the hello said of the view counts as acknowledged.
+        self.pending.acks.clear();
+        self.pending.bundle_acks.clear();
+        Ok(Stream { sent: held, ..Stream::default() })
+    }
+
+    fn count(&self, direction: &'static str, bytes: usize) {
+        self.metrics.bytes.get_or_create(&DirectionLabel { direction }).inc_by(bytes as u64);
+    }
+
+    async fn talk(
+        &mut self,
+        stream: &mut Stream,
+        outgoing: &mpsc::Sender<wire::AgentMessage>,
+        incoming: &mut Streaming<wire::HubMessage>,
+        drain: &Watch,
+    ) -> Result<Talked, LinkError> {
+        let uplink = self.uplink.clone();
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        heartbeat.reset();
+        let mut answers = Answers::new();
+        let mut silence = tokio::time::Instant::now() + SILENCE_MAX;
+        let mut renewal: Renewing = Renewing::Waiting(Box::pin(tokio::time::sleep(renew_in(&self.config.identity))));
+        loop {
+            if self.pending.resync {
+                return Ok(Talked::Lost("the view refused a change; it is asked for again".to_owned()));
+            }
+            tokio::select! {
+                place = outgoing.reserve(), if self.has_news(stream) => {
+                    let Ok(place) = place else { return Ok(Talked::Lost("the stream was closed".to_owned())) };
+                    if let Some(message) = self.news(stream) {
+                        self.count("out", message.encoded_len());
+                        place.send(message);
+                    }
+                }
+                message = tokio::time::timeout_at(silence, incoming.message()) => {
+                    silence = tokio::time::Instant::now() + SILENCE_MAX;
+                    let message = match message {
+                        Err(_elapsed) => return Ok(Talked::Lost("the federator was silent for 25 s".to_owned())),
+                        Ok(Err(status)) => return Ok(Talked::Lost(refused(&status))),
+                        Ok(Ok(None)) => return Ok(Talked::Lost("the federator closed the stream".to_owned())),
+                        Ok(Ok(Some(message))) => message,
+                    };
+                    self.count("in", message.encoded_len());
+                    if let Some(reason) = self.take(stream, message, &mut answers).await? {
+                        return Ok(Talked::Lost(reason));
+                    }
+                }
+                () = uplink.changed() => self.absorb()?,
+                Some(answer) = answers.next() => stream.ready_answers.push_back(answer),
+                _ = heartbeat.tick() => {
+                    stream.heartbeat = true;
+                    self.absorb()?;
+                }
+                step = renewal.next() => {
+                    if let Some(channel) = self.renewed(&mut renewal, step) {
+                        return Ok(Talked::Replaced(channel));
+                    }
+                }
+                () = drain.signaled() => return Ok(Talked::Drained),
+            }
+        }
+    }
+
+    /// One step of the renewal; gives the channel to go on with at its end.
+    fn renewed(&self, renewal: &mut Renewing, step: Step) -> Option<Channel> {
+        let wait = |pause| Renewing::Waiting(Box::pin(tokio::time::sleep(pause)));
+        match step {
+            Step::Due => {
+                let (config, own) = (self.config.clone(), self.renewal());
+                *renewal = Renewing::Asking(Box::pin(async move {
+                    let tls = client_tls(&config, true).map_err(|e| e.to_string())?;
+                    let mut last = "no federator is known".to_owned();
+                    for target in &config.file.federators {
+                        let channel = match meshfed_runtime::grpc::connect(target, tls.clone()).await {
+                            Ok(channel) => channel,
+                            Err(error) => {
+                                last = error.to_string();
+                                continue;
+                            }
+                        };
+                        match own.clone().renew(channel, false).await {
+                            Ok(_federators) => return Ok(()),
+                            Err(error) => last = meshfed_runtime::telemetry::chain_of(&error),
+                        }
+                    }
+                    Err(last)
+                }));
+                None
+            }
+            Step::Asked(Ok(())) => {
+                self.metrics.renewals.inc();
+                *renewal = Renewing::Dialling(Box::pin(dial(self.config.clone(), 0)));
+                None
+            }
+            Step::Asked(Err(reason)) => {
+                tracing::warn!(reason, "the agent's identity was not renewed");
+                *renewal = wait(renew_pause());
+                None
+            }
+            Step::Dialled(Ok(channel)) => Some(channel),
+            Step::Dialled(Err(reason)) => {
+                // The old stream stands; the new identity is used at the latest when it ends.
+                tracing::warn!(reason, "no new stream with the renewed identity");
+                *renewal = wait(renew_in(&self.config.identity).max(renew_pause()));
+                None
+            }
+        }
+    }
+
+    /// Whether there is something to send now: looked at often, so it costs nothing.
+    fn has_news(&self, stream: &Stream) -> bool {
+        stream.heartbeat
+            || !stream.ready_answers.is_empty()
+            || !stream.parts.is_empty()
+            || self.pending.interest
+            || self.pending.report
+            || !self.pending.acks.is_empty()
+            || !self.pending.bundle_acks.is_empty()
+            || self.may_offer(stream)
+    }
+
+    fn may_offer(&self, stream: &Stream) -> bool {
+        self.journaled && self.ledger.may_send() && stream.sent != self.ledger.version()
+    }
+
+    /// The next message for the hub. A status before acknowledgements: the hub must not hear "acknowledged" before
+    /// "proxies lag". Small things before the offer.
+    fn news(&mut self, stream: &mut Stream) -> Option<wire::AgentMessage> {
+        let say = |message| Some(wire::AgentMessage { message: Some(message) });
+        if std::mem::take(&mut stream.heartbeat) {
+            return say(Say::Heartbeat(wire::Heartbeat { clock: clock::timestamp().to_string() }));
+        }
+        if let Some(answer) = stream.ready_answers.pop_front() {
+            return say(Say::Endpoints(answer));
+        }
+        if let Some((trust_domain, serial)) = self.pending.bundle_acks.pop_first() {
+            return say(Say::BundleAck(bundle_serial_message(&trust_domain, serial)));
+        }
+        if std::mem::take(&mut self.pending.interest) {
+            return say(Say::Interest((&Interest { namespaces: self.interest.clone() }).into()));
+        }
+        if std::mem::take(&mut self.pending.report)
+            && let Some(report) = &self.report
+        {
+            let offer = self.ledger.is_complete().then(|| self.ledger.version().into());
+            return say(Say::Status(wire::StatusReport { offer, ..report.clone() }));
+        }
+        if let Some((_, ack)) = self.pending.acks.pop_first() {
+            return say(Say::Ack((&ack).into()));
+        }
+        if stream.parts.is_empty() && self.may_offer(stream) {
+            stream.parts = self.ledger.since(stream.sent).into();
+            stream.sent = self.ledger.version();
+        }
+        let part = stream.parts.pop_front()?;
+        say(Say::Offer((&part).into()))
+    }
+
+    /// Hands a question to the core; its answer comes later.
+    pub(super) async fn ask(&self, query: wire::EndpointsQuery, answers: &mut Answers) -> Result<(), LinkError> {
+        let id = query.id;
+        let (answer, receiver) = oneshot::channel::<EndpointsAnswer>();
+        self.tell(CoreCommand::Endpoints { query: query.into(), answer }).await?;
+        answers.push(Box::pin(async move {
+            let away = EndpointsAnswer::Problem { status: 504, detail: "the agent gave no answer".to_owned() };
+            receiver.await.unwrap_or(away).into_wire(id)
+        }));
+        Ok(())
+    }
+}
+
+enum Talked {
+    Drained,
+    Lost(String),
+    Replaced(Channel),
+}
+
+/// The renewal of the identity beside the conversation: make before break.
+enum Renewing {
+    Waiting(Pin<Box<tokio::time::Sleep>>),
+    Asking(Later<Result<(), String>>),
+    Dialling(Later<Result<Channel, String>>),
+}
+
+enum Step {
+    Due,
+    Asked(Result<(), String>),
+    Dialled(Result<Channel, String>),
+}
+
+impl Renewing {
+    /// Cancelling this loses nothing: the futures stay where they are.
+    async fn next(&mut self) -> Step {
+        match self {
+            Self::Waiting(sleep) => {
+                sleep.as_mut().await;
+                Step::Due
+            }
+            Self::Asking(asking) => Step::Asked(asking.as_mut().await),
+            Self::Dialling(dialling) => Step::Dialled(dialling.as_mut().await),
+        }
+    }
+}
+
+fn refused(status: &tonic::Status) -> String {
+    format!("the federator ended the stream: {:?}: {}", status.code(), status.message())
+}

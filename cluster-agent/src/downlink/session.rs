@@ -1,0 +1,427 @@
+//! Edge. The agent's end of the session: one task that owns offer, view store and bundles, keeps a stream to a hub
+//! open, and serves the core actor's mailbox also while there is none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshfed_api::border::Ack;
+use meshfed_api::proto::federation as wire;
+use meshfed_model::bundle::Bundle;
+use meshfed_model::identity::{Principal, SpiffeId, TrustDomain};
+use meshfed_model::names::{ClusterName, Namespace};
+use meshfed_model::version::Version;
+use meshfed_runtime::backoff::Backoff;
+use meshfed_runtime::drain::Watch;
+use meshfed_runtime::files::{self, FileError};
+use meshfed_runtime::metrics::Metrics;
+use meshfed_runtime::tls::{self, IdentityStore, TrustStore};
+use meshfed_runtime::{clock, grpc};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::mpsc;
+use tonic::transport::Channel;
+
+use super::bundles::Bundles;
+use super::converse::{Ended, Old};
+use super::renew::Renewal;
+use super::{CORE_COMMANDS_MAX, CoreCommand};
+use crate::enroll::AgentFile;
+use crate::uplink::UplinkHandle;
+use crate::uplink::journal::{JournalError, OfferJournal, boot_id};
+use crate::uplink::ledger::Ledger;
+use crate::view::persist::{Loaded, ViewStore};
+
+/// Bytes of the pinned root's file.
+const ROOT_FILE_MAX: usize = 64 << 10;
+/// Time between attempts to renew an identity: the hub's clock or store may be away for a moment.
+const RENEW_PAUSE: Duration = Duration::from_secs(30);
+
+/// What the session needs.
+#[derive(Debug, Clone)]
+pub struct LinkConfig {
+    /// `E`.
+    pub data_dir: PathBuf,
+    /// `E/agent.yaml`.
+    pub file: AgentFile,
+    /// The replica; 0 in this version.
+    pub replica: u32,
+    /// The agent's identity, see [`super::renew::load`]; may be empty or expired.
+    pub identity: Arc<IdentityStore>,
+    /// Filled from `E/bundles/`, and kept fresh.
+    pub trust: Arc<TrustStore>,
+}
+
+/// Why the session cannot be kept. The loss of a hub is no reason.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// A file of `E`.
+    #[error("the data directory cannot be used")]
+    File(#[from] FileError),
+    /// The state cannot be kept.
+    #[error("the agent's state cannot be kept")]
+    Journal(#[from] JournalError),
+    /// The pinned root is no certificate.
+    #[error("{0} holds no certificate; join again with a new data directory")]
+    Root(PathBuf),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
+    /// The core actor is gone.
+    #[error("the core actor has ended")]
+    CoreGone,
+}
+
+/// What the rest of the agent starts with.
+#[derive(Debug)]
+pub struct Opened {
+    /// For the core actor.
+    pub uplink: UplinkHandle,
+    /// For the core actor.
+    pub commands: mpsc::Receiver<CoreCommand>,
+    /// The last good view, members and policies.
+    pub loaded: Loaded,
+    /// The bundles held; they are in the trust store already.
+    pub bundles: BTreeMap<TrustDomain, Bundle>,
+}
+
+/// Labels of bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DirectionLabel {
+    /// `in` (from the hub) or `out`.
+    pub direction: &'static str,
+}
+
+/// Labels of refusals.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusedLabel {
+    /// `offer` (by the hub), `view`, `bundle`, `message`.
+    pub what: &'static str,
+    /// A stable code.
+    pub code: String,
+}
+
+/// What the session counts.
+#[derive(Debug, Clone)]
+pub struct LinkMetrics {
+    /// Encoded bytes of session messages.
+    pub bytes: Family<DirectionLabel, Counter>,
+    /// 1 while a session is open.
+    pub connected: Gauge,
+    /// What was refused.
+    pub refused: Family<RefusedLabel, Counter>,
+    /// Views that came whole.
+    pub complete_views: Counter,
+    /// Identities renewed.
+    pub renewals: Counter,
+}
+
+impl LinkMetrics {
+    fn new(metrics: &Metrics) -> Self {
+        Self {
+            bytes: metrics.counters("meshfed_session_bytes", "Encoded bytes of session messages"),
+            connected: metrics.gauge("meshfed_session_connected", "1 while a session to a federator is open"),
+            refused: metrics.counters("meshfed_session_refused", "What was refused by name"),
+            complete_views: metrics.counter("meshfed_view_complete", "Views of one origin that were sent whole"),
+            renewals: metrics.counter("meshfed_identity_renewals", "Renewals of the agent's identity"),
+        }
+    }
+    pub(super) fn refuse(&self, what: &'static str, code: &str) {
+        self.refused.get_or_create(&RefusedLabel { what, code: code.to_owned() }).inc();
+    }
+}
+
+/// Small things to tell the hub; the offer itself is in the ledger.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub(super) interest: bool,
+    pub(super) report: bool,
+    pub(super) acks: BTreeMap<ClusterName, Ack>,
+    pub(super) bundle_acks: BTreeMap<TrustDomain, u64>,
+    pub(super) resync: bool,
+}
+
+/// The session and all that it keeps.
+#[derive(Debug)]
+pub struct Link {
+    pub(super) config: LinkConfig,
+    pub(super) metrics: LinkMetrics,
+    pub(super) uplink: UplinkHandle,
+    pub(super) core: mpsc::Sender<CoreCommand>,
+    pub(super) ledger: Ledger,
+    journal: OfferJournal,
+    /// Whether the journal holds all that the ledger does: only then it is sent.
+    pub(super) journaled: bool,
+    pub(super) store: ViewStore,
+    pub(super) bundles: Bundles,
+    /// What the core has been handed of each origin, with the hub's filter.
+    pub(super) vector: BTreeMap<ClusterName, (Version, u64)>,
+    pub(super) interest: BTreeSet<Namespace>,
+    pub(super) policy_revision: u64,
+    pub(super) report: Option<wire::StatusReport>,
+    pub(super) pending: Pending,
+}
+
+impl Link {
+    /// Opens the state of `E`: journal, view, bundles.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub fn open(config: LinkConfig, metrics: &Metrics) -> Result<(Self, Opened), LinkError> {
+        let state = config.data_dir.join("state");
+        let now = clock::unix_seconds(clock::wall());
+        let (journal, ledger) = OfferJournal::open(&state, &boot_id(), now)?;
+        let (store, loaded) = ViewStore::open(&state.join("view"))?;
+        let path = config.data_dir.join("ca/root.pem");
+        let root = meshfed_ca::pem::certificates(&files::read_text(&path, ROOT_FILE_MAX)?);
+        let root = root.ok().and_then(|c| c.first().map(|c| c.to_vec())).ok_or(LinkError::Root(path))?;
+        let (fleet, own) = (config.file.fleet.clone(), config.file.trust_domain.clone());
+        let bundles = Bundles::open(&config.data_dir, root, fleet, own, Arc::clone(&config.trust))?;
+        let (core, commands) = mpsc::channel(CORE_COMMANDS_MAX);
+        let uplink = UplinkHandle::new();
+        let opened =
+            Opened { uplink: uplink.clone(), commands, loaded: loaded.clone(), bundles: bundles.held().clone() };
+        let link = Self {
+            config,
+            metrics: LinkMetrics::new(metrics),
+            uplink,
+            core,
+            ledger,
+            journal,
+            journaled: true,
+            store,
+            bundles,
+            vector: loaded.changes.iter().map(|c| (c.origin.clone(), (c.delta.version, c.filter))).collect(),
+            interest: loaded.interest,
+            policy_revision: loaded.policies.revision,
+            report: None,
+            pending: Pending::default(),
+        };
+        Ok((link, opened))
+    }
+
+    /// Keeps a session open until the drain.
+    ///
+    /// # Errors
+    /// [`LinkError`] when the agent's own parts fail, never for the loss of a hub.
+    pub async fn run(mut self, drain: Watch) -> Result<(), LinkError> {
+        let mut backoff = Backoff::new();
+        let mut next = 0;
+        let mut ready: Option<(Channel, Option<Old>)> = None;
+        loop {
+            let (channel, old) = match ready.take() {
+                Some(made) => made,
+                None => {
+                    let Some(dialled) = self.while_serving(dial(self.config.clone(), next), &drain).await? else {
+                        break;
+                    };
+                    next = next.wrapping_add(1);
+                    match dialled {
+                        Ok(channel) => (channel, None),
+                        Err(reason) => {
+                            tracing::warn!(reason, "no federator can be reached");
+                            if !self.pause(&mut backoff, &drain).await? {
+                                break;
+                            }
+                            continue;
+                        }
+                    }
+                }
+            };
+            backoff.connected(clock::instant());
+            let ended = self.converse(channel, old, &drain).await?;
+            self.metrics.connected.set(0);
+            match ended {
+                Ended::Drained => break,
+                Ended::Replaced(channel, old) => ready = Some((channel, Some(old))),
+                Ended::Lost(reason) => {
+                    tracing::warn!(reason, "the session ended");
+                    self.tell(CoreCommand::Session { connected: false }).await?;
+                    if !self.pause(&mut backoff, &drain).await? {
+                        break;
+                    }
+                }
+            }
+        }
+        self.absorb()?;
+        if self.journaled { Ok(self.journal.close()?) } else { Ok(()) }
+    }
+
+    /// Waits before the next attempt; `false`: the drain has begun.
+    async fn pause(&mut self, backoff: &mut Backoff, drain: &Watch) -> Result<bool, LinkError> {
+        let pause = backoff.failed(clock::instant());
+        Ok(self.while_serving(tokio::time::sleep(pause), drain).await?.is_some())
+    }
+
+    /// Waits for something and serves the mailbox meanwhile; `None`: the drain has begun.
+    async fn while_serving<T>(&mut self, work: impl Future<Output = T>, drain: &Watch) -> Result<Option<T>, LinkError> {
+        let mut work = std::pin::pin!(work);
+        let uplink = self.uplink.clone();
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(Some(done)),
+                () = uplink.changed() => self.absorb()?,
+                () = drain.signaled() => return Ok(None),
+            }
+        }
+    }
+
+    /// Takes what the core actor left: numbers and journals the offer, keeps the rest for the hub.
+    pub(super) fn absorb(&mut self) -> Result<(), LinkError> {
+        let mut outgoing = self.uplink.take();
+        let changes = self.ledger.take(&mut outgoing);
+        self.keep(&changes);
+        if let Some(namespaces) = outgoing.interest
+            && namespaces != self.interest
+        {
+            // Not saved: a crash only costs that the hub sends once more what it would filter anew.
+            if let Err(error) = self.store.save_interest(&namespaces) {
+                tracing::warn!(%error, "the interest cannot be saved");
+            }
+            self.interest = namespaces;
+            self.pending.interest = true;
+        }
+        if let Some(report) = outgoing.report {
+            self.report = Some(report);
+            self.pending.report = true;
+        }
+        self.pending.acks.extend(outgoing.acks);
+        if let Some(stands) = outgoing.resync {
+            self.resync(&stands)?;
+        }
+        Ok(())
+    }
+
+    /// Journals changes before they may be sent. When the disk does not take them, nothing is sent until it does; what
+    /// proxies are served does not depend on it.
+    fn keep(&mut self, changes: &[meshfed_api::stream::Delta]) {
+        let result = if !self.journaled || self.journal.is_long() {
+            self.journal.rewrite(&self.ledger.snapshot())
+        } else if changes.is_empty() {
+            return;
+        } else {
+            self.journal.append(changes)
+        };
+        self.journaled = result.is_ok();
+        if let Err(error) = result {
+            self.metrics.refuse("offer", "Journal");
+            tracing::error!(error = meshfed_runtime::telemetry::chain_of(&error), "the offer cannot be journaled");
+        }
+    }
+
+    /// The view of the core stands elsewhere than it was handed: forget the difference, so that it is sent again.
+    fn resync(&mut self, stands: &BTreeMap<ClusterName, (Version, u64)>) -> Result<(), LinkError> {
+        let origins: Vec<ClusterName> =
+            self.vector.keys().filter(|o| stands.get(*o) != self.vector.get(*o)).cloned().collect();
+        for origin in origins {
+            self.forget(&origin)?;
+        }
+        self.pending.resync = true;
+        Ok(())
+    }
+
+    /// Forgets what is kept of an origin.
+    pub(super) fn forget(&mut self, origin: &ClusterName) -> Result<(), LinkError> {
+        self.vector.remove(origin);
+        self.pending.acks.remove(origin);
+        Ok(self.store.remove(origin)?)
+    }
+
+    /// Numbers the offer anew, above what the hub holds: it holds something that this numbering cannot explain.
+    pub(super) fn renumber(&mut self, above: u64) -> Result<(), LinkError> {
+        let epoch = self.journal.next_epoch(above.max(self.ledger.version().epoch))?;
+        self.ledger.renumber(epoch);
+        self.journaled = false;
+        self.keep(&[]);
+        Ok(())
+    }
+
+    pub(super) async fn tell(&self, command: CoreCommand) -> Result<(), LinkError> {
+        self.core.send(command).await.map_err(|_closed| LinkError::CoreGone)
+    }
+
+    pub(super) fn renewal(&self) -> Renewal {
+        Renewal {
+            data_dir: self.config.data_dir.clone(),
+            cluster: self.config.file.cluster.clone(),
+            replica: self.config.replica,
+            identity: Arc::clone(&self.config.identity),
+        }
+    }
+
+    /// Keeps the addresses that a hub told.
+    pub(super) fn know(&mut self, federators: Vec<String>) {
+        if federators.is_empty() || federators == self.config.file.federators {
+            return;
+        }
+        self.config.file.federators = federators;
+        if let Err(error) = self.config.file.write(&self.config.data_dir) {
+            tracing::warn!(%error, "the federators' addresses cannot be saved");
+        }
+    }
+}
+
+/// The time until the next renewal is due.
+pub(super) fn renew_in(identity: &IdentityStore) -> Duration {
+    let now = clock::wall();
+    identity.get().map_or(Duration::ZERO, |i| i.renew_at().duration_since(now).unwrap_or_default())
+}
+
+/// The pause after a renewal that failed.
+pub(super) const fn renew_pause() -> Duration {
+    RENEW_PAUSE
+}
+
+/// The TLS of a session: our identity if `identified`, and a federator of our fleet at the other end.
+pub(super) fn client_tls(config: &LinkConfig, identified: bool) -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
+    let fleet = config.file.fleet.clone();
+    let policy = move |id: &SpiffeId| {
+        id.trust_domain == fleet
+            && match id.principal {
+                Principal::Federator { .. } => true,
+                Principal::Agent { .. } | Principal::Workload { .. } => false,
+            }
+    };
+    let identity = identified.then(|| Arc::clone(&config.identity));
+    tls::client_config(identity, Arc::clone(&config.trust), Arc::new(policy), &[b"h2"])
+}
+
+/// Dials the federators in turn, from the `first` one on. An expired identity is renewed on the way.
+pub(super) async fn dial(config: LinkConfig, first: usize) -> Result<Channel, String> {
+    let renewal = Renewal {
+        data_dir: config.data_dir.clone(),
+        cluster: config.file.cluster.clone(),
+        replica: config.replica,
+        identity: Arc::clone(&config.identity),
+    };
+    let count = config.file.federators.len();
+    let mut reasons = vec![format!("{} names no federator", config.data_dir.join("agent.yaml").display())];
+    for i in 0..count {
+        let Some(target) = config.file.federators.get((first + i) % count) else { continue };
+        if renewal.has_expired(clock::wall()) {
+            let renewed = async {
+                let tls = client_tls(&config, false).map_err(|e| e.to_string())?;
+                let channel = grpc::connect(target, tls).await.map_err(|e| e.to_string())?;
+                let renewed = renewal.clone().renew(channel, true).await;
+                renewed.map_err(|e| meshfed_runtime::telemetry::chain_of(&e))
+            };
+            if let Err(reason) = renewed.await {
+                reasons.push(reason);
+                continue;
+            }
+        }
+        let tls = client_tls(&config, true).map_err(|e| e.to_string())?;
+        match grpc::connect(target, tls).await {
+            Ok(channel) => return Ok(channel),
+            Err(error) => reasons.push(error.to_string()),
+        }
+    }
+    if count > 0 {
+        reasons.remove(0);
+    }
+    Err(reasons.join("; "))
+}

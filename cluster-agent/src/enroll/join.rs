@@ -1,0 +1,198 @@
+//! Edge. `meshfed join`: one token, one new key, one member.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use meshfed_api::border::Placement;
+use meshfed_api::proto::federation as pb;
+use meshfed_ca::keys::SigningKey;
+use meshfed_ca::token::Token;
+use meshfed_ca::{anchor, csr, lineage};
+use meshfed_model::bundle::Bundle;
+
+use super::contact::{Contact, credential};
+use super::directory::{Content, Pending};
+use super::{AgentFile, EnrollError};
+
+/// How long a cluster's anchor is valid: ten years; it is replaced by rotation, not by expiry.
+const ANCHOR_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// What the command line chose.
+pub struct Options {
+    /// `HOST:PORT` of a federator.
+    pub federator: String,
+    /// The join token.
+    pub token: Token,
+    /// The data directory `E`.
+    pub data_dir: PathBuf,
+    /// Take the place of a live cluster of this name.
+    pub replace: bool,
+}
+
+/// A member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// What `agent.yaml` says.
+    pub member: AgentFile,
+    /// Whether the directory was a member already, and nothing was changed.
+    pub unchanged: bool,
+}
+
+/// Makes the data directory a member of the fleet; again with the same directory changes nothing.
+///
+/// # Errors
+/// [`EnrollError`]; the data directory is then as it was.
+pub async fn join(options: Options) -> Result<Joined, EnrollError> {
+    let Options { federator, token, data_dir, replace } = options;
+    let member = match AgentFile::read(&data_dir) {
+        Ok(member) => Some(member),
+        Err(super::AgentFileError::Missing(..)) => None,
+        Err(error) => return Err(EnrollError::Directory { path: data_dir, problem: error.to_string() }),
+    };
+    if let Some(member) = member {
+        return already_member(member, &federator, &token).await;
+    }
+    let mut contact = Contact::open(&federator, &token).await?;
+    let (_, placement) = contact.plan(&token, Vec::new()).await?;
+    let pending = Pending::open(&data_dir)?;
+    let result = enroll(&mut contact, &token, &pending, &placement, replace).await;
+    match result {
+        Ok(enrolled) => {
+            pending.finish(&enrolled.content())?;
+            Ok(Joined { member: enrolled.agent_file, unchanged: false })
+        }
+        // A join that broke off may have been taken: the key must survive, so that a repetition is the same join.
+        Err(error @ EnrollError::Unreachable { .. }) => Err(error),
+        Err(error) => {
+            pending.discard();
+            Err(error)
+        }
+    }
+}
+
+async fn already_member(member: AgentFile, federator: &str, token: &Token) -> Result<Joined, EnrollError> {
+    if member.token_id == token.id {
+        return Ok(Joined { member, unchanged: true });
+    }
+    let mut contact = Contact::open(federator, token).await?;
+    let (_, placement) = contact.plan(token, Vec::new()).await?;
+    if placement.cluster == member.cluster && placement.fleet == member.fleet {
+        return Ok(Joined { member, unchanged: true });
+    }
+    Err(EnrollError::Refused)
+}
+
+/// What the federator gave, checked.
+struct Enrolled {
+    agent_file: AgentFile,
+    anchor: Vec<u8>,
+    lineage: Vec<u8>,
+    root: Vec<u8>,
+    agent_certificate: Vec<u8>,
+    bundles: Vec<Bundle>,
+}
+
+impl Enrolled {
+    fn content(&self) -> Content<'_> {
+        Content {
+            agent_file: &self.agent_file,
+            anchor: &self.anchor,
+            lineage: &self.lineage,
+            root: &self.root,
+            agent_certificate: &self.agent_certificate,
+            bundles: self.bundles.iter().map(|b| (b.trust_domain.clone(), b.anchors.clone())).collect(),
+        }
+    }
+}
+
+async fn enroll(
+    contact: &mut Contact,
+    token: &Token,
+    pending: &Pending,
+    placement: &Placement,
+    replace: bool,
+) -> Result<Enrolled, EnrollError> {
+    let now = meshfed_runtime::clock::wall();
+    let ca_key = pending.key("ca/key.pem")?;
+    let agent_key = pending.key("identity/key.pem")?;
+    let cannot = |what: &str, error: &dyn std::error::Error| contact.untrusted(&format!("no {what} for it: {error}"));
+    let own_anchor = anchor::self_signed(&ca_key, &placement.trust_domain, now, ANCHOR_TTL)
+        .map_err(|error| cannot("anchor", &error))?;
+    let ca_request = csr::create(&ca_key).map_err(|error| cannot("certificate request", &error))?;
+    let agent_request = csr::create(&agent_key).map_err(|error| cannot("certificate request", &error))?;
+    let request = pb::JoinRequest {
+        token: Some(credential(token)),
+        anchor: own_anchor.clone(),
+        ca_request,
+        agent_request,
+        replace,
+    };
+    let (response, confirmed) = contact.join(request).await?;
+    let bundles = check(contact, placement, &confirmed, &response, &own_anchor, &agent_key)?;
+    let agent_file = AgentFile {
+        cluster: confirmed.cluster,
+        trust_domain: confirmed.trust_domain,
+        fleet: confirmed.fleet,
+        federators: with_target(confirmed.federators, contact.target()),
+        networks: confirmed.networks,
+        gateway_cidrs: confirmed.gateway_cidrs,
+        regions: confirmed.regions,
+        zones: confirmed.zones,
+        token_id: token.id.clone(),
+    };
+    Ok(Enrolled {
+        agent_file,
+        anchor: own_anchor,
+        lineage: response.lineage,
+        root: response.root,
+        agent_certificate: response.agent_certificate,
+        bundles,
+    })
+}
+
+/// The address that worked comes first: what the federator advertises may not be reachable from here.
+fn with_target(advertised: Vec<String>, target: &str) -> Vec<String> {
+    let target = target.trim_start_matches("https://").trim_end_matches('/').to_owned();
+    let others = advertised.into_iter().filter(|f| *f != target).collect::<Vec<_>>();
+    std::iter::once(target).chain(others).collect()
+}
+
+/// The federator must answer for this cluster, key and fleet, and prove its own anchor's lineage.
+fn check(
+    contact: &Contact,
+    planned: &Placement,
+    confirmed: &Placement,
+    response: &pb::JoinResponse,
+    own_anchor: &[u8],
+    agent_key: &SigningKey,
+) -> Result<Vec<Bundle>, EnrollError> {
+    let now = meshfed_runtime::clock::wall();
+    if (&planned.cluster, &planned.trust_domain) != (&confirmed.cluster, &confirmed.trust_domain) {
+        return Err(contact.untrusted("it planned one cluster and joined another"));
+    }
+    lineage::verify(own_anchor, &response.lineage, &response.root, &confirmed.trust_domain, now)
+        .map_err(|error| contact.untrusted(&format!("the lineage of this cluster: {error}")))?;
+    let identity = meshfed_runtime::tls::Identity::new(
+        vec![response.agent_certificate.clone().into()],
+        agent_key.to_private_key_der(),
+    )
+    .map_err(|error| contact.untrusted(&format!("the agent's certificate: {error}")))?;
+    let expected = meshfed_model::identity::SpiffeId::agent(confirmed.fleet.clone(), confirmed.cluster.clone(), 0);
+    if identity.id != expected {
+        return Err(contact.untrusted(&format!("the agent's certificate is for {}", identity.id)));
+    }
+    let mut bundles = Vec::new();
+    for message in &response.bundles {
+        let offered = Bundle::try_from(message.clone()).map_err(|error| contact.untrusted(&error.to_string()))?;
+        if offered.trust_domain == confirmed.fleet && offered.anchors != [contact.fleet.anchor.to_vec()] {
+            return Err(contact.untrusted("its fleet bundle is not the anchor that the token pins"));
+        }
+        let accepted = meshfed_ca::bundle::accept(None, &offered, &response.root, now)
+            .map_err(|error| contact.untrusted(&format!("bundle of {}: {error}", offered.trust_domain)))?;
+        bundles.push(accepted);
+    }
+    if !bundles.iter().any(|b| b.trust_domain == confirmed.fleet) {
+        return Err(contact.untrusted("it sends no bundle of the fleet"));
+    }
+    Ok(bundles)
+}

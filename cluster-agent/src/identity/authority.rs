@@ -1,0 +1,92 @@
+//! Pure. The cluster's CA at work: SVIDs for attested workloads, in the cluster's own trust domain only.
+
+use std::time::{Duration, SystemTime};
+
+use meshfed_ca::keys::SigningKey;
+use meshfed_ca::pem::encode_certificates;
+use meshfed_ca::{IssueError, keys, svid};
+use meshfed_model::identity::{SpiffeId, TrustDomain};
+use zeroize::Zeroizing;
+
+/// Life of an SVID; it is renewed at half of it.
+pub const SVID_TTL: Duration = Duration::from_secs(3600);
+
+/// Why no identity could be issued.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// Another trust domain.
+    #[error("{id} is not of trust domain {own}")]
+    Foreign {
+        /// What was asked for.
+        id: SpiffeId,
+        /// The cluster's own.
+        own: TrustDomain,
+    },
+    /// No key could be made or read.
+    #[error("a key could not be made or read")]
+    Key(#[source] keys::KeyError),
+    /// The certificate could not be issued.
+    #[error("the certificate could not be issued")]
+    Issue(#[source] IssueError),
+}
+
+/// A workload's certificate with its key.
+pub struct Issued {
+    /// The chain, PEM.
+    pub chain: String,
+    /// The key, PKCS#8 PEM.
+    pub key: Zeroizing<String>,
+    /// When to issue the next one.
+    pub renew_at: SystemTime,
+}
+
+/// The cluster's CA key and anchor.
+pub struct Authority {
+    key: SigningKey,
+    anchor: Vec<u8>,
+    trust_domain: TrustDomain,
+}
+
+impl Authority {
+    /// From the files of `E/ca`: the key as PKCS#8 PEM, the anchor as DER.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Key`].
+    pub fn new(key_pem: &str, anchor: Vec<u8>, trust_domain: TrustDomain) -> Result<Self, AuthorityError> {
+        let key = SigningKey::from_pkcs8_pem(key_pem).map_err(AuthorityError::Key)?;
+        Ok(Self { key, anchor, trust_domain })
+    }
+    /// The trust domain it issues for.
+    #[must_use]
+    pub const fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+    /// The anchor, DER.
+    #[must_use]
+    pub fn anchor(&self) -> &[u8] {
+        &self.anchor
+    }
+    /// A new key and certificate for a workload.
+    ///
+    /// # Errors
+    /// [`AuthorityError`].
+    pub fn issue(&self, id: &SpiffeId, now: SystemTime) -> Result<Issued, AuthorityError> {
+        if id.trust_domain != self.trust_domain {
+            return Err(AuthorityError::Foreign { id: id.clone(), own: self.trust_domain.clone() });
+        }
+        let key = SigningKey::generate().map_err(AuthorityError::Key)?;
+        let certificate = svid::issue(&self.key, &self.anchor, id, key.public_key_der(), SVID_TTL, now)
+            .map_err(AuthorityError::Issue)?;
+        Ok(Issued {
+            chain: encode_certificates([certificate.as_ref()]),
+            key: key.to_pkcs8_pem(),
+            renew_at: now + SVID_TTL / 2,
+        })
+    }
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,36 @@
+use std::time::Duration;
+
+use meshfed_ca::keys::SigningKey;
+use meshfed_ca::{anchor, pem};
+use meshfed_model::identity::TrustDomain;
+use meshfed_runtime::clock;
+use meshfed_runtime::tls::peer_spiffe_id;
+
+use super::*;
+
+fn authority(domain: &str) -> Authority {
+    let domain = TrustDomain::new(domain).unwrap();
+    let key = SigningKey::generate().unwrap();
+    let anchor = anchor::self_signed(&key, &domain, clock::wall(), Duration::from_secs(86_400)).unwrap();
+    Authority::new(&key.to_pkcs8_pem(), anchor, domain).unwrap()
+}
+
+/// Mutation seen to fail: the trust domain is not compared (and `svid::issue` is told another anchor).
+#[test]
+fn only_the_own_trust_domain_is_issued() {
+    let west = authority("west.mesh.example");
+    let id = "spiffe://west.mesh.example/ns/shop/sa/a".parse().unwrap();
+    let issued = west.issue(&id, clock::wall()).unwrap();
+    let leaf = pem::certificates(&issued.chain).unwrap();
+    assert_eq!(leaf.len(), 1, "a handshake carries the SVID alone");
+    assert_eq!(peer_spiffe_id(&leaf[0]).unwrap(), id);
+    assert!(issued.key.contains("PRIVATE KEY"));
+    for foreign in [
+        "spiffe://east.mesh.example/ns/shop/sa/a",
+        "spiffe://mesh.example/federator/1",
+        "spiffe://mesh.example/cluster/west/agent/0",
+    ] {
+        let refused = west.issue(&foreign.parse().unwrap(), clock::wall());
+        assert!(matches!(refused, Err(AuthorityError::Foreign { .. })), "{foreign}");
+    }
+}

@@ -1,0 +1,68 @@
+//! Pure. Which services are exported, and to whom: the union of all policies that match, everyone where none does.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use meshfed_crds::{Code, ExportPolicyObject, Kind, Object};
+use meshfed_model::export::ExportTo;
+use meshfed_model::names::ServiceName;
+
+use super::{Dirty, Index, object_key};
+
+impl Index {
+    pub(super) fn put_export(&mut self, object: &Arc<Object>, service: &ServiceName, dirty: &mut Dirty) {
+        self.exports.insert(service.clone(), Arc::clone(object));
+        self.refresh_export(service, dirty);
+        self.check_export(service, dirty);
+        self.check_service(service, dirty);
+    }
+
+    pub(super) fn remove_export(&mut self, service: &ServiceName, dirty: &mut Dirty) {
+        self.exports.remove(service);
+        self.refresh_export(service, dirty);
+        self.set_errors(object_key(Kind::ServiceExport, service), Vec::new(), dirty);
+        self.check_service(service, dirty);
+    }
+
+    /// After a change of any export policy. Costs the exports; policies change seldom.
+    pub(super) fn export_policies_changed(&mut self, dirty: &mut Dirty) {
+        for service in self.exports.keys().cloned().collect::<Vec<_>>() {
+            self.refresh_export(&service, dirty);
+        }
+    }
+
+    fn refresh_export(&mut self, name: &ServiceName, dirty: &mut Dirty) {
+        let export_to = self.export_to(name);
+        if let Some(service) = self.services.get_mut(name)
+            && service.export_to != export_to
+        {
+            service.export_to = export_to;
+            dirty.services.insert(name.clone());
+        }
+    }
+
+    /// To whom a service goes; `None`: it is not exported.
+    pub(super) fn export_to(&self, service: &ServiceName) -> Option<ExportTo> {
+        self.exports.get(service)?;
+        let all = self.policies.own_exports.values().chain(&self.policies.fleet_exports);
+        let means = |policy: &&ExportPolicyObject| policy.services.iter().any(|pattern| pattern.matches(service));
+        let selectors: Vec<_> = all.filter(means).map(|policy| policy.to.clone()).collect();
+        if selectors.is_empty() {
+            return Some(ExportTo::Everyone);
+        }
+        Some(ExportTo::Selected(selectors.into_iter().collect::<BTreeSet<_>>()))
+    }
+
+    /// An export of a service that is not there is an error until it is.
+    pub(super) fn check_export(&mut self, name: &ServiceName, dirty: &mut Dirty) {
+        let Some(object) = self.exports.get(name) else { return };
+        let errors = if self.services.contains_key(name) {
+            Vec::new()
+        } else {
+            let message = format!("exports Service {name}, which is not there");
+            let error = object.fault(Code::DanglingReference, "metadata.name", message);
+            vec![error.remedy("add the Service, or correct name and namespace of the export")]
+        };
+        self.set_errors(object_key(Kind::ServiceExport, name), errors, dirty);
+    }
+}

@@ -1,0 +1,92 @@
+//! Pure. East-west gateways: their addresses, whose they are, and whether they may be offered (`contracts.md` 1.9).
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use meshfed_crds::bounds::GATEWAY_PORT;
+use meshfed_crds::{Body, ServiceObject};
+use meshfed_model::names::ServiceName;
+
+use super::{Dirty, GatewayAddress, GatewayListen, Index, LocalGateway, Workload, WorkloadKey};
+
+impl Index {
+    /// Computes a gateway anew, after a change of its service or of a workload behind it.
+    pub(super) fn refresh_gateway(&mut self, name: &ServiceName, dirty: &mut Dirty) {
+        let new = self.gateway_of(name);
+        let changed = new.as_ref() != self.gateways.get(name);
+        match new {
+            Some(gateway) => self.gateways.insert(name.clone(), gateway),
+            None => self.gateways.remove(name),
+        };
+        dirty.gateways |= changed;
+    }
+
+    fn gateway_of(&self, name: &ServiceName) -> Option<LocalGateway> {
+        let service = self.services.get(name).filter(|s| s.gateway)?;
+        let Body::Service(object) = &self.service_objects.get(name)?.body else { return None };
+        let port = service.ports.iter().find(|p| p.name == GATEWAY_PORT)?.port;
+        let on = |endpoints: &Vec<super::Endpoint>| endpoints.iter().find(|e| e.port == port).map(|e| e.target_port);
+        let workloads: BTreeMap<WorkloadKey, u16> =
+            service.endpoints.iter().filter_map(|(key, all)| Some((key.clone(), on(all)?))).collect();
+        let addresses = declared(object, port);
+        Some(LocalGateway {
+            service: name.clone(),
+            network: object.gateway_network.clone()?,
+            port,
+            addresses: addresses.into_iter().map(|a| self.gateway_address(a, &workloads)).collect(),
+            workloads,
+        })
+    }
+
+    fn gateway_address(&self, address: SocketAddr, behind: &BTreeMap<WorkloadKey, u16>) -> GatewayAddress {
+        let workloads = || behind.keys().filter_map(|key| self.workloads.get(key));
+        let mut owners = workloads().filter(|w| w.addresses.contains(&address.ip()));
+        let owner = match (owners.next(), owners.next()) {
+            (Some(one), None) => Some(one),
+            (None | Some(_), _) => None,
+        };
+        let locality = owner.or_else(|| workloads().min_by(|a, b| a.key.cmp(&b.key))).map(|w| w.locality.clone());
+        GatewayAddress {
+            address,
+            owner: owner.map(|w| w.key.clone()),
+            locality: locality.unwrap_or_else(|| self.settings.default_locality()),
+            ready: owner.map_or_else(|| workloads().any(Workload::ready), Workload::ready),
+        }
+    }
+
+    /// Where a gateway's proxy listens; `None`: it is behind no gateway service.
+    #[must_use]
+    pub fn gateway_listen(&self, key: &WorkloadKey) -> Option<GatewayListen> {
+        let workload = self.workloads.get(key)?;
+        let mut listen: Option<GatewayListen> = None;
+        for gateway in workload.services.iter().filter_map(|name| self.gateways.get(name)) {
+            let Some(port) = gateway.workloads.get(key) else { continue };
+            let listen = listen.get_or_insert_with(|| GatewayListen { port: *port, ..GatewayListen::default() });
+            for declared in &gateway.addresses {
+                let ip = declared.address.ip();
+                let others = || gateway.workloads.keys().filter(|other| *other != key);
+                let taken = |ip: IpAddr| {
+                    others().filter_map(|other| self.workloads.get(other)).any(|other| other.addresses.contains(&ip))
+                };
+                if workload.addresses.contains(&ip) {
+                    listen.own.push(declared.address);
+                } else if !taken(ip) {
+                    listen.shared.push(declared.address);
+                }
+            }
+        }
+        listen
+    }
+}
+
+/// The declared addresses: of the first place that has some, each without port with the port `tls`.
+fn declared(object: &ServiceObject, port: u16) -> Vec<SocketAddr> {
+    let at_port = |ips: &[IpAddr]| ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect::<Vec<_>>();
+    if !object.gateway_addresses.is_empty() {
+        object.gateway_addresses.clone()
+    } else if !object.external_ips.is_empty() {
+        at_port(&object.external_ips)
+    } else {
+        at_port(&object.load_balancer_ips)
+    }
+}

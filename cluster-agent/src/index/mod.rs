@@ -1,0 +1,271 @@
+//! Pure. Folds the objects of the source into services, workloads, gateways and what is offered of them.
+//!
+//! One workload change costs the services that select it, one service change its workloads: label indexes lead
+//! from one to the other, and nothing here walks over all of a kind.
+
+mod exports;
+mod gateways;
+mod offers;
+mod policies;
+mod select;
+mod services;
+mod types;
+mod workloads;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use meshfed_crds::{Body, Change, Kind, Object, ObjectError, ObjectKey};
+use meshfed_model::names::{Namespace, NetworkName, ServiceName, WorkloadRef};
+use meshfed_model::offer::{OfferKey, OfferValue};
+
+use policies::Policies;
+use select::PairIndex;
+pub use types::{
+    Dirty, Endpoint, FleetPolicies, FleetSource, GatewayAddress, GatewayListen, InboundPort, IndexSettings,
+    LocalGateway, LocalService, LookupError, PolicyChoice, Workload, WorkloadKey, WorkloadState,
+};
+
+/// Everything the cluster says of itself.
+#[derive(Debug)]
+pub struct Index {
+    settings: IndexSettings,
+    services: BTreeMap<ServiceName, LocalService>,
+    service_objects: BTreeMap<ServiceName, Arc<Object>>,
+    selectors: PairIndex<ServiceName>,
+    workloads: BTreeMap<WorkloadKey, Workload>,
+    labels: PairIndex<WorkloadKey>,
+    accounts: BTreeMap<(Namespace, Arc<str>), BTreeSet<WorkloadKey>>,
+    states: BTreeMap<WorkloadKey, WorkloadState>,
+    gateways: BTreeMap<ServiceName, LocalGateway>,
+    exports: BTreeMap<ServiceName, Arc<Object>>,
+    policies: Policies,
+    shared: BTreeSet<NetworkName>,
+    namespaces: BTreeMap<Namespace, usize>,
+    named_by: BTreeMap<ObjectKey, Namespace>,
+    errors: BTreeMap<ObjectKey, Vec<ObjectError>>,
+}
+
+impl Index {
+    /// An empty index.
+    #[must_use]
+    pub fn new(settings: IndexSettings) -> Self {
+        Self {
+            settings,
+            services: BTreeMap::new(),
+            service_objects: BTreeMap::new(),
+            selectors: PairIndex::default(),
+            workloads: BTreeMap::new(),
+            labels: PairIndex::default(),
+            accounts: BTreeMap::new(),
+            states: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            exports: BTreeMap::new(),
+            policies: Policies::default(),
+            shared: BTreeSet::new(),
+            namespaces: BTreeMap::new(),
+            named_by: BTreeMap::new(),
+            errors: BTreeMap::new(),
+        }
+    }
+
+    /// What the cluster is bound to.
+    #[must_use]
+    pub const fn settings(&self) -> &IndexSettings {
+        &self.settings
+    }
+
+    /// Takes the changes of one scan.
+    pub fn apply(&mut self, changes: &[Change]) -> Dirty {
+        let mut dirty = Dirty::default();
+        for change in changes {
+            match change {
+                Change::Put(object) => self.put(object, &mut dirty),
+                Change::Removed(key) => self.remove(key, &mut dirty),
+            }
+        }
+        dirty
+    }
+
+    fn put(&mut self, object: &Arc<Object>, dirty: &mut Dirty) {
+        let key = object.key();
+        let namespace = match &object.body {
+            Body::Namespace(o) => Ok(o.name.clone()),
+            Body::Service(_)
+            | Body::WorkloadEntry(_)
+            | Body::ServiceExport(_)
+            | Body::ExportPolicy(_)
+            | Body::FailoverPolicy(_) => Namespace::new(&*key.namespace),
+        };
+        if let Ok(namespace) = namespace
+            && self.named_by.insert(key.clone(), namespace.clone()).is_none()
+        {
+            let count = self.namespaces.entry(namespace).or_default();
+            *count += 1;
+            dirty.namespaces |= *count == 1;
+        }
+        match &object.body {
+            Body::Namespace(_) => {}
+            Body::Service(service) => self.put_service(object, service, dirty),
+            Body::WorkloadEntry(workload) => self.put_workload(workload, dirty),
+            Body::ServiceExport(export) => self.put_export(object, &export.service, dirty),
+            Body::ExportPolicy(policy) => {
+                self.policies.own_exports.insert(key, policy.clone());
+                self.export_policies_changed(dirty);
+            }
+            Body::FailoverPolicy(policy) => {
+                let touched = self.policies.put_own(key, object, policy);
+                self.failover_changed(&touched, dirty);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &ObjectKey, dirty: &mut Dirty) {
+        if let Some(namespace) = self.named_by.remove(key)
+            && let Some(count) = self.namespaces.get_mut(&namespace)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.namespaces.remove(&namespace);
+                dirty.namespaces = true;
+            }
+        }
+        match key.kind {
+            Kind::Namespace => {}
+            Kind::Service | Kind::ServiceExport => {
+                let Ok(name) = ServiceName::new(&*key.namespace, &*key.name) else { return };
+                if key.kind == Kind::Service {
+                    self.remove_service(&name, dirty);
+                } else {
+                    self.remove_export(&name, dirty);
+                }
+            }
+            Kind::WorkloadEntry => {
+                let Ok(namespace) = Namespace::new(&*key.namespace) else { return };
+                self.remove_workload(&WorkloadKey { namespace, name: Arc::clone(&key.name) }, dirty);
+            }
+            Kind::ExportPolicy => {
+                self.policies.own_exports.remove(key);
+                self.export_policies_changed(dirty);
+            }
+            Kind::FailoverPolicy => {
+                let touched = self.policies.remove_own(key);
+                self.failover_changed(&touched, dirty);
+            }
+        }
+    }
+
+    /// The networks of this cluster on which other clusters are, too: single endpoints are offered there.
+    pub fn set_shared_networks(&mut self, networks: BTreeSet<NetworkName>) -> Dirty {
+        let mut dirty = Dirty::default();
+        if networks == self.shared {
+            return dirty;
+        }
+        let changed: BTreeSet<NetworkName> = networks.symmetric_difference(&self.shared).cloned().collect();
+        self.shared = networks;
+        for service in self.exports.keys() {
+            let Some(local) = self.services.get(service) else { continue };
+            if local.endpoints.values().flatten().any(|e| changed.contains(&e.network)) {
+                dirty.services.insert(service.clone());
+            }
+        }
+        dirty
+    }
+
+    /// One service.
+    #[must_use]
+    pub fn service(&self, name: &ServiceName) -> Option<&LocalService> {
+        self.services.get(name)
+    }
+
+    /// All services, by name.
+    pub fn services(&self) -> impl Iterator<Item = &LocalService> {
+        self.services.values()
+    }
+
+    /// The one workload that `--workload` names.
+    ///
+    /// # Errors
+    /// [`LookupError`] with the candidates.
+    pub fn workload(&self, wanted: &WorkloadRef) -> Result<&Workload, LookupError> {
+        let account = (wanted.namespace.clone(), Arc::from(wanted.service_account.as_str()));
+        let all = self.accounts.get(&account).into_iter().flatten();
+        let mut candidates = all.filter(|key| wanted.name.as_deref().is_none_or(|name| name == &*key.name));
+        let shown = |key: &WorkloadKey| format!("{}/{}/{}", key.namespace, wanted.service_account, key.name);
+        match (candidates.next(), candidates.next()) {
+            (Some(key), None) => self.workloads.get(key).ok_or_else(|| self.no_workload(wanted)),
+            (Some(first), Some(second)) => {
+                let all = [first, second].into_iter().chain(candidates).take(LISTED_MAX);
+                Err(LookupError::Ambiguous { wanted: wanted.to_string(), candidates: all.map(shown).collect() })
+            }
+            (None, _) => Err(self.no_workload(wanted)),
+        }
+    }
+
+    fn no_workload(&self, wanted: &WorkloadRef) -> LookupError {
+        let from = WorkloadKey { namespace: wanted.namespace.clone(), name: "".into() };
+        let others = self.workloads.range(from..).take_while(|(key, _)| key.namespace == wanted.namespace);
+        let shown = others.take(LISTED_MAX).map(|(k, w)| format!("{}/{}/{}", k.namespace, w.service_account, k.name));
+        LookupError::NotFound { wanted: wanted.to_string(), others: shown.collect() }
+    }
+
+    /// A workload by its key.
+    #[must_use]
+    pub fn workload_by_key(&self, key: &WorkloadKey) -> Option<&Workload> {
+        self.workloads.get(key)
+    }
+
+    /// All workloads, by key.
+    pub fn workloads(&self) -> impl Iterator<Item = &Workload> {
+        self.workloads.values()
+    }
+
+    /// All gateways, by service.
+    pub fn gateways(&self) -> impl Iterator<Item = &LocalGateway> {
+        self.gateways.values()
+    }
+
+    /// The namespaces that an object names.
+    #[must_use]
+    pub fn namespaces(&self) -> BTreeSet<Namespace> {
+        self.namespaces.keys().cloned().collect()
+    }
+
+    /// The failover policy that holds for a service, own or imported.
+    #[must_use]
+    pub fn policy_for(&self, service: &ServiceName) -> PolicyChoice {
+        self.policies.choose(service, &self.settings.cluster)
+    }
+
+    /// What is offered of a service: nothing when it is not exported. Costs that service.
+    #[must_use]
+    pub fn offer_of(&self, service: &ServiceName) -> BTreeMap<OfferKey, OfferValue> {
+        offers::offer_of(self, service)
+    }
+
+    /// The gateway addresses that are offered.
+    #[must_use]
+    pub fn gateway_offers(&self) -> BTreeMap<OfferKey, OfferValue> {
+        offers::gateway_offers(self)
+    }
+
+    /// Faults that show only between objects, by object.
+    pub fn errors(&self) -> impl Iterator<Item = &ObjectError> {
+        self.errors.values().flatten()
+    }
+
+    fn set_errors(&mut self, key: ObjectKey, errors: Vec<ObjectError>, dirty: &mut Dirty) {
+        let before = if errors.is_empty() { self.errors.remove(&key) } else { self.errors.insert(key.clone(), errors) };
+        dirty.errors |= before.as_ref() != self.errors.get(&key);
+    }
+}
+
+/// The most candidates that a lookup error lists.
+const LISTED_MAX: usize = 10;
+
+fn object_key(kind: Kind, service: &ServiceName) -> ObjectKey {
+    ObjectKey { kind, namespace: service.namespace.as_str().into(), name: service.name().into() }
+}
+
+#[cfg(test)]
+mod tests;

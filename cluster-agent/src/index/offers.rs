@@ -1,0 +1,105 @@
+//! Pure. What is offered of a service to other clusters (D5): the service, its groups, and single endpoints on
+//! networks that other clusters share.
+
+use std::collections::BTreeMap;
+
+use meshfed_model::locality::Locality;
+use meshfed_model::names::{NetworkName, ServiceName, SubsetName};
+use meshfed_model::offer::{
+    EndpointKey, EndpointOffer, GatewayKey, GatewayOffer, GroupKey, OfferKey, OfferValue, ServiceOffer,
+};
+use meshfed_model::quantise::quantise_group;
+
+use super::{Index, LocalService, services};
+
+#[derive(Default)]
+struct Count {
+    ready: u32,
+    total: u32,
+    weight: u64,
+}
+
+pub(super) fn offer_of(index: &Index, name: &ServiceName) -> BTreeMap<OfferKey, OfferValue> {
+    let mut offer = BTreeMap::new();
+    let Some(service) = index.services.get(name) else { return offer };
+    let Some(export_to) = service.export_to.clone() else { return offer };
+    if services::too_long(service).is_some() {
+        return offer;
+    }
+    let mut ports = service.ports.clone();
+    ports.sort_by_key(|p| p.port);
+    let identities = service.identities().cloned().collect();
+    let head = ServiceOffer { service_type: service.service_type, ports, export_to, identities };
+    offer.insert(OfferKey::Service(name.clone()), OfferValue::Service(head));
+    add_groups(index, service, &mut offer);
+    add_endpoints(index, service, &mut offer);
+    offer
+}
+
+/// Endpoints without mTLS are never offered: nothing of them leaves the cluster, not even their number.
+fn add_groups(index: &Index, service: &LocalService, offer: &mut BTreeMap<OfferKey, OfferValue>) {
+    let mut groups: BTreeMap<(u16, &NetworkName, &Locality), Count> = BTreeMap::new();
+    for endpoint in service.endpoints.values().flatten().filter(|e| e.mtls) {
+        let count = groups.entry((endpoint.port, &endpoint.network, &endpoint.locality)).or_default();
+        count.total = count.total.saturating_add(1);
+        if endpoint.ready {
+            count.ready = count.ready.saturating_add(1);
+            count.weight = count.weight.saturating_add(u64::from(endpoint.weight));
+        }
+    }
+    for ((port, network, locality), count) in groups {
+        let key = GroupKey {
+            service: service.name.clone(),
+            port,
+            subset: SubsetName::all(),
+            network: network.clone(),
+            locality: locality.clone(),
+        };
+        let group = quantise_group(count.ready, count.total, count.weight, index.policies.thresholds());
+        offer.insert(OfferKey::Group(key), OfferValue::Group(group));
+    }
+}
+
+fn add_endpoints(index: &Index, service: &LocalService, offer: &mut BTreeMap<OfferKey, OfferValue>) {
+    for (workload, endpoints) in &service.endpoints {
+        for endpoint in endpoints.iter().filter(|e| e.mtls && index.shared.contains(&e.network)) {
+            for address in &endpoint.addresses {
+                let key = OfferKey::Endpoint(EndpointKey {
+                    service: service.name.clone(),
+                    port: endpoint.port,
+                    subset: SubsetName::all(),
+                    network: endpoint.network.clone(),
+                    address: *address,
+                    target_port: endpoint.target_port,
+                });
+                // Two workloads at one address and port are one endpoint: the first by name.
+                offer.entry(key).or_insert_with(|| {
+                    OfferValue::Endpoint(EndpointOffer {
+                        locality: endpoint.locality.clone(),
+                        weight: endpoint.weight,
+                        ready: endpoint.ready,
+                        draining: false,
+                        identity: endpoint.identity.clone(),
+                        workload: workload.name.to_string(),
+                    })
+                });
+            }
+        }
+    }
+}
+
+pub(super) fn gateway_offers(index: &Index) -> BTreeMap<OfferKey, OfferValue> {
+    let mut offer = BTreeMap::new();
+    for gateway in index.gateways.values() {
+        for declared in gateway.addresses.iter().filter(|a| a.ready) {
+            let key = GatewayKey {
+                network: gateway.network.clone(),
+                address: declared.address.ip(),
+                port: declared.address.port(),
+            };
+            let value = GatewayOffer { locality: declared.locality.clone(), ready: true };
+            offer.entry(OfferKey::Gateway(key)).or_insert(OfferValue::Gateway(value));
+        }
+    }
+    offer
+}

@@ -1,0 +1,216 @@
+//! Pure. Services, and the endpoints that the workloads they select are to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use meshfed_crds::{Code, Kind, Labels, Object, ObjectError, ServiceObject, TargetPort, bounds};
+use meshfed_model::names::{ServiceName, SubsetName};
+use meshfed_model::sni::{CLUSTERSET_DOMAIN, SNI_MAX, sni};
+
+use super::{Dirty, Endpoint, Index, LocalService, Workload, WorkloadKey, object_key};
+
+/// How many workloads a message names.
+const NAMED_MAX: usize = 3;
+
+impl LocalService {
+    fn new(object: &ServiceObject) -> Self {
+        Self {
+            name: object.name.clone(),
+            service_type: object.service_type,
+            ports: object.ports.iter().map(|p| p.port.clone()).collect(),
+            export_to: None,
+            endpoints: BTreeMap::new(),
+            gateway: bounds::is_gateway(object),
+            identities: BTreeMap::new(),
+            selector: object.selector.clone(),
+            targets: object.ports.iter().map(|p| p.target.clone()).collect(),
+            dangling: BTreeSet::new(),
+        }
+    }
+
+    /// The number that a port of the service has on a workload: the workload's port of the target's name, else its
+    /// port of the service port's name, else the number.
+    fn target_on(&self, index: usize, workload: &Workload) -> Option<u16> {
+        let port = self.ports.get(index)?;
+        let by_name = if port.name.is_empty() { None } else { workload.ports.get(&port.name) };
+        match self.targets.get(index)? {
+            TargetPort::Name(name) => workload.ports.get(name).or(by_name),
+            TargetPort::Number(number) => Some(by_name.unwrap_or(*number)),
+            TargetPort::Same => Some(by_name.unwrap_or(port.port)),
+        }
+    }
+
+    /// Makes the endpoints of one workload what it is now (`None`: not behind the service). Tells whether they
+    /// changed, and whether the set of missing targets did.
+    pub(super) fn set_workload(&mut self, key: &WorkloadKey, workload: Option<&Workload>) -> (bool, bool) {
+        let mut new = Vec::new();
+        let mut dangling = false;
+        for index in 0..self.ports.len() {
+            let target = workload.map(|w| self.target_on(index, w));
+            let missing = (index, key.clone());
+            dangling |=
+                if target == Some(None) { self.dangling.insert(missing) } else { self.dangling.remove(&missing) };
+            let (Some(workload), Some(Some(target_port)), Some(port)) = (workload, target, self.ports.get(index))
+            else {
+                continue;
+            };
+            new.push(Endpoint {
+                port: port.port,
+                target_port,
+                addresses: workload.addresses.clone(),
+                network: workload.network.clone(),
+                locality: workload.locality.clone(),
+                weight: workload.weight,
+                ready: workload.ready(),
+                mtls: workload.sidecar,
+                identity: workload.identity.clone(),
+            });
+        }
+        let old = self.endpoints.get(key);
+        if old.map_or(new.is_empty(), |old| *old == new) {
+            return (false, dangling);
+        }
+        if let Some(gone) = self.endpoints.remove(key)
+            && let Some(first) = gone.first().filter(|e| e.mtls)
+            && let Some(count) = self.identities.get_mut(&first.identity)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.identities.remove(&first.identity);
+            }
+        }
+        if let Some(first) = new.first() {
+            if first.mtls {
+                *self.identities.entry(first.identity.clone()).or_default() += 1;
+            }
+            self.endpoints.insert(key.clone(), new);
+        }
+        (true, dangling)
+    }
+}
+
+impl Index {
+    pub(super) fn put_service(&mut self, object: &Arc<Object>, new: &ServiceObject, dirty: &mut Dirty) {
+        let name = &new.name;
+        let before = self.service_objects.insert(name.clone(), Arc::clone(object));
+        let same = before.as_ref().is_some_and(|b| b.body == object.body);
+        if !same {
+            self.rebuild_service(new, dirty);
+        }
+        self.check_service(name, dirty);
+        if before.is_none() {
+            // An export may have waited for it.
+            self.check_export(name, dirty);
+        }
+    }
+
+    fn rebuild_service(&mut self, object: &ServiceObject, dirty: &mut Dirty) {
+        let name = &object.name;
+        let mut service = LocalService::new(object);
+        service.export_to = self.export_to(name);
+        let selected = self.selected_by(name, &service.selector);
+        for key in &selected {
+            service.set_workload(key, self.workloads.get(key));
+        }
+        let old = self.services.get(name);
+        if let Some(old) = old {
+            self.unanchor(&old.selector.clone(), name);
+        }
+        let was_behind: BTreeSet<WorkloadKey> =
+            self.services.get(name).map(|old| self.selected_by(name, &old.selector)).unwrap_or_default();
+        for key in was_behind.symmetric_difference(&selected) {
+            if let Some(workload) = self.workloads.get_mut(key) {
+                if selected.contains(key) {
+                    workload.services.insert(name.clone());
+                } else {
+                    workload.services.remove(name);
+                }
+            }
+            dirty.workloads.insert(key.clone());
+        }
+        if let Some((key, value)) = service.selector.iter().next() {
+            self.selectors.insert(&name.namespace, key, value, name);
+        }
+        let was_gateway = self.services.insert(name.clone(), service).is_some_and(|old| old.gateway);
+        dirty.services.insert(name.clone());
+        if was_gateway || bounds::is_gateway(object) {
+            self.refresh_gateway(name, dirty);
+        }
+    }
+
+    pub(super) fn remove_service(&mut self, name: &ServiceName, dirty: &mut Dirty) {
+        self.service_objects.remove(name);
+        let Some(old) = self.services.remove(name) else { return };
+        self.unanchor(&old.selector, name);
+        for key in self.selected_by(name, &old.selector) {
+            if let Some(workload) = self.workloads.get_mut(&key) {
+                workload.services.remove(name);
+            }
+            dirty.workloads.insert(key);
+        }
+        dirty.services.insert(name.clone());
+        self.set_errors(object_key(Kind::Service, name), Vec::new(), dirty);
+        self.refresh_gateway(name, dirty);
+        self.check_export(name, dirty);
+    }
+
+    /// Services are found by the first pair of their selector.
+    fn unanchor(&mut self, selector: &Labels, name: &ServiceName) {
+        if let Some((key, value)) = selector.iter().next() {
+            self.selectors.remove(&name.namespace, key, value, name);
+        }
+    }
+
+    fn selected_by(&self, name: &ServiceName, selector: &Labels) -> BTreeSet<WorkloadKey> {
+        let candidates = self.labels.with_rarest(&name.namespace, selector).into_iter().flatten();
+        let selected =
+            candidates.filter(|key| self.workloads.get(*key).is_some_and(|w| w.labels.selected_by(selector)));
+        selected.cloned().collect()
+    }
+
+    /// Finds what is wrong with a service in the company of the other objects.
+    pub(super) fn check_service(&mut self, name: &ServiceName, dirty: &mut Dirty) {
+        let Some((object, service)) = self.service_objects.get(name).zip(self.services.get(name)) else { return };
+        let mut errors: Vec<ObjectError> = Vec::new();
+        for (index, target) in service.targets.iter().enumerate() {
+            let TargetPort::Name(target) = target else { continue };
+            let missing = service.dangling.iter().filter(|(i, _)| *i == index).map(|(_, key)| &*key.name);
+            let missing: Vec<&str> = missing.collect();
+            if missing.is_empty() {
+                continue;
+            }
+            let named = missing.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", ");
+            let more = missing.len().saturating_sub(NAMED_MAX);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let message =
+                format!("no port '{target}' on WorkloadEntry {named}{more}: they are no endpoints of this port");
+            let error = object.fault(Code::DanglingReference, &format!("spec.ports[{index}].targetPort"), message);
+            errors.push(
+                error.remedy(format!("add '{target}' to the spec.ports of the WorkloadEntry, or name another port")),
+            );
+        }
+        if service.gateway && self.gateways.get(name).is_some_and(|g| g.addresses.is_empty()) {
+            let field = "metadata.annotations.federation.meshfed.io/gateway-addresses";
+            let error = object.fault(Code::InvalidValue, field, "the gateway declares no address");
+            errors.push(
+                error.remedy(
+                    "name its addresses in the annotation, in spec.externalIPs or in the load balancer's status",
+                ),
+            );
+        }
+        if self.exports.contains_key(name)
+            && let Some(port) = too_long(service)
+        {
+            let message =
+                format!("the server name of port {port} passes {SNI_MAX} characters: the service is not exported");
+            errors.push(object.fault(Code::TooLarge, "metadata.name", message).remedy("give it a shorter name"));
+        }
+        self.set_errors(object_key(Kind::Service, name), errors, dirty);
+    }
+}
+
+/// The first port whose server name would be too long for TLS.
+pub(super) fn too_long(service: &LocalService) -> Option<u16> {
+    let long = |port: u16| sni(&service.name, port, &SubsetName::all(), CLUSTERSET_DOMAIN).len() > SNI_MAX;
+    service.ports.iter().map(|p| p.port).find(|port| long(*port))
+}

@@ -1,0 +1,327 @@
+//! Pure. What the index knows: the cluster's own services, workloads and gateways.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use meshfed_crds::{Labels, TargetPort, WorkloadPorts};
+use meshfed_model::export::ExportTo;
+use meshfed_model::horizon::EndpointCandidate;
+use meshfed_model::identity::{SpiffeId, TrustDomain};
+use meshfed_model::locality::Locality;
+use meshfed_model::names::{ClusterName, Namespace, NetworkName, ServiceName};
+use meshfed_model::network::{Cidr, Network};
+use meshfed_model::policy::FailoverSpec;
+use meshfed_model::service::{PortProtocol, ServicePort, ServiceType};
+
+/// What the cluster's token binds it to, and its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexSettings {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// The fleet's domain.
+    pub fleet: TrustDomain,
+    /// The cluster's own trust domain.
+    pub trust_domain: TrustDomain,
+    /// Its networks; the first is the default of its workloads.
+    pub networks: Vec<Network>,
+    /// Its regions; the first is the default.
+    pub regions: Vec<String>,
+    /// Its zones; the first is the default.
+    pub zones: Vec<String>,
+    /// Ranges of its gateways; empty: those of the network.
+    pub gateway_cidrs: BTreeSet<Cidr>,
+}
+
+impl IndexSettings {
+    /// Where a workload runs that does not say.
+    #[must_use]
+    pub fn default_locality(&self) -> Locality {
+        let first = |all: &[String]| all.first().cloned().unwrap_or_default();
+        let region = first(&self.regions);
+        let zone = if region.is_empty() { String::new() } else { first(&self.zones) };
+        Locality::new(region, zone)
+    }
+}
+
+/// Names a WorkloadEntry.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkloadKey {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: Arc<str>,
+}
+impl std::fmt::Display for WorkloadKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What the workload's proxy says of itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkloadState {
+    /// Its proxy holds a stream.
+    pub connected: bool,
+    /// The application passes its probe (a gateway: its listeners are bound).
+    pub app_ready: bool,
+}
+
+/// A workload of this cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workload {
+    /// Namespace and name.
+    pub key: WorkloadKey,
+    /// Its service account.
+    pub service_account: Arc<str>,
+    /// `spiffe://<cluster>.F/ns/<namespace>/sa/<service account>`.
+    pub identity: SpiffeId,
+    /// All its addresses, the WorkloadEntry's `address` first.
+    pub addresses: Box<[IpAddr]>,
+    /// Its network.
+    pub network: NetworkName,
+    /// Where it runs.
+    pub locality: Locality,
+    /// Its weight, from 1.
+    pub weight: u32,
+    /// Its ports: what its proxy listens on.
+    pub ports: WorkloadPorts,
+    /// Its labels.
+    pub labels: Labels,
+    /// Whether a proxy stands before it; without one it speaks plaintext and is never offered.
+    pub sidecar: bool,
+    /// Who may speak for it on the sockets; `None`: the agent's own uid.
+    pub unix_uid: Option<u32>,
+    /// What its proxy says.
+    pub state: WorkloadState,
+    /// The services that select it.
+    pub services: BTreeSet<ServiceName>,
+}
+
+impl Workload {
+    /// Whether it takes requests.
+    #[must_use]
+    pub const fn ready(&self) -> bool {
+        !self.sidecar || (self.state.connected && self.state.app_ready)
+    }
+}
+
+/// One port of one workload as an endpoint of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The service's port.
+    pub port: u16,
+    /// The port to dial.
+    pub target_port: u16,
+    /// The addresses to dial.
+    pub addresses: Box<[IpAddr]>,
+    /// Its network.
+    pub network: NetworkName,
+    /// Where it runs.
+    pub locality: Locality,
+    /// Its weight, from 1.
+    pub weight: u32,
+    /// Whether it takes requests.
+    pub ready: bool,
+    /// Whether it speaks mTLS.
+    pub mtls: bool,
+    /// Who answers.
+    pub identity: SpiffeId,
+}
+
+/// A service of this cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalService {
+    /// Its name.
+    pub name: ServiceName,
+    /// Whether it has an address of its own.
+    pub service_type: ServiceType,
+    /// Its TCP ports, in the order of the object.
+    pub ports: Vec<ServicePort>,
+    /// To whom it is exported; `None`: not at all.
+    pub export_to: Option<ExportTo>,
+    /// Its endpoints by workload: one per port of the service that the workload has.
+    pub endpoints: BTreeMap<WorkloadKey, Vec<Endpoint>>,
+    /// Whether it is an east-west gateway.
+    pub gateway: bool,
+    /// How many workloads behind it have each identity.
+    pub(super) identities: BTreeMap<SpiffeId, u32>,
+    pub(super) selector: Labels,
+    /// What each of `ports` is on the workloads.
+    pub(super) targets: Vec<TargetPort>,
+    /// Ports (by index) whose named target a workload does not have.
+    pub(super) dangling: BTreeSet<(usize, WorkloadKey)>,
+}
+
+impl LocalService {
+    /// Whom a client must find behind it: the identities of its endpoints that speak mTLS.
+    pub fn identities(&self) -> impl Iterator<Item = &SpiffeId> {
+        self.identities.keys()
+    }
+    /// One of its ports.
+    #[must_use]
+    pub fn port(&self, number: u16) -> Option<&ServicePort> {
+        self.ports.iter().find(|p| p.port == number)
+    }
+    /// The endpoints of one port, each of its addresses a candidate.
+    pub fn candidates(&self, port: u16, cluster: &ClusterName) -> Vec<EndpointCandidate> {
+        let mut all = Vec::new();
+        for endpoint in self.endpoints.values().flatten().filter(|e| e.port == port) {
+            all.extend(endpoint.addresses.iter().map(|address| EndpointCandidate {
+                cluster: cluster.clone(),
+                network: endpoint.network.clone(),
+                locality: endpoint.locality.clone(),
+                address: *address,
+                port: endpoint.target_port,
+                weight: endpoint.weight,
+                ready: endpoint.ready,
+                mtls: endpoint.mtls,
+            }));
+        }
+        all
+    }
+}
+
+/// One address of a gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayAddress {
+    /// What other networks dial.
+    pub address: SocketAddr,
+    /// The workload whose own address it is.
+    pub owner: Option<WorkloadKey>,
+    /// The gateway's own locality: that of the owner, else of the first workload behind it.
+    pub locality: Locality,
+    /// Whether it may be offered: its owner is ready, or without owner any workload behind it.
+    pub ready: bool,
+}
+
+/// An east-west gateway of this cluster (`contracts.md` 1.9).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalGateway {
+    /// Its service.
+    pub service: ServiceName,
+    /// The network it leads into.
+    pub network: NetworkName,
+    /// The number of its port `tls`.
+    pub port: u16,
+    /// Its addresses, in order.
+    pub addresses: Vec<GatewayAddress>,
+    /// The workloads behind it, with the port each listens on.
+    pub workloads: BTreeMap<WorkloadKey, u16>,
+}
+
+/// Where a gateway's proxy listens (`contracts.md` 1.8): the first of the three that has something.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GatewayListen {
+    /// Declared addresses whose host is its WorkloadEntry's own.
+    pub own: Vec<SocketAddr>,
+    /// Declared addresses that no other workload of the service has: for those that the host owns.
+    pub shared: Vec<SocketAddr>,
+    /// Else its bind addresses, at this port.
+    pub port: u16,
+}
+
+/// What one port of a workload is for its proxy's inbound side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboundPort {
+    /// How it is spoken to.
+    pub protocol: PortProtocol,
+    /// The services that hold this workload and port, with the service's port.
+    pub services: Vec<(ServiceName, u16)>,
+    /// To whom those of them that are exported go: only these clusters' trust domains are accepted.
+    pub export_to: Vec<ExportTo>,
+}
+
+/// What has to be looked at again after a change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Services whose ports, endpoints, export or existence changed.
+    pub services: BTreeSet<ServiceName>,
+    /// Whether a gateway changed.
+    pub gateways: bool,
+    /// Workloads that changed, came or went.
+    pub workloads: BTreeSet<WorkloadKey>,
+    /// Whether the set of namespaces changed.
+    pub namespaces: bool,
+    /// Whether a failover policy changed: any service may have another one.
+    pub policies: bool,
+    /// Whether the list of errors changed.
+    pub errors: bool,
+}
+
+impl Dirty {
+    /// Whether nothing changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+    /// Adds what another change touched.
+    pub fn merge(&mut self, other: Self) {
+        self.services.extend(other.services);
+        self.workloads.extend(other.workloads);
+        self.gateways |= other.gateways;
+        self.namespaces |= other.namespaces;
+        self.policies |= other.policies;
+        self.errors |= other.errors;
+    }
+}
+
+/// Where a fleet policy comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FleetSource {
+    /// The fleet source: before all others of its level.
+    Fleet,
+    /// The HTTP API.
+    Api,
+}
+
+/// The policies of the fleet, as the hub sends them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FleetPolicies {
+    /// Their revision.
+    pub revision: u64,
+    /// Failover policies.
+    pub failover: Vec<(FleetSource, meshfed_crds::FailoverPolicyObject)>,
+    /// Export policies: they bind every cluster.
+    pub export: Vec<meshfed_crds::ExportPolicyObject>,
+}
+
+/// The failover policy that holds for a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyChoice {
+    /// Its name; `default` for the built-in one and for the fleet's default.
+    pub name: String,
+    /// `cluster:<name>`, `fleet`, `api` or `builtin`.
+    pub source: String,
+    /// What it says.
+    pub spec: Arc<FailoverSpec>,
+}
+
+/// Why `--workload NAMESPACE/SA[/NAME]` names no single workload.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    /// None has that service account (and name).
+    #[error("no WorkloadEntry is {wanted}; {}", hint(others))]
+    NotFound {
+        /// What was asked for.
+        wanted: String,
+        /// What there is with that namespace, at most ten.
+        others: Vec<String>,
+    },
+    /// More than one has it.
+    #[error("{wanted} may be any of {}; name one: NAMESPACE/SERVICE_ACCOUNT/NAME", candidates.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        wanted: String,
+        /// The workloads, at most ten.
+        candidates: Vec<String>,
+    },
+}
+
+fn hint(others: &[String]) -> String {
+    if others.is_empty() {
+        "the namespace has no WorkloadEntry".to_owned()
+    } else {
+        format!("its namespace has {}", others.join(", "))
+    }
+}

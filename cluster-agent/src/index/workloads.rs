@@ -1,0 +1,164 @@
+//! Pure. Workloads come, change, become ready, and go; the services that select them follow.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use meshfed_crds::WorkloadObject;
+use meshfed_model::identity::SpiffeId;
+use meshfed_model::names::ServiceName;
+use meshfed_model::service::{PortProtocol, ServicePort};
+
+use super::{Dirty, InboundPort, Index, Workload, WorkloadKey, WorkloadState};
+
+impl Index {
+    pub(super) fn put_workload(&mut self, object: &WorkloadObject, dirty: &mut Dirty) {
+        let key = WorkloadKey { namespace: object.namespace.clone(), name: Arc::clone(&object.name) };
+        let Some(mut new) = self.workload_of(&key, object) else {
+            // The source refuses such an object; without network or identity there is nothing to serve.
+            return self.remove_workload(&key, dirty);
+        };
+        if let Some(old) = self.workloads.get(&key) {
+            new.services.clone_from(&old.services);
+            if *old == new {
+                return;
+            }
+        }
+        self.unindex(&key);
+        let before = std::mem::take(&mut new.services);
+        new.services = self.services_for(&new);
+        for (name, value) in new.labels.iter() {
+            self.labels.insert(&key.namespace, name, value, &key);
+        }
+        let account = (key.namespace.clone(), Arc::clone(&new.service_account));
+        self.accounts.entry(account).or_default().insert(key.clone());
+        let touched: BTreeSet<ServiceName> = before.union(&new.services).cloned().collect();
+        self.workloads.insert(key.clone(), new);
+        self.refresh_endpoints(&key, &touched, dirty);
+        dirty.workloads.insert(key);
+    }
+
+    pub(super) fn remove_workload(&mut self, key: &WorkloadKey, dirty: &mut Dirty) {
+        self.unindex(key);
+        if let Some(gone) = self.workloads.remove(key) {
+            self.refresh_endpoints(key, &gone.services, dirty);
+            dirty.workloads.insert(key.clone());
+        }
+    }
+
+    /// What a workload's proxy says of itself. Kept also for a workload that no object names yet.
+    pub fn set_workload_state(&mut self, key: &WorkloadKey, state: WorkloadState) -> Dirty {
+        let mut dirty = Dirty::default();
+        if state == WorkloadState::default() {
+            self.states.remove(key);
+        } else {
+            self.states.insert(key.clone(), state);
+        }
+        let Some(workload) = self.workloads.get_mut(key) else { return dirty };
+        if workload.state == state {
+            return dirty;
+        }
+        workload.state = state;
+        dirty.workloads.insert(key.clone());
+        let services = workload.services.clone();
+        self.refresh_endpoints(key, &services, &mut dirty);
+        dirty
+    }
+
+    fn workload_of(&self, key: &WorkloadKey, object: &WorkloadObject) -> Option<Workload> {
+        let first = self.settings.networks.first().map(|n| &n.name);
+        let identity =
+            SpiffeId::workload(self.settings.trust_domain.clone(), key.namespace.clone(), &object.service_account);
+        Some(Workload {
+            key: key.clone(),
+            service_account: Arc::clone(&object.service_account),
+            identity: identity.ok()?,
+            addresses: object.addresses.clone(),
+            network: object.network.as_ref().or(first)?.clone(),
+            locality: object.locality.clone().unwrap_or_else(|| self.settings.default_locality()),
+            weight: object.weight.max(1),
+            ports: object.ports.clone(),
+            labels: object.labels.clone(),
+            sidecar: !object.without_sidecar,
+            unix_uid: object.unix_uid,
+            state: self.states.get(key).copied().unwrap_or_default(),
+            services: BTreeSet::new(),
+        })
+    }
+
+    fn unindex(&mut self, key: &WorkloadKey) {
+        let Some(old) = self.workloads.get(key) else { return };
+        for (name, value) in old.labels.iter() {
+            self.labels.remove(&key.namespace, name, value, key);
+        }
+        let account = (key.namespace.clone(), Arc::clone(&old.service_account));
+        if let Some(keys) = self.accounts.get_mut(&account) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.accounts.remove(&account);
+            }
+        }
+    }
+
+    /// The services that select a workload: those whose anchor pair it has, if it has the rest, too.
+    fn services_for(&self, workload: &Workload) -> BTreeSet<ServiceName> {
+        let mut found = BTreeSet::new();
+        for (key, value) in workload.labels.iter() {
+            for name in self.selectors.with(&workload.key.namespace, key, value).into_iter().flatten() {
+                if self.services.get(name).is_some_and(|s| workload.labels.selected_by(&s.selector)) {
+                    found.insert(name.clone());
+                }
+            }
+        }
+        found
+    }
+
+    /// Makes the endpoints of one workload in these services what the workload is now.
+    fn refresh_endpoints(&mut self, key: &WorkloadKey, services: &BTreeSet<ServiceName>, dirty: &mut Dirty) {
+        for name in services {
+            let Some(service) = self.services.get_mut(name) else { continue };
+            let workload = self.workloads.get(key).filter(|w| w.services.contains(name));
+            let (changed, dangling) = service.set_workload(key, workload);
+            let gateway = service.gateway;
+            if changed {
+                dirty.services.insert(name.clone());
+            }
+            if dangling {
+                self.check_service(name, dirty);
+            }
+            if gateway {
+                self.refresh_gateway(name, dirty);
+            }
+        }
+    }
+
+    /// What the ports of a workload are for its proxy's inbound side, by number.
+    #[must_use]
+    pub fn inbound(&self, key: &WorkloadKey) -> BTreeMap<u16, InboundPort> {
+        let Some(workload) = self.workloads.get(key) else { return BTreeMap::new() };
+        let mut ports: BTreeMap<u16, InboundPort> = BTreeMap::new();
+        for (name, number) in workload.ports.iter() {
+            let alone =
+                ServicePort { name: name.to_owned(), port: number, protocol: "TCP".to_owned(), app_protocol: None };
+            let protocol = alone.speaks();
+            ports.insert(number, InboundPort { protocol, services: Vec::new(), export_to: Vec::new() });
+        }
+        for service in workload.services.iter().filter_map(|name| self.services.get(name)) {
+            for endpoint in service.endpoints.get(key).into_iter().flatten() {
+                let Some(port) = service.port(endpoint.port) else { continue };
+                let inbound = ports.entry(endpoint.target_port).or_insert_with(|| InboundPort {
+                    protocol: port.speaks(),
+                    services: Vec::new(),
+                    export_to: Vec::new(),
+                });
+                // What one service calls TCP may carry anything: only where all say HTTP is it parsed.
+                inbound.protocol = match (inbound.services.is_empty(), inbound.protocol, port.speaks()) {
+                    (true, _, said) | (false, PortProtocol::Http, said) => said,
+                    (false, PortProtocol::Tcp, _) => PortProtocol::Tcp,
+                };
+                inbound.services.push((service.name.clone(), endpoint.port));
+                inbound.export_to.extend(service.export_to.clone());
+            }
+        }
+        ports
+    }
+}

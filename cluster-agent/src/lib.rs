@@ -1,0 +1,27 @@
+//! One cluster's agent.
+//!
+//! ```text
+//! up:     source → index → uplink   ⇒ the hub
+//! down:   the hub ⇒ downlink → view → translate → xds ⇒ proxies
+//! beside: identity (issuing, attestation, SDS), status, bootstrap, enroll (join)
+//! ```
+//! It does not speak to other clusters' agents, keeps no endpoint of another network, and hands private keys to
+//! nobody but the attested workload they belong to.
+
+pub mod app;
+pub mod bootstrap;
+pub mod config;
+pub mod core;
+pub mod downlink;
+pub mod enroll;
+pub mod identity;
+pub mod index;
+pub mod source;
+pub mod status;
+pub mod translate;
+pub mod uplink;
+pub mod view;
+pub mod xds;
+
+pub use app::run;
+pub use config::AgentArgs;

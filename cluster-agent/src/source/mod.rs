@@ -1,0 +1,107 @@
+//! Edge. Watches the directory and tells the core what changed, at once; keeps the last good objects over a restart.
+//!
+//! ```text
+//! inotify ─┐                                        ┌→ updates → core
+//! timer  ──┴→ signals (Pure: what to look at) → watch → crds (walk, read, last good)
+//!                                                   └→ state (Edge: E/state/source, off the hot path)
+//! ```
+
+mod signals;
+mod state;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use meshfed_crds::{Bounds, Change, ObjectError};
+use meshfed_model::version::Version;
+use meshfed_runtime::drain::Watch;
+use meshfed_runtime::files::FileError;
+use meshfed_runtime::tasks;
+use tokio::sync::mpsc;
+
+/// What the source is made of.
+#[derive(Debug, Clone)]
+pub struct SourceConfig {
+    /// The directory that is watched.
+    pub root: PathBuf,
+    /// `E/state/source`.
+    pub state: PathBuf,
+    /// What the cluster's token allows.
+    pub bounds: Bounds,
+}
+
+/// The changes of one scan, and all faults after it.
+#[derive(Debug, Clone)]
+pub struct SourceUpdate {
+    /// Epoch: one per start of the agent. Revision: one per scan with changes; the first update is revision 1.
+    pub version: Version,
+    /// What changed; the first update holds everything. Empty where only faults changed.
+    pub changes: Vec<Change>,
+    /// How many objects stand.
+    pub objects: usize,
+    /// All faults of files and objects.
+    pub errors: Arc<[ObjectError]>,
+}
+
+/// Why the source cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The state directory cannot be used.
+    #[error("the source's state cannot be kept")]
+    State(#[source] FileError),
+    /// The thread that watches ended with a panic.
+    #[error("the watching thread panicked")]
+    Panicked,
+}
+
+/// Scans the directory, sends everything as revision 1, then what changes, until the drain starts or nobody listens.
+///
+/// # Errors
+/// [`SourceError`]. A directory that is not there is none: it is reported in the update, and the last good objects
+/// stand.
+pub async fn run(config: SourceConfig, updates: mpsc::Sender<SourceUpdate>, drain: Watch) -> Result<(), SourceError> {
+    let (mailbox, stopper) = signals::channel();
+    let watching = tasks::spawn_blocking("source", move || watch::run(&config, &updates, &mailbox));
+    // Also stops the thread when this future is dropped.
+    let stop = stopper.on_drop();
+    tokio::pin!(watching);
+    let ended = tokio::select! {
+        ended = &mut watching => ended,
+        () = drain.signaled() => {
+            drop(stop);
+            watching.await
+        }
+    };
+    ended.unwrap_or(Err(SourceError::Panicked))
+}
+
+/// The body of `GET /debug/source`: the source's own faults and those of the index.
+#[must_use]
+pub fn debug_body<'a>(
+    version: Version,
+    objects: usize,
+    errors: impl Iterator<Item = &'a ObjectError>,
+) -> serde_json::Value {
+    serde_json::json!({
+        "epoch": version.epoch.to_string(),
+        "revision": version.revision.to_string(),
+        "objects": objects,
+        "errors": errors.collect::<Vec<_>>(),
+    })
+}
+
+/// How many faults there are of each code, for the metric `meshfed_source_errors{code,severity}`.
+#[must_use]
+pub fn errors_by_code<'a>(
+    errors: impl Iterator<Item = &'a ObjectError>,
+) -> std::collections::BTreeMap<(&'static str, &'static str), usize> {
+    let mut counts = std::collections::BTreeMap::new();
+    for error in errors {
+        *counts.entry((error.code.as_str(), error.severity().as_str())).or_default() += 1;
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Pure. CDS: where a client's, a gateway's and an inbound listener's connections go, and how they are protected.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, TransportSocketMatch,
+};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
+use envoy_types::pb::envoy::config::core::v3::{BindConfig, TransportSocket};
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
+};
+use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
+    CombinedCertificateValidationContext, ValidationContextType,
+};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{SubjectAltNameMatcher, UpstreamTlsContext};
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use envoy_types::pb::envoy::r#type::v3::Percent;
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind as ValueKind};
+use meshfed_model::service::PortProtocol;
+
+use super::facts::PortFacts;
+use super::messages::{SECRET_TRUST, Validation, ads, common_tls, sds, seconds, socket, transport_socket, uint32};
+use super::names::{OutboundName, inbound_cluster};
+use super::resource::{Kind, Resource};
+
+/// Nobody has this identity: what an endpoint without a matching transport must show.
+const NOBODY: &str = "spiffe://none.invalid/ns/none/sa/none";
+/// Time for a connect.
+const CONNECT_TIMEOUT_SECONDS: i64 = 5;
+
+/// The match key in endpoint metadata of `mode: plaintext`.
+pub(super) const MATCH_MODE: &str = "mode";
+/// The match key in endpoint metadata that names the origin cluster.
+pub(super) const MATCH_CLUSTER: &str = "cluster";
+
+/// The cluster of a service port for clients.
+#[must_use]
+pub fn outbound(name: &OutboundName, facts: &PortFacts) -> Arc<Resource> {
+    let http = facts.port.speaks() == PortProtocol::Http;
+    let sni = name.sni();
+    let mut matches = vec![plaintext()];
+    for (cluster, identities) in &facts.identities {
+        // Without an identity there is nobody to expect; endpoints of such a cluster are not handed out either.
+        if identities.is_empty() {
+            continue;
+        }
+        let expected: Vec<String> = identities.iter().map(ToString::to_string).collect();
+        matches.push(TransportSocketMatch {
+            name: cluster.to_string(),
+            r#match: Some(one_field(MATCH_CLUSTER, cluster.as_str())),
+            transport_socket: Some(upstream_tls(&sni, http, &expected)),
+        });
+    }
+    let cluster = Cluster {
+        transport_socket_matches: matches,
+        // Fails closed: nothing is ever spoken to in plaintext because its match is missing.
+        transport_socket: Some(upstream_tls(&sni, http, &[NOBODY.to_owned()])),
+        ..eds(&name.to_string())
+    };
+    Resource::encode(Kind::Cluster, &cluster.name, &cluster)
+}
+
+/// The cluster of a gateway's table entry: bytes, passed on as they come.
+#[must_use]
+pub fn gateway(name: &OutboundName) -> Arc<Resource> {
+    let cluster = eds(&name.sni());
+    Resource::encode(Kind::Cluster, &cluster.name, &cluster)
+}
+
+/// The application behind one port of a workload.
+#[must_use]
+pub fn inbound(port: u16, target: SocketAddr, source: Option<IpAddr>) -> Arc<Resource> {
+    let name = inbound_cluster(port);
+    let host = Endpoint { address: Some(super::messages::address(target)), ..Endpoint::default() };
+    let endpoint = LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(host)), ..LbEndpoint::default() };
+    let locality = LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..LocalityLbEndpoints::default() };
+    let source = source.filter(|s| s.is_ipv4() == target.ip().is_ipv4());
+    let cluster = Cluster {
+        name: name.clone(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: name,
+            endpoints: vec![locality],
+            ..ClusterLoadAssignment::default()
+        }),
+        upstream_bind_config: source
+            .map(|s| BindConfig { source_address: Some(socket(s, 0)), ..BindConfig::default() }),
+        ..common()
+    };
+    Resource::encode(Kind::Cluster, &cluster.name, &cluster)
+}
+
+fn common() -> Cluster {
+    let high = uint32(u32::MAX);
+    let thresholds = Thresholds {
+        max_connections: high,
+        max_pending_requests: high,
+        max_requests: high,
+        max_retries: high,
+        ..Thresholds::default()
+    };
+    Cluster {
+        connect_timeout: seconds(CONNECT_TIMEOUT_SECONDS),
+        circuit_breakers: Some(CircuitBreakers { thresholds: vec![thresholds], ..CircuitBreakers::default() }),
+        common_lb_config: Some(CommonLbConfig {
+            healthy_panic_threshold: Some(Percent { value: 0.0 }),
+            ..CommonLbConfig::default()
+        }),
+        ..Cluster::default()
+    }
+}
+
+fn eds(name: &str) -> Cluster {
+    Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
+        eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(ads()), service_name: String::new() }),
+        ..common()
+    }
+}
+
+fn one_field(key: &str, value: &str) -> Struct {
+    let value = Value { kind: Some(ValueKind::StringValue(value.to_owned())) };
+    Struct { fields: HashMap::from([(key.to_owned(), value)]) }
+}
+
+fn plaintext() -> TransportSocketMatch {
+    TransportSocketMatch {
+        name: "plaintext".to_owned(),
+        r#match: Some(one_field(MATCH_MODE, "plaintext")),
+        transport_socket: Some(transport_socket(
+            "envoy.transport_sockets.raw_buffer",
+            "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer",
+            &RawBuffer {},
+        )),
+    }
+}
+
+/// mTLS towards whoever has one of these identities, verified against the bundle of its own trust domain.
+fn upstream_tls(sni: &str, http: bool, identities: &[String]) -> TransportSocket {
+    let names: BTreeSet<&String> = identities.iter().collect();
+    let names = names.into_iter().map(|id| SubjectAltNameMatcher {
+        san_type: SanType::Uri as i32,
+        matcher: Some(StringMatcher {
+            match_pattern: Some(MatchPattern::Exact(id.clone())),
+            ..StringMatcher::default()
+        }),
+        ..SubjectAltNameMatcher::default()
+    });
+    let validation = CombinedCertificateValidationContext {
+        default_validation_context: Some(Validation {
+            match_typed_subject_alt_names: names.collect(),
+            ..Validation::default()
+        }),
+        validation_context_sds_secret_config: Some(sds(SECRET_TRUST)),
+        ..CombinedCertificateValidationContext::default()
+    };
+    let context = UpstreamTlsContext {
+        common_tls_context: Some(common_tls(http, ValidationContextType::CombinedValidationContext(validation))),
+        sni: sni.to_owned(),
+        ..UpstreamTlsContext::default()
+    };
+    transport_socket(
+        "envoy.transport_sockets.tls",
+        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        &context,
+    )
+}

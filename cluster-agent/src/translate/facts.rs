@@ -1,0 +1,121 @@
+//! Pure. What clusters, routes and tables are made of, per service: everything but endpoints and health. An endpoint
+//! change leaves the facts equal, and nothing that is made of them is encoded again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use meshfed_model::export::ExportTo;
+use meshfed_model::identity::SpiffeId;
+use meshfed_model::names::{ClusterName, ServiceName};
+use meshfed_model::service::ServicePort;
+
+use crate::index::LocalService;
+
+use super::names::{Domain, OutboundName};
+
+/// One port of a service as a client sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortFacts {
+    /// The port; of several clusters that expose it, our own one's words count first, then by cluster name.
+    pub port: ServicePort,
+    /// Whom a client must find there, by the cluster that exposes the port.
+    pub identities: BTreeMap<ClusterName, BTreeSet<SpiffeId>>,
+}
+
+/// Everything about one service that is not an endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceFacts {
+    /// Ports under the clusterset host: of all clusters that export to us, the own one included if it exports.
+    pub clusterset: BTreeMap<u16, PortFacts>,
+    /// Ports under the cluster host.
+    pub cluster: BTreeMap<u16, PortFacts>,
+    /// To whom the own cluster exports it.
+    pub export_to: Option<ExportTo>,
+    /// Ports that the own cluster exports.
+    pub exported: BTreeSet<u16>,
+}
+
+/// What another cluster says of a service.
+#[derive(Debug)]
+pub struct Foreign<'a> {
+    /// The cluster.
+    pub cluster: &'a ClusterName,
+    /// The ports it exposes.
+    pub ports: &'a [ServicePort],
+    /// The identities behind it.
+    pub identities: &'a BTreeSet<SpiffeId>,
+}
+
+impl ServiceFacts {
+    /// The facts of a service of our own, of others', or of both. Gateways are nobody's service.
+    #[must_use]
+    pub fn new<'a>(
+        own_cluster: &ClusterName,
+        own: Option<&LocalService>,
+        foreign: impl Iterator<Item = Foreign<'a>>,
+    ) -> Self {
+        let mut facts = Self::default();
+        let own = own.filter(|s| !s.gateway);
+        if let Some(own) = own {
+            let identities: BTreeSet<SpiffeId> = own.identities().cloned().collect();
+            for port in &own.ports {
+                add(&mut facts.cluster, port, own_cluster, &identities);
+                if own.export_to.is_some() {
+                    add(&mut facts.clusterset, port, own_cluster, &identities);
+                    facts.exported.insert(port.port);
+                }
+            }
+            facts.export_to.clone_from(&own.export_to);
+        }
+        for origin in foreign {
+            for port in origin.ports {
+                add(&mut facts.clusterset, port, origin.cluster, origin.identities);
+            }
+        }
+        facts
+    }
+
+    /// Whether nobody can call it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.clusterset.is_empty() && self.cluster.is_empty()
+    }
+
+    /// The ports under a domain.
+    #[must_use]
+    pub const fn ports(&self, domain: Domain) -> &BTreeMap<u16, PortFacts> {
+        match domain {
+            Domain::Clusterset => &self.clusterset,
+            Domain::Cluster => &self.cluster,
+        }
+    }
+
+    /// The outbound names of the service.
+    pub fn outbound(&self, service: &ServiceName) -> impl Iterator<Item = (OutboundName, &PortFacts)> {
+        Domain::ALL.into_iter().flat_map(move |domain| {
+            self.ports(domain)
+                .iter()
+                .map(move |(port, facts)| (OutboundName::new(service.clone(), *port, domain), facts))
+        })
+    }
+
+    /// The hosts under which it is known.
+    pub fn domains(&self) -> impl Iterator<Item = Domain> {
+        Domain::ALL.into_iter().filter(|d| !self.ports(*d).is_empty())
+    }
+
+    /// Whether routes made of `other` equal those made of these facts.
+    #[must_use]
+    pub fn same_routes(&self, other: &Self) -> bool {
+        self.clusterset.keys().eq(other.clusterset.keys()) && self.cluster.keys().eq(other.cluster.keys())
+    }
+}
+
+fn add(
+    ports: &mut BTreeMap<u16, PortFacts>,
+    port: &ServicePort,
+    cluster: &ClusterName,
+    identities: &BTreeSet<SpiffeId>,
+) {
+    let facts = ports.entry(port.port).or_insert_with(|| PortFacts { port: port.clone(), identities: BTreeMap::new() });
+    facts.identities.insert(cluster.clone(), identities.clone());
+}

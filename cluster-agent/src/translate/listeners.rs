@@ -1,0 +1,188 @@
+//! Pure. LDS: what one proxy listens on.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::{Metadata, TransportSocket};
+use envoy_types::pb::envoy::config::listener::v3::{
+    AdditionalAddress, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter,
+    filter_chain_match::ConnectionSourceType, listener_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
+    CodecType, ForwardClientCertDetails, RouteSpecifier, ServerHeaderTransformation, SetCurrentClientCertDetails,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
+use envoy_types::pb::google::protobuf::{BoolValue, ListValue, Struct, Value, value::Kind as ValueKind};
+use meshfed_model::service::PortProtocol;
+
+use super::messages::{address, ads, any, common_tls, sds, transport_socket};
+use super::names::{OUTBOUND_ROUTES, OutboundName, inbound as inbound_name, inbound_cluster};
+use super::resource::{Kind, Resource};
+
+/// `bind` tells the proxy the hosts of its other listeners (metrics, readiness, admin): it learns its workload's
+/// addresses from here only.
+fn listener(
+    name: &str,
+    bind: &[IpAddr],
+    addresses: &[SocketAddr],
+    filter_chains: Vec<FilterChain>,
+) -> Option<Listener> {
+    let (first, more) = addresses.split_first()?;
+    let text = |a: &IpAddr| Value { kind: Some(ValueKind::StringValue(a.to_string())) };
+    let hosts = Value { kind: Some(ValueKind::ListValue(ListValue { values: bind.iter().map(text).collect() })) };
+    let ours = Struct { fields: HashMap::from([("bind".to_owned(), hosts)]) };
+    let metadata = Metadata { filter_metadata: HashMap::from([("meshfed".to_owned(), ours)]), ..Metadata::default() };
+    Some(Listener {
+        metadata: Some(metadata),
+        name: name.to_owned(),
+        address: Some(address(*first)),
+        additional_addresses: more
+            .iter()
+            .map(|a| AdditionalAddress { address: Some(address(*a)), ..AdditionalAddress::default() })
+            .collect(),
+        filter_chains,
+        ..Listener::default()
+    })
+}
+
+fn encoded(listener: &Listener) -> Arc<Resource> {
+    Resource::encode(Kind::Listener, &listener.name, listener)
+}
+
+fn filter(name: &str, message_name: &str, message: &impl prost::Message) -> Filter {
+    Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(any(message_name, message))) }
+}
+
+fn tcp_proxy(stat_prefix: &str, cluster: String) -> Filter {
+    let proxy = TcpProxy {
+        stat_prefix: stat_prefix.to_owned(),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
+        ..TcpProxy::default()
+    };
+    filter("envoy.filters.network.tcp_proxy", "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", &proxy)
+}
+
+fn http(stat_prefix: &str, routes: &str, peer_identity: bool) -> Filter {
+    let router = HttpFilter {
+        name: "envoy.filters.http.router".to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(any(
+            "envoy.extensions.filters.http.router.v3.Router",
+            &Router::default(),
+        ))),
+        ..HttpFilter::default()
+    };
+    let forward =
+        if peer_identity { ForwardClientCertDetails::SanitizeSet } else { ForwardClientCertDetails::Sanitize };
+    let manager = HttpConnectionManager {
+        codec_type: CodecType::Http1 as i32,
+        stat_prefix: stat_prefix.to_owned(),
+        http_filters: vec![router],
+        server_header_transformation: ServerHeaderTransformation::PassThrough as i32,
+        forward_client_cert_details: forward as i32,
+        set_current_client_cert_details: peer_identity
+            .then(|| SetCurrentClientCertDetails { uri: true, ..SetCurrentClientCertDetails::default() }),
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(ads()),
+            route_config_name: routes.to_owned(),
+        })),
+        ..HttpConnectionManager::default()
+    };
+    filter(
+        "envoy.filters.network.http_connection_manager",
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        &manager,
+    )
+}
+
+/// Connections from this host only: anybody else could speak as the workload.
+fn own_host_only() -> Option<FilterChainMatch> {
+    Some(FilterChainMatch { source_type: ConnectionSourceType::SameIpOrLoopback as i32, ..FilterChainMatch::default() })
+}
+
+/// `outbound`: the application's HTTP requests, by authority. `None` without addresses.
+#[must_use]
+pub fn outbound(bind: &[IpAddr], addresses: &[SocketAddr]) -> Option<Arc<Resource>> {
+    let chain = FilterChain {
+        filter_chain_match: own_host_only(),
+        filters: vec![http("outbound", OUTBOUND_ROUTES, false)],
+        ..FilterChain::default()
+    };
+    listener("outbound", bind, addresses, vec![chain]).as_ref().map(encoded)
+}
+
+/// `outbound-tcp|<LISTEN>`: one service as plain TCP.
+#[must_use]
+pub fn outbound_tcp(bind: &[IpAddr], listen: SocketAddr, target: &OutboundName) -> Option<Arc<Resource>> {
+    let name = format!("outbound-tcp|{listen}");
+    let chain = FilterChain {
+        filter_chain_match: own_host_only(),
+        filters: vec![tcp_proxy("outbound-tcp", target.to_string())],
+        ..FilterChain::default()
+    };
+    listener(&name, bind, &[listen], vec![chain]).as_ref().map(encoded)
+}
+
+fn downstream_tls(port: u16, http: bool) -> TransportSocket {
+    let validation = ValidationContextType::ValidationContextSdsSecretConfig(sds(&inbound_name(port)));
+    let context = DownstreamTlsContext {
+        common_tls_context: Some(common_tls(http, validation)),
+        require_client_certificate: Some(BoolValue { value: true }),
+        ..DownstreamTlsContext::default()
+    };
+    transport_socket(
+        "envoy.transport_sockets.tls",
+        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        &context,
+    )
+}
+
+/// `inbound|<port>`: peers over mTLS, on every address of the workload.
+#[must_use]
+pub fn inbound(port: u16, bind: &[IpAddr], addresses: &[SocketAddr], protocol: PortProtocol) -> Option<Arc<Resource>> {
+    let name = inbound_name(port);
+    let is_http = protocol == PortProtocol::Http;
+    let last = if is_http { http(&name, &name, true) } else { tcp_proxy(&name, inbound_cluster(port)) };
+    let chain = FilterChain {
+        filters: vec![last],
+        transport_socket: Some(downstream_tls(port, is_http)),
+        ..FilterChain::default()
+    };
+    listener(&name, bind, addresses, vec![chain]).as_ref().map(encoded)
+}
+
+/// `gateway|<address>`: the exact table of server names that are forwarded; anything else has no filter chain.
+#[must_use]
+pub fn gateway(bind: &[IpAddr], listen: SocketAddr, table: &[OutboundName]) -> Option<Arc<Resource>> {
+    let name = format!("gateway|{listen}");
+    let chains = table.iter().map(|entry| {
+        let sni = entry.sni();
+        FilterChain {
+            name: sni.clone(),
+            filter_chain_match: Some(FilterChainMatch {
+                server_names: vec![sni.clone()],
+                ..FilterChainMatch::default()
+            }),
+            filters: vec![tcp_proxy("gateway", sni)],
+            ..FilterChain::default()
+        }
+    });
+    let inspector = ListenerFilter {
+        name: "envoy.filters.listener.tls_inspector".to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(any(
+            "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+            &TlsInspector::default(),
+        ))),
+        ..ListenerFilter::default()
+    };
+    let mut message = listener(&name, bind, &[listen], chains.collect())?;
+    message.listener_filters = vec![inspector];
+    Some(encoded(&message))
+}

@@ -1,0 +1,19 @@
+//! Pure. Objects and views become Envoy's messages: (index, view, client) in, bytes out. Same input, same bytes.
+
+pub mod clusters;
+pub mod endpoints;
+pub mod facts;
+pub mod listeners;
+mod messages;
+pub mod names;
+pub mod node;
+pub mod resource;
+pub mod routes;
+pub mod secrets;
+#[cfg(test)]
+mod tests;
+
+pub use facts::{PortFacts, ServiceFacts};
+pub use names::{Domain, OutboundName};
+pub use node::{Claim, Mode, Node, NodeError};
+pub use resource::{Kind, Resource};

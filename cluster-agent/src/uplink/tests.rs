@@ -1,0 +1,135 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use meshfed_model::export::ExportTo;
+use meshfed_model::names::ServiceName;
+use meshfed_model::offer::{OfferKey, OfferValue, ServiceOffer};
+use meshfed_model::service::{ServicePort, ServiceType};
+use meshfed_model::version::Version;
+
+use super::journal::{OfferJournal, checksum};
+use super::ledger::Ledger;
+use super::{Outgoing, Resources};
+
+fn name(n: usize) -> ServiceName {
+    ServiceName::new("shop", format!("s{n}")).unwrap()
+}
+
+fn service(n: usize, port: u16) -> Resources {
+    let offer = ServiceOffer {
+        service_type: ServiceType::ClusterSetIP,
+        ports: vec![ServicePort { name: String::new(), port, protocol: "TCP".to_owned(), app_protocol: None }],
+        export_to: ExportTo::Everyone,
+        identities: BTreeSet::new(),
+    };
+    BTreeMap::from([(OfferKey::Service(name(n)), OfferValue::Service(offer))])
+}
+
+fn outgoing(services: &[(usize, u16)], complete: bool) -> Outgoing {
+    Outgoing {
+        services: services.iter().map(|(n, port)| (name(*n), service(*n, *port))).collect(),
+        complete,
+        ..Outgoing::default()
+    }
+}
+
+/// Offers, journals, and gives where the offer stands.
+fn offer(journal: &mut OfferJournal, ledger: &mut Ledger, mut what: Outgoing) -> Version {
+    let changes = ledger.take(&mut what);
+    journal.append(&changes).unwrap();
+    ledger.version()
+}
+
+fn open(dir: &Path, boot: &str) -> (OfferJournal, Ledger) {
+    OfferJournal::open(dir, boot, 1000).unwrap()
+}
+
+/// Mutation seen to fail: `named.insert` left out of `take` (everything is withdrawn); `may_send` always true.
+#[test]
+fn what_nobody_names_any_more_is_withdrawn_once_the_offer_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, mut ledger) = open(dir.path(), "boot");
+    assert!(!ledger.may_send(), "a new numbering is not sent before it is whole");
+    let first = offer(&mut journal, &mut ledger, outgoing(&[(1, 80), (2, 80), (3, 80)], true));
+    assert!(ledger.may_send());
+    assert_eq!((first.epoch, ledger.len()), (1000, 3));
+    let same = offer(&mut journal, &mut ledger, outgoing(&[(1, 80), (2, 80), (3, 80)], true));
+    assert_eq!(same, first, "the same again is no change");
+    drop((journal, ledger));
+
+    let (mut journal, mut ledger) = open(dir.path(), "boot");
+    assert!(ledger.may_send() && !ledger.is_complete(), "the last good offer stands");
+    let partly = offer(&mut journal, &mut ledger, outgoing(&[(1, 80), (2, 81)], false));
+    assert_eq!((partly.epoch, ledger.len()), (1000, 3));
+    offer(&mut journal, &mut ledger, outgoing(&[], true));
+    assert_eq!(ledger.len(), 2, "s3 was not named");
+    let parts = ledger.since(first);
+    let removed: Vec<_> = parts.iter().flat_map(|p| &p.removals).map(|r| r.key.clone()).collect();
+    let upserted: Vec<_> = parts.iter().flat_map(|p| &p.upserts).map(|u| u.key.clone()).collect();
+    assert_eq!(removed, [OfferKey::Service(name(3))]);
+    assert_eq!(upserted, [OfferKey::Service(name(2))]);
+}
+
+/// Mutation seen to fail: `same_boot` always true (a lost tail would be numbered again); `CLEAN` not looked at.
+#[test]
+fn a_numbering_goes_on_only_where_nothing_can_be_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, mut ledger) = open(dir.path(), "boot-1");
+    let stood = offer(&mut journal, &mut ledger, outgoing(&[(1, 80)], true));
+    drop((journal, ledger));
+    // kill -9 on the same boot.
+    let (journal, ledger) = open(dir.path(), "boot-1");
+    assert_eq!((ledger.version(), ledger.len()), (stood, 1));
+    drop((journal, ledger));
+    // The machine went down: what was not synced may be lost.
+    let (journal, ledger) = open(dir.path(), "boot-2");
+    assert_eq!((ledger.version(), ledger.len()), (Version::new(1001, 0), 0));
+    // In order: the next boot goes on.
+    journal.close().unwrap();
+    let (_, ledger) = open(dir.path(), "boot-3");
+    assert_eq!(ledger.version(), Version::new(1001, 0));
+    assert_eq!(open(dir.path(), "").1.version(), Version::new(1002, 0), "an unknown boot proves nothing");
+}
+
+/// Mutation seen to fail: the checksum not compared in `split`; `next_epoch` not above the file's.
+#[test]
+fn a_torn_record_was_never_sent_and_a_broken_file_begins_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, mut ledger) = open(dir.path(), "boot");
+    let stood = offer(&mut journal, &mut ledger, outgoing(&[(1, 80)], true));
+    offer(&mut journal, &mut ledger, outgoing(&[(2, 80)], false));
+    drop((journal, ledger));
+    let path = dir.path().join("offer.journal");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    assert_eq!(open(dir.path(), "boot").1.version(), stood);
+    let mut flipped = whole.clone();
+    let last = flipped.len() - 2;
+    flipped[last] ^= 1;
+    std::fs::write(&path, &flipped).unwrap();
+    assert_eq!(open(dir.path(), "boot").1.version(), stood);
+    std::fs::write(&path, b"something else").unwrap();
+    assert_eq!(open(dir.path(), "boot").1.version(), Version::new(1001, 0));
+}
+
+/// Mutation seen to fail: `renumber` keeping the old epoch.
+#[test]
+fn a_new_epoch_holds_the_same_offer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, mut ledger) = open(dir.path(), "boot");
+    offer(&mut journal, &mut ledger, outgoing(&[(1, 80), (2, 80)], true));
+    let epoch = journal.next_epoch(5000).unwrap();
+    ledger.renumber(epoch);
+    assert_eq!((ledger.version().epoch, ledger.len()), (5001, 2));
+    journal.rewrite(&ledger.snapshot()).unwrap();
+    drop(journal);
+    let again = open(dir.path(), "boot").1;
+    assert_eq!((again.version(), again.len()), (ledger.version(), 2));
+    assert!(again.since(Version::new(1000, 2))[0].complete);
+}
+
+/// Mutation seen to fail: another polynomial.
+#[test]
+fn the_checksum_is_crc32() {
+    assert_eq!(checksum(b"123456789"), 0xcbf4_3926);
+}

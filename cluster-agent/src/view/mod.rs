@@ -1,0 +1,13 @@
+//! Pure. What other clusters show this one: the last good state, per origin.
+//!
+//! Looking at one service costs what that service is, never what the fleet is. Nothing here goes back: a change that
+//! does not start where the view stands, or that is older, is refused whole.
+
+mod apply;
+mod origin;
+pub mod persist;
+#[cfg(test)]
+mod tests;
+
+pub use apply::{RESOURCES_MAX, Refusal, View, ViewChange, ViewDirty, ViewError, follows};
+pub use origin::OriginService;

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Replays one-line mutations: each must turn its test red. A mutation is FILE, a sed expression that changes exactly one
+# line, and the cargo arguments of the test that must notice. The work tree must be clean; every file is put back.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+list="e2e/mutants.tsv"
+[ -z "$(git status --porcelain -- '*.rs')" ] || { echo "mutants: commit or stash your changes first"; exit 1; }
+survived=0 count=0
+while IFS=$'\t' read -r file expression arguments; do
+  case "$file" in ''|'#'*) continue ;; esac
+  count=$((count + 1))
+  cp "$file" "$file.orig"
+  sed -i -E "$expression" "$file"
+  if [ "$(diff "$file.orig" "$file" | grep -c '^>')" != 1 ]; then
+    mv "$file.orig" "$file"
+    echo "STALE    $file  $expression"
+    survived=$((survived + 1))
+    continue
+  fi
+  # shellcheck disable=SC2086
+  if cargo test --quiet $arguments >/dev/null 2>&1; then
+    echo "SURVIVED $file  $expression"
+    survived=$((survived + 1))
+  else
+    echo "noticed  $file  $expression"
+  fi
+  mv "$file.orig" "$file"
+  touch "$file"
+done < "$list"
+echo "$count mutations, $survived not noticed"
+[ "$survived" = 0 ]

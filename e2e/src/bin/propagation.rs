@@ -1,0 +1,128 @@
+//! Edge. From the write of a YAML file in one cluster to the first request served by the new endpoint in the other.
+//! The endpoint's proxy runs and is ready before; the write makes its WorkloadEntry match the Service.
+//! Prints a Markdown table: p50, p99 and maximum in milliseconds.
+#![allow(clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark tool")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use meshfed_e2e::fleet::{Cluster, ClusterSpec, Fleet, Range, application};
+use meshfed_e2e::objects::{self, Workload};
+
+/// Changes that are measured.
+const ROUNDS: usize = 100;
+/// How long one change may take before the benchmark gives up.
+const DEADLINE: Duration = Duration::from_secs(5);
+const HOST: &str = "b.shop.svc.clusterset.local:8080";
+
+fn gateway(cluster: &str, range: &Range, locality: &str) -> String {
+    let own = range.host(1);
+    objects::gateway("eastwest", &format!("net-{cluster}"), &[own], &[format!("{own}:15443")], locality)
+}
+
+fn workload(cluster: &str, range: &Range, last: u8, name: &str, app: &str, locality: &str) -> String {
+    objects::workload(&Workload {
+        name,
+        namespace: "shop",
+        app,
+        service_account: name,
+        addresses: &[range.host(last)],
+        port: ("http", 8080),
+        network: &format!("net-{cluster}"),
+        locality,
+        annotations: &[],
+    })
+}
+
+/// One request over a kept connection; the status, or none when the connection broke.
+fn status(stream: &mut TcpStream) -> Option<u16> {
+    stream.write_all(format!("GET http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).ok()?;
+    let (mut answer, mut buffer) = (Vec::new(), [0_u8; 4096]);
+    loop {
+        let read = stream.read(&mut buffer).ok().filter(|n| *n > 0)?;
+        answer.extend_from_slice(buffer.get(..read)?);
+        let text = String::from_utf8_lossy(&answer);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head
+            .to_ascii_lowercase()
+            .lines()
+            .find_map(|l| l.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+        if length.is_some_and(|l| body.len() >= l) || body.ends_with("0\r\n\r\n") {
+            return head.split(' ').nth(1)?.parse().ok();
+        }
+    }
+}
+
+/// Asks until the status is as wanted; gives the moment after.
+fn until_status(outbound: SocketAddr, wanted: impl Fn(u16) -> bool) -> Instant {
+    let start = Instant::now();
+    let mut stream = None;
+    while start.elapsed() < DEADLINE {
+        let connection = stream.get_or_insert_with(|| {
+            let stream = TcpStream::connect(outbound).expect("the sidecar listens");
+            stream.set_nodelay(true).expect("nodelay");
+            stream
+        });
+        match status(connection) {
+            Some(status) if wanted(status) => return Instant::now(),
+            Some(_) => {}
+            None => stream = None,
+        }
+    }
+    panic!("the change was not seen within {DEADLINE:?}");
+}
+
+fn main() {
+    meshfed_runtime::tls::install_provider();
+    let (east_range, west_range) = (Range::take(), Range::take());
+    let fleet = Fleet::start();
+    let b = |app: &str| workload("east", &east_range, 11, "b", app, "eu/eu-1");
+    let fixed = [
+        gateway("east", &east_range, "eu/eu-1"),
+        objects::service("shop", "b", "http", 8080),
+        objects::export("shop", "b"),
+    ];
+    let spec = |name, region, range: &Range, objects| {
+        Cluster::start(
+            &fleet,
+            None,
+            None,
+            &ClusterSpec {
+                name,
+                networks: &[format!("net-{name}={}", range.cidr())],
+                region,
+                bind: range.host(1),
+                objects,
+            },
+        )
+    };
+    let east = spec("east", "eu", &east_range, fixed.concat());
+    east.write("b.yaml", &b("b"));
+    let a = workload("west", &west_range, 10, "a", "a", "us/us-1");
+    let west = spec("west", "us", &west_range, [gateway("west", &west_range, "us/us-1"), a].concat());
+    let app: SocketAddr = (east_range.host(11), 18080).into();
+    let _processes = [
+        application(&fleet, None, "east", "b", app),
+        east.proxy(None, "meshfed-system/eastwest", &["--mode", "gateway"]),
+        west.proxy(None, "meshfed-system/eastwest", &["--mode", "gateway"]),
+        east.proxy(None, "shop/b", &["--inbound", &format!("8080={app}")]),
+        west.proxy(None, "shop/a", &["--app-probe", "off"]),
+    ];
+    fleet.wait_ready(None);
+    let outbound: SocketAddr = (west_range.host(10), 15001).into();
+    let mut millis: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            east.write("b.yaml", &b("elsewhere"));
+            until_status(outbound, |s| s != 200);
+            let written = Instant::now();
+            east.write("b.yaml", &b("b"));
+            (until_status(outbound, |s| s == 200) - written).as_secs_f64() * 1e3
+        })
+        .collect();
+    millis.sort_by(f64::total_cmp);
+    let at = |q: f64| millis.get(((millis.len() - 1) as f64 * q) as usize).copied().unwrap_or(f64::NAN);
+    println!("| changes | p50 ms | p99 ms | max ms |\n|---|---|---|---|");
+    println!("| {} | {:.2} | {:.2} | {:.2} |", millis.len(), at(0.5), at(0.99), at(1.0));
+    println!("\nThe requester polls over one connection without pause, on the same two CPUs.");
+}

@@ -1,0 +1,326 @@
+//! Edge. The federator as a process: `Config` → build → run. Nothing else wires rooms together.
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use meshfed_api::proto::federation::enrollment_server::EnrollmentServer;
+use meshfed_model::identity::{Principal, SpiffeId};
+use meshfed_model::policy::FleetPolicies;
+use meshfed_runtime::admin::AdminServer;
+use meshfed_runtime::config::Problems;
+use meshfed_runtime::grpc::{self, ConnectionMetrics, Limits, ServeOptions};
+use meshfed_runtime::listen::{Addresses, ListenFlag, bind_flag};
+use meshfed_runtime::metrics::Metrics;
+use meshfed_runtime::readiness::Readiness;
+use meshfed_runtime::tasks::TaskGroup;
+use meshfed_runtime::telemetry::{self, chain};
+use meshfed_runtime::tls::{self, ClientAuth};
+use meshfed_runtime::{drain, files};
+use tokio::sync::watch;
+
+use crate::config::{Config, FederatorArgs};
+use crate::fleet::{FleetRead, Inputs};
+use crate::http::{self, Api, Credentials};
+use crate::members::claims::StoredClaims;
+use crate::members::{Enroll, Registry, RegistryError};
+use crate::session::Hub;
+use crate::source::{self, Faults, FleetSource};
+use crate::store::redb::{OpenError, RedbStore};
+use crate::trust;
+
+/// Connections on port 15600: two per agent of the largest fleet, and joiners.
+const CONNECTIONS_MAX: usize = 8192;
+/// The largest request of a joiner (JT9: parse budget), in bytes: a plan names up to 10,000 services.
+const ENROLL_MAX: usize = 4 << 20;
+/// How often the reserve of revisions is looked at.
+const RESERVE_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A required part of the federator has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} has ended: {reason}")]
+pub struct Ended {
+    name: &'static str,
+    reason: String,
+}
+
+/// Runs a federator until SIGTERM or SIGINT.
+#[must_use]
+pub fn run(args: FederatorArgs) -> ExitCode {
+    tls::install_provider();
+    let mut problems = Problems::new();
+    if let Err(error) = telemetry::init(args.log_format, &args.log_level) {
+        problems.flag("MF0206", "--log-level", error.to_string());
+    }
+    let config = problems.take(Config::load(args));
+    let (Some(config), true) = (config, problems.is_empty()) else { return refuse(&problems) };
+    let federator = match Federator::build(config) {
+        Ok(federator) => federator,
+        Err(problems) => return refuse(&problems),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    let stop = async {
+        if let Err(error) = drain::terminate_signal().await {
+            tracing::error!(%error, "signals cannot be waited for; ending");
+        }
+    };
+    match runtime.block_on(federator.run(stop)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn refuse(problems: &Problems) -> ExitCode {
+    // The form is a contract, so it does not go through the log.
+    let _closed = writeln!(std::io::stderr(), "{problems}");
+    ExitCode::from(problems.exit_code())
+}
+
+/// A federator with its listeners bound and its registry open.
+pub struct Federator {
+    config: Config,
+    registry: Arc<Registry>,
+    credentials: Credentials,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    grpc: Vec<TcpListener>,
+    http: Vec<TcpListener>,
+    admin: Vec<TcpListener>,
+    source: Option<FleetSource>,
+    addresses: Addresses,
+}
+
+fn listen(
+    flag: &'static str,
+    key: &'static str,
+    flags: &[ListenFlag],
+    addresses: &mut Addresses,
+    problems: &mut Problems,
+) -> Vec<TcpListener> {
+    let mut all = Vec::new();
+    for at in flags {
+        match bind_flag(flag, at) {
+            Ok(listeners) => all.extend(listeners),
+            Err(error) => error.note(problems),
+        }
+    }
+    for listener in &all {
+        if let Err(error) = addresses.add(key, listener) {
+            problems.environment("MF0207", flag, error.to_string());
+        }
+    }
+    all
+}
+
+/// Where agents reach us: what is advertised, else where we listen, as far as that names a host.
+fn federators(config: &Config, addresses: &Addresses) -> Vec<String> {
+    if !config.args.advertise.is_empty() {
+        return config.args.advertise.clone();
+    }
+    let bound = addresses.0.get("grpc").into_iter().flatten();
+    bound.filter(|a| !a.ip().is_unspecified()).map(ToString::to_string).collect()
+}
+
+fn open(config: &Config, federators: Vec<String>, problems: &mut Problems) -> Option<Registry> {
+    let path = config.args.data_dir.join("registry.redb");
+    let store = match RedbStore::open(&path) {
+        Ok(store) => Arc::new(store),
+        Err(error @ (OpenError::InUse | OpenError::Damaged(_) | OpenError::File(_))) => {
+            problems.file("MF0208", path.display().to_string(), chain(&error));
+            return None;
+        }
+    };
+    let root_key = config.args.root_key.as_deref();
+    match Registry::open(&config.args.data_dir, store, config.fleet.clone(), root_key, federators) {
+        Ok(registry) => Some(registry),
+        Err(error @ RegistryError::NoFleet) => {
+            problems.flag("MF0209", "--fleet", chain(&error));
+            None
+        }
+        Err(error) => {
+            problems.file("MF0210", config.args.data_dir.display().to_string(), chain(&error));
+            None
+        }
+    }
+}
+
+impl Federator {
+    /// Opens the registry, binds everything.
+    ///
+    /// # Errors
+    /// All problems that were found.
+    pub fn build(config: Config) -> Result<Self, Problems> {
+        let mut problems = Problems::new();
+        let data_dir = &config.args.data_dir;
+        if let Err(error) = files::create_data_dir(data_dir) {
+            problems.file("MF0211", data_dir.display().to_string(), chain(&error));
+            return Err(problems);
+        }
+        let mut addresses = Addresses::new();
+        let grpc = listen("--grpc-listen", "grpc", &config.grpc, &mut addresses, &mut problems);
+        let http = listen("--http-listen", "http", &config.http, &mut addresses, &mut problems);
+        let admin = listen("--admin-listen", "admin", &config.admin, &mut addresses, &mut problems);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let registry = open(&config, federators(&config, &addresses), &mut problems);
+        let http_addresses = addresses.0.get("http").cloned().unwrap_or_default();
+        let credentials = match http::ensure(data_dir, &http_addresses, &config.args.http_san) {
+            Ok(credentials) => Some(credentials),
+            Err(error) => {
+                problems.file("MF0212", data_dir.display().to_string(), chain(&error));
+                None
+            }
+        };
+        let opened = config.source.clone().map(|root| FleetSource::open(root, data_dir)).transpose();
+        let source = opened.unwrap_or_else(|error| {
+            problems.file("MF0213", data_dir.join("state").display().to_string(), chain(&error));
+            None
+        });
+        if let Err(error) = addresses.write(&data_dir.join("run")) {
+            problems.file("MF0211", data_dir.join("run").display().to_string(), chain(&error));
+        }
+        match (registry, credentials) {
+            (Some(registry), Some(credentials)) if problems.is_empty() => Ok(Self {
+                config,
+                registry: Arc::new(registry),
+                credentials,
+                metrics: Arc::new(Metrics::new()),
+                readiness: Readiness::new(),
+                grpc,
+                http,
+                admin,
+                source,
+                addresses,
+            }),
+            _ => Err(problems),
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Runs until `stop`, then drains.
+    ///
+    /// # Errors
+    /// [`Ended`] when a required part ends before.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Ended> {
+        let timeout = self.config.args.drain_timeout;
+        let (trigger, watch) = drain::channel();
+        let mut tasks = TaskGroup::new();
+        self.start(&mut tasks, watch)?;
+        tokio::select! {
+            () = stop => {}
+            (name, reason) = tasks.first_end() => {
+                return Err(Ended { name, reason: reason.to_string() });
+            }
+        }
+        tracing::info!("draining");
+        if !trigger.drained(timeout).await {
+            tracing::warn!(?timeout, "the drain timeout is over; what is left is cut");
+        }
+        tasks.abort_all();
+        Ok(())
+    }
+
+    fn start(self, tasks: &mut TaskGroup, watch: drain::Watch) -> Result<(), Ended> {
+        let Self {
+            config, registry, credentials, metrics, readiness, grpc: grpc_listeners, http, admin, source, ..
+        } = self;
+        let guards = ["grpc", "http"].map(|name| readiness.guard(format!("{name}: not serving yet")));
+        let trust = Arc::clone(registry.trust());
+        let ended = |name: &'static str, reason: String| Ended { name, reason };
+        let claims = StoredClaims::open(registry.store().clone(), Arc::clone(registry.revisions()))
+            .map_err(|error| ended("claims", chain(&error)))?;
+        let (policies, source) = (watch::Sender::new(Arc::new(FleetPolicies::default())), source);
+        if let Some(source) = &source {
+            policies.send_replace(Arc::new(source.policies(registry.revisions().bump())));
+        }
+        let hub = Hub::new(Inputs {
+            fleet: trust.fleet().clone(),
+            federator: trust.id().clone(),
+            federators: registry.federators().to_vec(),
+            members: registry.members(),
+            bundles: registry.bundles(),
+            policies: policies.subscribe(),
+            claims: Arc::new(claims),
+            revisions: Arc::clone(registry.revisions()),
+            metrics: Arc::clone(&metrics),
+            drain: watch.clone(),
+        });
+        tasks.spawn("sessions", Arc::clone(&hub).run());
+        tasks.spawn("identity", trust::keep_fresh(Arc::clone(&trust), watch.clone()));
+        tasks.spawn("revisions", reserve(Arc::clone(&registry), policies.clone(), watch.clone()));
+        let mut debug = axum::Router::new();
+        if let Some(source) = source {
+            let faults = source.faults();
+            debug = debug.route("/debug/source", axum::routing::get(move || std::future::ready(source_page(&faults))));
+            let revisions = Arc::clone(registry.revisions());
+            tasks.spawn("fleet source", source::follow(source, policies, revisions, watch.clone()));
+        }
+
+        let enroll = Enroll::new(Arc::clone(&registry), Arc::clone(&hub) as Arc<dyn FleetRead>, &metrics);
+        let routes = tonic::service::Routes::new(hub.service())
+            .add_service(EnrollmentServer::new(enroll.clone()).max_decoding_message_size(ENROLL_MAX));
+        let fleet = trust.fleet().clone();
+        // Only agents have business here with a certificate; everybody else comes without one.
+        let policy = move |id: &SpiffeId| id.trust_domain == fleet && matches!(id.principal, Principal::Agent { .. });
+        let (identity, peers) = (Arc::clone(trust.identity()), Arc::clone(trust.peers()));
+        let tls = tls::server_config(identity, peers, Arc::new(policy), ClientAuth::Optional, &[b"h2"])
+            .map_err(|error| ended("grpc", error.to_string()))?;
+        let options = ServeOptions {
+            limits: Limits {
+                connections: CONNECTIONS_MAX,
+                drain_deadline: config.args.drain_timeout,
+                ..Limits::default()
+            },
+            metrics: ConnectionMetrics::register(&metrics, "meshfed_grpc"),
+        };
+        tasks.spawn("grpc", grpc::serve_tls(grpc_listeners, tls, routes, watch.clone(), options));
+
+        let api = Api::new(hub as Arc<dyn FleetRead>, Arc::new(enroll), &credentials, &registry, &metrics);
+        if !http.is_empty() {
+            let served = http::serve(http, credentials.server_config(), http::router(api), watch.clone());
+            tasks.spawn("http", served);
+        }
+        let admin_server = AdminServer::new(readiness, metrics).config(config.shown()).route(debug);
+        if !admin.is_empty() {
+            tasks.spawn("admin", admin_server.serve(admin, watch));
+        }
+        guards.into_iter().for_each(meshfed_runtime::readiness::Guard::ready);
+        Ok(())
+    }
+}
+
+/// `/debug/source`: the faults of the fleet source.
+fn source_page(faults: &Faults) -> axum::Json<serde_json::Value> {
+    let faults = faults.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    axum::Json(serde_json::json!({ "errors": *faults }))
+}
+
+/// Keeps revisions reserved, and the policies' watch open, until the drain.
+async fn reserve(
+    registry: Arc<Registry>,
+    _policies: watch::Sender<Arc<FleetPolicies>>,
+    drain: drain::Watch,
+) -> Result<(), crate::store::StoreError> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RESERVE_EVERY) => registry.reserve().await?,
+            () = drain.signaled() => return Ok(()),
+        }
+    }
+}

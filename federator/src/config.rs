@@ -1,0 +1,147 @@
+//! Edge. The federator's flags, all errors at once (`contracts.md` 1.2, 1.3).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use meshfed_model::identity::TrustDomain;
+use meshfed_runtime::config::Problems;
+use meshfed_runtime::listen::ListenFlag;
+use meshfed_runtime::telemetry::LogFormat;
+
+/// Default of `--grpc-listen`.
+const GRPC: &str = "0.0.0.0:15600";
+/// Default of `--http-listen`.
+const HTTP: &str = "127.0.0.1:15680";
+/// Default of `--admin-listen`.
+const ADMIN: &str = "127.0.0.1:15690";
+
+/// `meshfed federator`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct FederatorArgs {
+    /// Where the federator keeps its registry, keys and credentials
+    #[arg(long, value_name = "D")]
+    pub data_dir: PathBuf,
+    /// The fleet's domain, say mesh.example; needed once
+    #[arg(long, value_name = "F")]
+    pub fleet: Option<String>,
+    /// Where agents and joiners connect, several times [default: 0.0.0.0:15600]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub grpc_listen: Vec<ListenFlag>,
+    /// The HTTP API, several times [default: 127.0.0.1:15680]
+    #[arg(long, value_name = "HOST:PORT|off")]
+    pub http_listen: Vec<ListenFlag>,
+    /// Health, metrics and debug pages [default: 127.0.0.1:15690]
+    #[arg(long, value_name = "HOST:PORT|off")]
+    pub admin_listen: Vec<ListenFlag>,
+    /// An address that agents can reach this federator at, several times [default: where it listens]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Vec<String>,
+    /// Objects that bind every cluster: FailoverPolicy and ExportPolicy
+    #[arg(long, value_name = "dir:PATH|kubernetes")]
+    pub source: Option<String>,
+    /// The registry's engine; etcd is not in this version
+    #[arg(long, value_name = "redb|etcd:URL", default_value = "redb")]
+    pub store: String,
+    /// One more name of the HTTP API's certificate, several times
+    #[arg(long, value_name = "NAME")]
+    pub http_san: Vec<String>,
+    /// The root's key where it is not kept in the data directory
+    #[arg(long, value_name = "FILE")]
+    pub root_key: Option<PathBuf>,
+    /// Time for streams to end after SIGTERM
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = drain_timeout)]
+    pub drain_timeout: Duration,
+    /// Form of the logs on stderr
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    pub log_format: LogFormat,
+    /// error, warn, info, debug, trace, or directives such as info,meshfed_federator=debug
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+fn drain_timeout(text: &str) -> Result<Duration, String> {
+    let signed = crate::duration::parse(text).map_err(|e| e.to_string())?;
+    Duration::try_from(signed).map_err(|_negative| "a duration is not negative".to_owned())
+}
+
+/// Everything a federator needs to be built.
+#[derive(Debug)]
+pub struct Config {
+    /// The flags.
+    pub args: FederatorArgs,
+    /// `--fleet`.
+    pub fleet: Option<TrustDomain>,
+    /// Where agents and joiners connect.
+    pub grpc: Vec<ListenFlag>,
+    /// The HTTP API.
+    pub http: Vec<ListenFlag>,
+    /// The admin port.
+    pub admin: Vec<ListenFlag>,
+    /// The directory of fleet-wide objects.
+    pub source: Option<PathBuf>,
+}
+
+fn or_default(given: &[ListenFlag], default: &str) -> Vec<ListenFlag> {
+    if given.is_empty() { default.parse().into_iter().collect() } else { given.to_vec() }
+}
+
+impl Config {
+    /// Checks the flags.
+    ///
+    /// # Errors
+    /// All problems that were found.
+    pub fn load(args: FederatorArgs) -> Result<Self, Problems> {
+        let mut problems = Problems::new();
+        if args.store != "redb" {
+            problems.flag("MF0201", "--store", "only redb, the embedded store, is in this version");
+        }
+        let source = args.source.as_deref().and_then(|text| match text.split_once(':') {
+            Some(("dir", path)) if !path.is_empty() => Some(PathBuf::from(path)),
+            _ if text == "kubernetes" => {
+                problems.flag("MF0202", "--source", "kubernetes is not in this version; use dir:PATH");
+                None
+            }
+            _ => {
+                problems.flag("MF0202", "--source", format!("'{text}' is not dir:PATH"));
+                None
+            }
+        });
+        if args.grpc_listen.contains(&ListenFlag::Off) {
+            problems.flag("MF0203", "--grpc-listen", "cannot be off: agents connect there");
+        }
+        for advertised in &args.advertise {
+            let port = advertised.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+            if !port.is_some_and(|(host, port)| !host.is_empty() && port > 0) {
+                problems.flag("MF0204", "--advertise", format!("'{advertised}' is not HOST:PORT"));
+            }
+        }
+        let fleet = args.fleet.as_ref().and_then(|text| match TrustDomain::new(text) {
+            Ok(fleet) => Some(fleet),
+            Err(error) => {
+                problems.flag("MF0205", "--fleet", error.to_string());
+                None
+            }
+        });
+        let config = Self {
+            fleet,
+            grpc: or_default(&args.grpc_listen, GRPC),
+            http: or_default(&args.http_listen, HTTP),
+            admin: or_default(&args.admin_listen, ADMIN),
+            source,
+            args,
+        };
+        problems.finish(config)
+    }
+
+    /// What `/debug/config` shows; no secrets.
+    #[must_use]
+    pub fn shown(&self) -> serde_json::Value {
+        let flags = |all: &[ListenFlag]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        serde_json::json!({
+            "dataDir": self.args.data_dir, "fleet": self.fleet, "store": self.args.store,
+            "grpcListen": flags(&self.grpc), "httpListen": flags(&self.http), "adminListen": flags(&self.admin),
+            "advertise": self.args.advertise, "httpSan": self.args.http_san, "source": self.source,
+            "drainTimeout": format!("{:?}", self.args.drain_timeout),
+        })
+    }
+}

@@ -1,0 +1,336 @@
+//! Edge. One function per path.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use meshfed_api::http::{self, ProblemKind};
+use meshfed_model::names::{ClusterName, ServiceName};
+use meshfed_runtime::clock;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::operations::Refused;
+use super::page::{self, Listed};
+use super::problem::{Answer, DRY_RUN, json, names, repeated, shown};
+use super::query::{self, Query};
+use super::read::{Facts, Sight};
+use super::router::{Shared, bearer};
+use super::serve::Peer;
+use crate::fleet::{EndpointsError, EndpointsQuery};
+use crate::members::token;
+
+/// The largest body, in bytes (AP3).
+const BODY_MAX: usize = 1 << 20;
+/// Time for a body to arrive.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// The longest `client` and `locality` passed on to an agent, in bytes.
+const TEXT_MAX: usize = 512;
+
+type Shares = State<Arc<Shared>>;
+
+fn if_none_match(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok())
+}
+
+impl Shared {
+    fn sight<T>(&self, look: impl FnOnce(&Sight<'_>) -> T) -> T {
+        let revision = self.api.revisions.current();
+        let members = Arc::clone(&self.api.members.borrow());
+        let bundles = Arc::clone(&self.api.bundles.borrow());
+        let of = |name: &ClusterName| Some((name.clone(), self.api.fleet.cluster(name)?));
+        let facts: Facts = members.members.keys().filter_map(of).collect();
+        look(&Sight {
+            fleet: &self.api.domain,
+            members: &members,
+            bundles: &bundles,
+            facts: &facts,
+            revision,
+            now: clock::timestamp(),
+        })
+    }
+
+    fn list<T: Serialize>(
+        &self,
+        name: &'static str,
+        wanted: page::Wanted,
+        revision: u64,
+        items: &[T],
+    ) -> Result<http::Page<Value>, Refused> {
+        let written: Result<Vec<Value>, _> = items.iter().map(serde_json::to_value).collect();
+        let items = written.map_err(|e| {
+            tracing::error!(error = %e, "an answer could not be written");
+            Refused::new(ProblemKind::Internal, "the answer could not be written")
+        })?;
+        let listed = Listed { name, revision, items: Arc::new(items) };
+        Ok(self.kept.lock().unwrap_or_else(PoisonError::into_inner).page(&listed, wanted))
+    }
+
+    /// A later page of a list that is kept.
+    fn later_page(&self, name: &'static str, wanted: page::Wanted) -> Result<Option<http::Page<Value>>, Refused> {
+        let Some(cursor) = wanted.cursor else { return Ok(None) };
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let listed = kept.find(name, cursor)?;
+        Ok(Some(kept.page(&listed, wanted)))
+    }
+}
+
+/// Not fresh for want of words from its agent, rather than gone for good.
+const fn is_silent(freshness: http::Freshness) -> bool {
+    match freshness {
+        http::Freshness::Stale | http::Freshness::Deprioritised => true,
+        http::Freshness::Fresh | http::Freshness::Withdrawn => false,
+    }
+}
+
+/// Silence makes a cluster stale without a new revision: then what the caller holds may be older than it looks.
+fn held_unless_stale(headers: &HeaderMap, stale: bool) -> Option<&str> {
+    if_none_match(headers).filter(|_| !stale)
+}
+
+pub(super) async fn status(State(shared): Shares, RawQuery(raw): RawQuery, headers: HeaderMap) -> Answer {
+    Query::parse(raw.as_deref(), &[])?;
+    let status = shared.sight(|sight| sight.status());
+    let stale = status.clusters.iter().any(|c| is_silent(c.freshness));
+    Ok(shown(&status, &status.revision, held_unless_stale(&headers, stale)))
+}
+
+pub(super) async fn clusters(State(shared): Shares, RawQuery(raw): RawQuery, headers: HeaderMap) -> Answer {
+    let wanted = page::wanted("clusters", &Query::parse(raw.as_deref(), &["limit", "continue"])?)?;
+    if let Some(page) = shared.later_page("clusters", wanted)? {
+        return Ok(shown(&page, &page.revision, None));
+    }
+    let (revision, clusters) = shared.sight(|sight| (sight.revision, sight.clusters()));
+    let stale = clusters.iter().any(|c| is_silent(c.freshness));
+    let page = shared.list("clusters", wanted, revision, &clusters)?;
+    Ok(shown(&page, &page.revision, held_unless_stale(&headers, stale)))
+}
+
+fn unknown_cluster(name: &str) -> Refused {
+    Refused::new(ProblemKind::UnknownCluster, format!("no cluster '{}' in this fleet", repeated(name)))
+}
+
+pub(super) async fn cluster(
+    State(shared): Shares,
+    Path(name): Path<String>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    Query::parse(raw.as_deref(), &[])?;
+    let found = ClusterName::new(&name).ok().and_then(|name| shared.sight(|sight| sight.cluster(&name)));
+    let cluster = found.ok_or_else(|| unknown_cluster(&name))?;
+    let stale = is_silent(cluster.freshness);
+    Ok(shown(&cluster, &cluster.revision, held_unless_stale(&headers, stale)))
+}
+
+pub(super) async fn services(State(shared): Shares, RawQuery(raw): RawQuery, headers: HeaderMap) -> Answer {
+    let wanted = page::wanted("services", &Query::parse(raw.as_deref(), &["limit", "continue"])?)?;
+    if let Some(page) = shared.later_page("services", wanted)? {
+        return Ok(shown(&page, &page.revision, None));
+    }
+    let revision = shared.api.revisions.current();
+    let mut services = shared.api.fleet.services();
+    for service in &mut services {
+        service.revision = revision.to_string();
+        service.exports = None;
+    }
+    let page = shared.list("services", wanted, revision, &services)?;
+    Ok(shown(&page, &page.revision, if_none_match(&headers)))
+}
+
+fn unknown_service(namespace: &str, name: &str) -> Refused {
+    let detail = format!("no cluster exports a service '{}/{}'", repeated(namespace), repeated(name));
+    Refused::new(ProblemKind::UnknownService, detail)
+}
+
+pub(super) async fn service(
+    State(shared): Shares,
+    Path((namespace, name)): Path<(String, String)>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    Query::parse(raw.as_deref(), &[])?;
+    let revision = shared.api.revisions.current();
+    let found = ServiceName::new(&namespace, &name).ok().and_then(|name| shared.api.fleet.service(&name));
+    let mut service = found.ok_or_else(|| unknown_service(&namespace, &name))?;
+    service.revision = revision.to_string();
+    Ok(shown(&service, &service.revision, if_none_match(&headers)))
+}
+
+fn port(text: &str) -> Result<u16, &'static str> {
+    text.parse().ok().filter(|p| *p > 0).ok_or("a port is a number from 1 to 65535")
+}
+
+fn passed_on(query: &Query, name: &str) -> Result<Option<String>, Refused> {
+    let short = |text: &str| match text.len() {
+        1..=TEXT_MAX => Ok(text.to_owned()),
+        len => Err(format!("{len} bytes, 1 to {TEXT_MAX} are allowed")),
+    };
+    query.get(name).map(|_given| query.required(name, short)).transpose()
+}
+
+/// A service that nobody exports is asked for all the same: the agent may know it, and tells why it is empty.
+pub(super) async fn endpoints(
+    State(shared): Shares,
+    Path((namespace, name)): Path<(String, String)>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    let query = Query::parse(raw.as_deref(), &["from", "port", "client", "locality"])?;
+    let from = query.required("from", |text: &str| ClusterName::new(text))?;
+    let port = query.required("port", port)?;
+    let service = ServiceName::new(&namespace, &name).map_err(|_no_name| unknown_service(&namespace, &name))?;
+    let asked = EndpointsQuery {
+        from: from.clone(),
+        service: service.clone(),
+        port,
+        client: passed_on(&query, "client")?,
+        locality: passed_on(&query, "locality")?,
+    };
+    if !shared.api.members.borrow().members.get(&from).is_some_and(crate::fleet::Member::is_live) {
+        return Err(unknown_cluster(from.as_str()));
+    }
+    let revision = shared.api.revisions.current();
+    let mut answer = shared.api.fleet.endpoints(asked).await.map_err(|error| match error {
+        EndpointsError::AgentUnavailable { .. } => Refused::new(ProblemKind::AgentUnavailable, error.to_string()),
+        EndpointsError::Refused { status: 404, detail } => Refused::new(ProblemKind::UnknownService, detail),
+        EndpointsError::Refused { detail, .. } => Refused::new(ProblemKind::InvalidParameter, detail),
+    })?;
+    answer.dropped.extend(shared.api.fleet.not_exported(&service, port, &from));
+    answer.dropped.sort();
+    answer.revision = revision.to_string();
+    Ok(shown(&answer, &answer.revision, if_none_match(&headers)))
+}
+
+pub(super) async fn trust(State(shared): Shares, RawQuery(raw): RawQuery, headers: HeaderMap) -> Answer {
+    Query::parse(raw.as_deref(), &[])?;
+    let trust = shared.sight(|sight| sight.trust(&shared.api.root, shared.api.root_online));
+    Ok(shown(&trust, &trust.revision, if_none_match(&headers)))
+}
+
+pub(super) async fn tokens(State(shared): Shares, RawQuery(raw): RawQuery) -> Answer {
+    let wanted = page::wanted("tokens", &Query::parse(raw.as_deref(), &["limit", "continue"])?)?;
+    if let Some(page) = shared.later_page("tokens", wanted)? {
+        return Ok(shown(&page, &page.revision, None));
+    }
+    let (revision, tokens) = shared.api.operations.list_tokens().await?;
+    let page = shared.list("tokens", wanted, revision, &tokens)?;
+    // Tokens expire without a new revision, so the caller's copy is never good enough.
+    Ok(shown(&page, &page.revision, None))
+}
+
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
+    query::check_type(headers)?;
+    let read = tokio::time::timeout(BODY_DEADLINE, Limited::new(body, BODY_MAX).collect()).await;
+    match read {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            let detail = format!("the body has more than {BODY_MAX} bytes");
+            Err(Refused::new(ProblemKind::TooLarge, detail))
+        }
+        Ok(Err(_broken)) => Err(Refused::new(ProblemKind::BadRequest, "the body broke off")),
+        Err(_elapsed) => Err(Refused::new(ProblemKind::BadRequest, "the body did not arrive within 10 s")),
+    }
+}
+
+fn marked_dry(mut response: Response) -> Response {
+    response.headers_mut().insert(DRY_RUN, HeaderValue::from_static("true"));
+    response
+}
+
+/// The would-be answer of a token request: a token that does not exist has no id, and nothing to run.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WouldBeToken {
+    id: Option<String>,
+    token: Option<String>,
+    cluster: String,
+    expires_at: String,
+    command: Option<Vec<String>>,
+}
+
+pub(super) async fn create_token(
+    State(shared): Shares,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let dry = Query::parse(raw.as_deref(), &["dryRun"])?.dry_run()?;
+    let request: http::TokenRequest = query::body(&read_body(&headers, body).await?)?;
+    if dry {
+        let wanted = token::check(&request).map_err(|errors| {
+            Refused::new(ProblemKind::InvalidBody, "the token cannot be made; see errors").with(errors)
+        })?;
+        let cluster = wanted.grant.cluster.to_string();
+        let expires_at = clock::timestamp().saturating_add(wanted.ttl).unwrap_or(jiff::Timestamp::MAX).to_string();
+        let would_be = WouldBeToken { id: None, token: None, cluster, expires_at, command: None };
+        return Ok(marked_dry(json(StatusCode::OK, &would_be)));
+    }
+    let created = shared.api.operations.create_token(request).await?;
+    let mut response = json(StatusCode::CREATED, &created);
+    if let Ok(location) = HeaderValue::from_str(&format!("/api/v1/tokens/{}", created.id)) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+pub(super) async fn revoke_token(
+    State(shared): Shares,
+    Path(id): Path<String>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    let dry = Query::parse(raw.as_deref(), &["dryRun"])?.dry_run()?;
+    let Some(tags) = headers.get(header::IF_MATCH).and_then(|v| v.to_str().ok()) else {
+        let detail = "send 'if-match: \"REVISION\"' with the revision of the list, or 'if-match: *'";
+        return Err(Refused::new(ProblemKind::PreconditionRequired, detail));
+    };
+    let unknown = || Refused::new(ProblemKind::UnknownToken, format!("no token '{}'", repeated(&id)));
+    if !meshfed_ca::token::is_id(&id) {
+        return Err(unknown());
+    }
+    if dry || tags.trim() != "*" {
+        let (revision, all) = shared.api.operations.list_tokens().await?;
+        if !names(tags, &revision.to_string()) {
+            let detail = format!("the tokens have changed: they are at revision {revision}; read them again");
+            return Err(Refused::new(ProblemKind::PreconditionFailed, detail));
+        }
+        if dry && !all.iter().any(|token| token.id == id) {
+            return Err(unknown());
+        }
+    }
+    if dry {
+        return Ok(marked_dry(StatusCode::NO_CONTENT.into_response()));
+    }
+    if shared.api.operations.revoke_token(&id).await? {
+        Ok(StatusCode::NO_CONTENT.into_response())
+    } else {
+        Err(unknown())
+    }
+}
+
+pub(super) async fn plan(
+    State(shared): Shares,
+    peer: Option<Extension<Peer>>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let Some(token) = bearer(&headers) else {
+        let detail = "send 'authorization: Bearer TOKEN' with a join token";
+        return Err(Refused::new(ProblemKind::Unauthenticated, detail));
+    };
+    Query::parse(raw.as_deref(), &[])?;
+    let request: http::PlanRequest = query::body(&read_body(&headers, body).await?)?;
+    let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+    let address = peer.map_or(nowhere, |Extension(peer)| peer.0);
+    let plan = shared.api.operations.plan(token, request, address).await?;
+    Ok(json(StatusCode::OK, &plan))
+}

@@ -1,0 +1,44 @@
+//! Pure. What the HTTP API asks of the rooms that keep members: tokens and plans.
+
+use std::net::SocketAddr;
+
+use meshfed_api::http::{FieldError, Plan, PlanRequest, ProblemKind, Token, TokenCreated, TokenRequest};
+
+/// Why an operation was refused, in the words that the caller is told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Refused {
+    /// Status, title and code.
+    pub kind: ProblemKind,
+    /// This occurrence in words, without secrets.
+    pub detail: String,
+    /// Fields at fault.
+    pub errors: Vec<FieldError>,
+}
+
+impl Refused {
+    /// With no field at fault.
+    pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), errors: Vec::new() }
+    }
+    /// With these fields at fault.
+    #[must_use]
+    pub fn with(mut self, errors: Vec<FieldError>) -> Self {
+        self.errors = errors;
+        self
+    }
+}
+
+/// Tokens and plans, as `members` does them. A change is durable when it returns.
+#[tonic::async_trait]
+pub trait Operations: Send + Sync + 'static {
+    /// Makes a token (201). Bad fields: `InvalidBody` with all of them.
+    async fn create_token(&self, request: TokenRequest) -> Result<TokenCreated, Refused>;
+    /// All tokens by id, and the revision of the last change of any.
+    async fn list_tokens(&self) -> Result<(u64, Vec<Token>), Refused>;
+    /// Takes a token back; whether there is one of that id.
+    async fn revoke_token(&self, id: &str) -> Result<bool, Refused>;
+    /// What a join by the holder of that token (`mf1.ID.SECRET.PIN`, unchecked) from that address would do.
+    /// A token that does not work: `Unauthenticated`; too many attempts: `TooManyRequests`.
+    async fn plan(&self, token: &str, request: PlanRequest, peer: SocketAddr) -> Result<Plan, Refused>;
+}

@@ -1,0 +1,344 @@
+//! Edge. The gRPC service that joiners and agents with an expired identity speak to.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, PoisonError};
+
+use meshfed_api::border::planned_offers;
+use meshfed_api::http;
+use meshfed_api::proto::federation as pb;
+use meshfed_api::proto::federation::enrollment_server::Enrollment;
+use meshfed_ca::keys::sha256;
+use meshfed_ca::{csr, keys, token as ca_token};
+use meshfed_model::identity::{Principal, SpiffeId};
+use meshfed_model::names::ClusterName;
+use meshfed_runtime::clock;
+use meshfed_runtime::grpc::PeerInfo;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use tonic::{Request, Response, Status};
+
+use super::challenge::message;
+use super::issued;
+use super::plan::{Joiner, Known, plan};
+use super::record::{Grant, MemberRecord, StoredState, TokenRecord, member_key};
+use super::refusal::Refusal;
+use super::registry::{Joining, Registry};
+use super::token::{JoinerKeys, TokenRefusal};
+use crate::fleet::{FleetRead, Members, MergePreview};
+use crate::store::{Table, Transaction};
+
+/// The highest agent replica of a cluster.
+const REPLICA_MAX: u32 = 15;
+
+/// Labels of joins.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct JoinLabel {
+    /// `joined`, `planned`, `renewed`, `refused`, `limited`, `invalid` or `failed`.
+    pub(super) result: &'static str,
+}
+
+/// The service.
+#[derive(Clone)]
+pub struct Enroll {
+    registry: Arc<Registry>,
+    fleet: Arc<dyn FleetRead>,
+    joins: Family<JoinLabel, Counter>,
+}
+
+impl Enroll {
+    /// Over a registry; the catalog tells what offers would merge with.
+    #[must_use]
+    pub fn new(
+        registry: Arc<Registry>,
+        fleet: Arc<dyn FleetRead>,
+        metrics: &meshfed_runtime::metrics::Metrics,
+    ) -> Self {
+        let joins = metrics.counters("meshfed_joins", "Plans, joins and renewals by their end");
+        Self { registry, fleet, joins }
+    }
+
+    /// The registry.
+    pub(super) const fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    fn end<T>(&self, what: &'static str, address: IpAddr, result: Result<T, Refusal>) -> Result<Response<T>, Status> {
+        match result {
+            Ok(answer) => {
+                self.joins.get_or_create(&JoinLabel { result: what }).inc();
+                Ok(Response::new(answer))
+            }
+            Err(refusal) => {
+                self.joins.get_or_create(&JoinLabel { result: refusal.result() }).inc();
+                tracing::warn!(%address, reason = meshfed_runtime::telemetry::chain(&refusal), "{what}: refused");
+                Err(refusal.status())
+            }
+        }
+    }
+
+    async fn token(&self, credential: Option<&pb::TokenCredential>) -> Result<TokenRecord, Refusal> {
+        let (id, secret_sha256) = credential_of(credential)?;
+        self.registry.valid_token(&id, &secret_sha256).await
+    }
+
+    /// The plan of the holder of a token.
+    pub(super) fn plan_of(
+        &self,
+        token: &TokenRecord,
+        joiner: &Joiner,
+        offers: &[http::PlannedOffer],
+    ) -> (http::Plan, String) {
+        let members: Arc<Members> = Arc::clone(&self.registry.members().borrow());
+        let preview: MergePreview = self.fleet.preview(&token.grant.cluster, offers);
+        let known = Known {
+            fleet: self.registry.trust().fleet(),
+            members: &members,
+            federators: &self.registry.federators,
+            version: env!("CARGO_PKG_VERSION"),
+            now: clock::timestamp(),
+            preview,
+        };
+        (plan(token, joiner, known), self.registry.trust().fleet().to_string())
+    }
+
+    async fn planned(&self, request: pb::PlanRequest) -> Result<pb::PlanResponse, Refusal> {
+        let token = self.token(request.token.as_ref()).await?;
+        let invalid =
+            |e: meshfed_api::border::InvalidMessage| Refusal::Invalid { field: "offers", reason: e.to_string() };
+        let offers = planned_offers(request.offers).map_err(invalid)?;
+        let offers: Vec<http::PlannedOffer> = offers.iter().map(shown_offer).collect();
+        let joiner = Joiner { protocol: request.protocol, version: request.version, clock: request.clock.parse().ok() };
+        let (plan, fleet) = self.plan_of(&token, &joiner, &offers);
+        let checks = plan.checks.into_iter().map(|c| pb::PlanCheck {
+            id: c.id,
+            result: result_word(c.result).to_owned(),
+            message: c.message,
+            remedy: c.remedy.unwrap_or_default(),
+        });
+        let merges = plan.merges.into_iter().map(|m| pb::PlanMerge {
+            service: m.service,
+            with: m.with,
+            conflict: m.conflict.unwrap_or_default(),
+        });
+        Ok(pb::PlanResponse {
+            cluster: plan.cluster,
+            trust_domain: plan.trust_domain,
+            networks: token.grant.networks.iter().map(Into::into).collect(),
+            gateway_cidrs: plan.gateway_cidrs,
+            regions: plan.regions,
+            zones: plan.zones,
+            allowed: plan.allowed,
+            checks: checks.collect(),
+            merges: merges.collect(),
+            new_services: plan.new_services,
+            fleet,
+            federators: self.registry.federators.clone(),
+        })
+    }
+
+    async fn joined(&self, request: pb::JoinRequest) -> Result<pb::JoinResponse, Refusal> {
+        let (id, secret_sha256) = credential_of(request.token.as_ref())?;
+        // What the holder of a token sends is judged only once it is known to hold one.
+        let invalid = |field: &'static str, reason: String| Refusal::Invalid { field, reason };
+        let checked = (|| {
+            let ca_key = csr::verify(&request.ca_request).map_err(|e| invalid("ca_request", e.to_string()))?;
+            let agent_key = csr::verify(&request.agent_request).map_err(|e| invalid("agent_request", e.to_string()))?;
+            if anchor_key(&request.anchor).as_deref() != Some(ca_key.as_der()) {
+                return Err(invalid("anchor", "it is not the certificate of the CA key that is proved".to_owned()));
+            }
+            if ca_key == agent_key {
+                return Err(invalid("agent_request", "the agent's key must be another than the CA key".to_owned()));
+            }
+            Ok((ca_key, agent_key))
+        })();
+        let (ca_key, agent_key) = match checked {
+            Ok(keys) => keys,
+            Err(refusal) => {
+                let _holder: TokenRecord = self.registry.valid_token(&id, &secret_sha256).await?;
+                return Err(refusal);
+            }
+        };
+        let joining = Joining {
+            id,
+            secret_sha256,
+            keys: JoinerKeys { agent_key_sha256: agent_key.sha256(), anchor_sha256: sha256(&request.anchor) },
+            anchor: request.anchor,
+            ca_spki: ca_key.as_der().to_vec(),
+            agent_spki: agent_key.as_der().to_vec(),
+            replace: request.replace,
+        };
+        let bound = self.registry.join(joining).await?;
+        let grant: &Grant = &bound.token.grant;
+        let trust = self.registry.trust();
+        let trust_domain = super::registry::domain_of(trust.fleet(), &grant.cluster)?;
+        tracing::info!(cluster = %grant.cluster, token = bound.token.id, "joined");
+        Ok(pb::JoinResponse {
+            cluster: grant.cluster.to_string(),
+            trust_domain: trust_domain.to_string(),
+            fleet: trust.fleet().to_string(),
+            networks: grant.networks.iter().map(Into::into).collect(),
+            gateway_cidrs: grant.gateway_cidrs.iter().map(ToString::to_string).collect(),
+            regions: grant.regions.iter().cloned().collect(),
+            zones: grant.zones.iter().cloned().collect(),
+            lineage: bound.lineage,
+            agent_certificate: bound.agent_certificate,
+            root: trust.root().to_vec(),
+            bundles: self.registry.bundles().borrow().bundles.values().map(Into::into).collect(),
+            federators: self.registry.federators.clone(),
+        })
+    }
+
+    async fn live_member(&self, cluster: &ClusterName) -> Result<MemberRecord, Refusal> {
+        let found: Option<(MemberRecord, u64)> = self.registry.store.get(Table::Members, member_key(cluster)).await?;
+        found
+            .map(|(m, _)| m)
+            .filter(|m| m.state == StoredState::Active)
+            .ok_or(Refusal::Renewal { reason: "no live member of that name" })
+    }
+
+    async fn renewed(&self, peer: PeerInfo, request: pb::RenewRequest) -> Result<pb::RenewResponse, Refusal> {
+        let trust = self.registry.trust();
+        let (cluster, replica, binding) = match (peer.id, peer.leaf_sha256) {
+            (Some(SpiffeId { trust_domain, principal: Principal::Agent { cluster, replica } }), Some(leaf))
+                if trust_domain == *trust.fleet() =>
+            {
+                let binding = self.live_member(&cluster).await?.binding;
+                // A cluster that another took the place of still holds a certificate for a while: it ends with it.
+                if !issued::is_of(&self.registry.store, &leaf, &cluster, binding).await? {
+                    return Err(Refusal::Renewal { reason: "its certificate is of an earlier binding of the cluster" });
+                }
+                (cluster, replica, binding)
+            }
+            _ => self.by_challenge(&request).await?,
+        };
+        if replica > REPLICA_MAX {
+            return Err(Refusal::Renewal { reason: "no such replica" });
+        }
+        let key = csr::verify(&request.agent_request)
+            .map_err(|e| Refusal::Invalid { field: "agent_request", reason: e.to_string() })?;
+        let id = SpiffeId::agent(trust.fleet().clone(), cluster.clone(), replica);
+        let agent_certificate = trust.issue_agent(&id, key.spki_der(), clock::wall())?;
+        let transaction = issued::record(Transaction::new(), &agent_certificate, &cluster, binding)?;
+        self.registry.store.commit(transaction).await?;
+        Ok(pb::RenewResponse { agent_certificate, federators: self.registry.federators.clone() })
+    }
+
+    /// Without a valid certificate: the holder of the cluster CA key signs our nonce.
+    async fn by_challenge(&self, request: &pb::RenewRequest) -> Result<(ClusterName, u32, u64), Refusal> {
+        let refuse = |reason: &'static str| Refusal::Renewal { reason };
+        let cluster = ClusterName::new(&request.cluster).map_err(|_name| refuse("no cluster name"))?;
+        let known = {
+            let mut nonces = self.registry.nonces.lock().unwrap_or_else(PoisonError::into_inner);
+            nonces.take(&request.nonce, cluster.as_str(), clock::instant())
+        };
+        if !known {
+            return Err(refuse("the nonce is not ours, too old, or used"));
+        }
+        let member = self.live_member(&cluster).await?;
+        let message = message(&request.nonce, &request.agent_request);
+        if !keys::verify_signature(&member.ca_spki, &message, &request.signature) {
+            return Err(refuse("the signature is not by the cluster's CA key"));
+        }
+        Ok((cluster, request.replica, member.binding))
+    }
+
+    pub(super) fn limited(&self, address: IpAddr) -> Result<(), Refusal> {
+        if self.registry.admits(address) { Ok(()) } else { Err(Refusal::Limited) }
+    }
+}
+
+pub(super) fn shown_offer(o: &meshfed_api::border::PlannedOffer) -> http::PlannedOffer {
+    http::PlannedOffer {
+        namespace: o.service.namespace.to_string(),
+        name: o.service.name().to_owned(),
+        ports: o
+            .ports
+            .iter()
+            .map(|p| http::PlannedPort {
+                name: p.name.clone(),
+                port: p.port,
+                protocol: Some(p.protocol.clone()),
+                app_protocol: p.app_protocol.clone(),
+            })
+            .collect(),
+        service_type: Some(format!("{:?}", o.service_type)),
+    }
+}
+
+const fn result_word(result: http::CheckResult) -> &'static str {
+    match result {
+        http::CheckResult::Pass => "pass",
+        http::CheckResult::Warn => "warn",
+        http::CheckResult::Fail => "fail",
+    }
+}
+
+fn credential_of(credential: Option<&pb::TokenCredential>) -> Result<(String, [u8; 32]), Refusal> {
+    let malformed = || Refusal::Token(TokenRefusal::Malformed);
+    let credential = credential.ok_or_else(malformed)?;
+    if !ca_token::is_id(&credential.id) {
+        return Err(malformed());
+    }
+    let hash = ca_token::hash_of_secret_text(&credential.secret).ok_or_else(malformed)?;
+    Ok((credential.id.clone(), hash))
+}
+
+/// The key of a certificate.
+fn anchor_key(der: &[u8]) -> Option<Vec<u8>> {
+    use x509_parser::prelude::FromDer as _;
+    let (rest, parsed) = x509_parser::prelude::X509Certificate::from_der(der).ok()?;
+    rest.is_empty().then(|| parsed.tbs_certificate.subject_pki.raw.to_vec())
+}
+
+fn address_of<T>(request: &Request<T>) -> (IpAddr, Option<SpiffeId>) {
+    let peer = PeerInfo::of(request);
+    (peer.address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |a| a.ip()), peer.id)
+}
+
+#[tonic::async_trait]
+impl Enrollment for Enroll {
+    async fn plan(&self, request: Request<pb::PlanRequest>) -> Result<Response<pb::PlanResponse>, Status> {
+        let (address, _) = address_of(&request);
+        let result = match self.limited(address) {
+            Ok(()) => self.planned(request.into_inner()).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.end("planned", address, result)
+    }
+    async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
+        let (address, _) = address_of(&request);
+        let result = match self.limited(address) {
+            Ok(()) => self.joined(request.into_inner()).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.end("joined", address, result)
+    }
+    async fn challenge(
+        &self,
+        request: Request<pb::ChallengeRequest>,
+    ) -> Result<Response<pb::ChallengeResponse>, Status> {
+        let (address, _) = address_of(&request);
+        let cluster = request.into_inner().cluster;
+        let given = self.limited(address).and_then(|()| {
+            let mut nonce = [0_u8; 32];
+            aws_lc_rs::rand::fill(&mut nonce)
+                .map_err(|_unspecified| Refusal::Renewal { reason: "no random numbers" })?;
+            let known = ClusterName::new(&cluster).map_err(|_name| Refusal::Renewal { reason: "no cluster name" })?;
+            let mut nonces = self.registry.nonces.lock().unwrap_or_else(PoisonError::into_inner);
+            if nonces.give(nonce, known.as_str(), clock::instant()) { Ok(nonce) } else { Err(Refusal::Limited) }
+        });
+        self.end("challenged", address, given.map(|nonce| pb::ChallengeResponse { nonce: nonce.to_vec() }))
+    }
+    async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::RenewResponse>, Status> {
+        let (address, _) = address_of(&request);
+        let peer = PeerInfo::of(&request);
+        // Holders of a certificate are bounded by their number; everybody else is a stranger.
+        let admitted = if peer.id.is_some() { Ok(()) } else { self.limited(address) };
+        let result = match admitted {
+            Ok(()) => self.renewed(peer, request.into_inner()).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.end("renewed", address, result)
+    }
+}

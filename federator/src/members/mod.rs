@@ -1,0 +1,16 @@
+//! Edge. Who is a member: tokens, plans, joins and renewals. Decisions are pure; each ends in one store transaction.
+
+pub mod challenge;
+pub mod claims;
+mod enrollment;
+pub mod issued;
+pub mod limit;
+mod operations;
+pub mod plan;
+pub mod record;
+pub mod refusal;
+pub mod registry;
+pub mod token;
+
+pub use enrollment::Enroll;
+pub use registry::{Registry, RegistryError};

@@ -1,0 +1,87 @@
+//! Pure. Why a join, a plan or a renewal is refused, and what the caller is told of it.
+
+use tonic::{Code, Status};
+
+use super::token::TokenRefusal;
+use crate::store::StoreError;
+use crate::trust::TrustError;
+
+/// The one sentence for every token that does not work (JT5, `contracts.md` 1.4).
+pub const TOKEN_SENTENCE: &str = "join refused: the token is not valid for this federator \
+                                  (unknown, used, expired, revoked or made for another cluster)";
+/// The one sentence for every renewal that does not work.
+pub const RENEW_SENTENCE: &str = "renewal refused: this cluster is no member, or the proof does not hold; \
+                                  see the federator's log, and join again with a new token";
+
+/// Why.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The token does not work. The caller hears [`TOKEN_SENTENCE`] only.
+    #[error("the token does not work: {}", .0.as_str())]
+    Token(TokenRefusal),
+    /// Too many attempts.
+    #[error("too many attempts from this address; wait a second and try again")]
+    Limited,
+    /// The holder of a valid token sent something wrong.
+    #[error("join refused: {field}: {reason}")]
+    Invalid {
+        /// Which part.
+        field: &'static str,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A live cluster has that name.
+    #[error(
+        "join refused: cluster '{cluster}' is a member already; to take its place, make a token that may replace it \
+         and join with --replace"
+    )]
+    Exists {
+        /// Which.
+        cluster: String,
+    },
+    /// Not without the root key.
+    #[error(
+        "join refused: the root key of this fleet is offline; start the federator with --root-key FILE to let clusters join"
+    )]
+    RootOffline,
+    /// A renewal that does not hold; `reason` is for the log only.
+    #[error("the renewal does not hold: {reason}")]
+    Renewal {
+        /// Why.
+        reason: &'static str,
+    },
+    /// The store failed.
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    /// Issuing failed.
+    #[error("issuing failed")]
+    Trust(#[from] TrustError),
+}
+
+impl Refusal {
+    /// A stable word for the metric: what kind of end a join had.
+    #[must_use]
+    pub const fn result(&self) -> &'static str {
+        match self {
+            Self::Token(_) | Self::Exists { .. } | Self::RootOffline | Self::Renewal { .. } => "refused",
+            Self::Limited => "limited",
+            Self::Invalid { .. } => "invalid",
+            Self::Store(_) | Self::Trust(_) => "failed",
+        }
+    }
+    /// What the caller hears: never more than it may know.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Token(_) => Status::new(Code::Unauthenticated, TOKEN_SENTENCE),
+            Self::Limited => Status::new(Code::ResourceExhausted, self.to_string()),
+            Self::Invalid { .. } => Status::new(Code::InvalidArgument, self.to_string()),
+            Self::Exists { .. } => Status::new(Code::AlreadyExists, self.to_string()),
+            Self::RootOffline => Status::new(Code::FailedPrecondition, self.to_string()),
+            Self::Renewal { .. } => Status::new(Code::PermissionDenied, RENEW_SENTENCE),
+            Self::Store(_) | Self::Trust(_) => {
+                Status::new(Code::Unavailable, "the federator cannot do this now; try again, and see its log")
+            }
+        }
+    }
+}

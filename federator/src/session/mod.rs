@@ -1,0 +1,15 @@
+//! Edge. The hub's end of the sessions: who speaks is known from the certificate alone, what is said goes to the pure
+//! [`state`], and what the state has to say is sent when the stream can take it.
+
+mod heard;
+mod hub;
+mod messages;
+mod read;
+mod report;
+pub mod state;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use hub::{Hub, HubError, SessionMetrics};
+pub use state::{Freshness, HEARTBEAT, SILENCE_MAX, STALE_AFTER};

@@ -1,0 +1,509 @@
+//! Pure. All that the hub knows while it runs: members, catalog, and where every session stands.
+//!
+//! Every change is a call here; what has to be told to whom follows from it. Which sessions have something to send is
+//! asked with [`State::woken`], what it is with [`State::next`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use meshfed_api::border::{Ack, Hello};
+use meshfed_api::stream::{Delta, StreamError};
+use meshfed_model::bundle::Bundle;
+use meshfed_model::identity::TrustDomain;
+use meshfed_model::member as model;
+use meshfed_model::names::{ClusterName, Namespace, NetworkName, ServiceName};
+use meshfed_model::policy::{ExportPolicy, FleetPolicies};
+use meshfed_model::version::Version;
+
+use super::report::Report;
+use crate::catalog::{Catalog, Taken};
+use crate::fanout::{Next, Outbox, Query};
+use crate::fleet;
+use crate::plan::{Filter, Interests, shared_networks};
+
+/// Time between signs of life, both ways.
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
+/// A session that is silent for longer is closed: two signs of life are lost.
+pub const SILENCE_MAX: Duration = Duration::from_secs(25);
+/// What a cluster without session said counts as fresh for so long: one lost connection and its first attempts.
+pub const STALE_AFTER: Duration = Duration::from_secs(20);
+
+pub use meshfed_api::http::Freshness;
+
+/// Names one session while the hub runs; later ones are higher.
+pub type SessionId = u64;
+
+/// One agent's session.
+#[derive(Debug)]
+pub struct Session {
+    /// The cluster, from the certificate.
+    pub cluster: ClusterName,
+    /// The replica, from the certificate.
+    pub replica: u32,
+    /// The agent's software version.
+    pub version: String,
+    /// The agent's clock minus the hub's, in milliseconds.
+    pub clock_skew_ms: i64,
+    /// The serials of the bundles it holds.
+    pub bundles: BTreeMap<TrustDomain, u64>,
+    /// Whether it has offered.
+    pub offers: bool,
+    binding: u64,
+    pub(super) filter: Arc<Filter>,
+    outbox: Outbox,
+}
+
+impl Session {
+    fn refilter(&mut self, filter: Filter, catalog: &Catalog) {
+        let old = std::mem::replace(&mut self.filter, Arc::new(filter));
+        self.outbox.refilter(catalog, &old, &self.filter);
+    }
+}
+
+/// What is remembered of a cluster, also without session.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// When its agent last spoke.
+    pub last_seen: Option<Timestamp>,
+    /// Its latest status.
+    pub report: Option<Report>,
+}
+
+/// Why a session is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Not a live member.
+    #[error("cluster '{0}' is no member of this fleet")]
+    NoMember(ClusterName),
+    /// It says it is somebody else.
+    #[error("the message says replica {said}, the certificate {is}")]
+    Replica {
+        /// As said.
+        said: u32,
+        /// As certified.
+        is: u32,
+    },
+}
+
+/// What the hub knows.
+#[derive(Debug, Default)]
+pub struct State {
+    catalog: Catalog,
+    members: fleet::Members,
+    live: model::Members,
+    shared: BTreeMap<ClusterName, BTreeSet<NetworkName>>,
+    policies: FleetPolicies,
+    exports: Arc<Vec<ExportPolicy>>,
+    bundles: BTreeMap<TrustDomain, Bundle>,
+    sessions: BTreeMap<SessionId, Session>,
+    interests: Interests<SessionId>,
+    known: BTreeMap<ClusterName, Known>,
+    woken: BTreeSet<SessionId>,
+    last_session: SessionId,
+    last_query: u64,
+}
+
+impl State {
+    /// Of a hub that has just started, with the durable claims.
+    #[must_use]
+    pub fn new(claims: BTreeMap<(ServiceName, ClusterName), u64>) -> Self {
+        Self { catalog: Catalog::new(claims), ..Self::default() }
+    }
+
+    // ---- what the fleet is ----
+
+    /// Takes the members. Sessions of those that are no members any more, or were bound anew, end.
+    pub fn set_members(&mut self, members: &fleet::Members) {
+        let live = |m: &fleet::Members| -> BTreeMap<ClusterName, model::Member> {
+            m.members.iter().filter(|(_, m)| m.is_live()).map(|(n, m)| (n.clone(), m.member.clone())).collect()
+        };
+        let now = live(members);
+        let gone: Vec<ClusterName> = self.live.members.keys().filter(|n| !now.contains_key(*n)).cloned().collect();
+        for cluster in &gone {
+            self.withdraw(cluster);
+        }
+        for (name, member) in members.members.iter().filter(|(_, m)| m.is_live()) {
+            let before = self.members.members.get(name).map(|m| m.binding);
+            let anew = before.is_some_and(|b| b != member.binding);
+            if anew || self.catalog.has_other_ranges(&member.member, &member.zones) {
+                self.withdraw(name);
+            }
+            self.catalog.admit(member.member.clone(), member.zones.clone());
+        }
+        self.members = members.clone();
+        self.live = model::Members { revision: members.revision, members: now };
+        let shared = shared_networks(&self.live);
+        let ids: Vec<SessionId> = self.sessions.keys().copied().collect();
+        for id in ids {
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            session.outbox.members();
+            if shared.get(&session.cluster) != self.shared.get(&session.cluster) {
+                session.outbox.shared_networks();
+            }
+            self.woken.insert(id);
+        }
+        self.shared = shared;
+        self.refilter();
+    }
+
+    /// Forgets what a cluster offered and ends its sessions.
+    fn withdraw(&mut self, cluster: &ClusterName) {
+        let taken = self.catalog.remove(cluster);
+        self.known.remove(cluster);
+        for (id, session) in &mut self.sessions {
+            session.outbox.origin_gone(cluster);
+            self.woken.insert(*id);
+        }
+        for released in &taken.released {
+            self.touch_all(released);
+        }
+        self.fence(cluster, "the cluster is no member of the fleet under this identity any more");
+    }
+
+    fn fence(&mut self, cluster: &ClusterName, reason: &str) {
+        for (id, session) in self.sessions.iter_mut().filter(|(_, s)| s.cluster == *cluster) {
+            session.outbox.fence(reason);
+            self.woken.insert(*id);
+        }
+    }
+
+    /// Takes the policies.
+    pub fn set_policies(&mut self, policies: &FleetPolicies) {
+        self.policies = policies.clone();
+        self.exports = Arc::new(policies.export.clone());
+        for (id, session) in &mut self.sessions {
+            session.outbox.policies();
+            self.woken.insert(*id);
+        }
+        self.refilter();
+    }
+
+    /// Takes the bundles.
+    pub fn set_bundles(&mut self, bundles: &BTreeMap<TrustDomain, Bundle>) {
+        let before = std::mem::replace(&mut self.bundles, bundles.clone());
+        for (id, session) in &mut self.sessions {
+            for (trust_domain, bundle) in bundles {
+                if before.get(trust_domain) != Some(bundle) {
+                    session.outbox.bundle(trust_domain.clone());
+                    self.woken.insert(*id);
+                }
+            }
+            for trust_domain in before.keys().filter(|t| !bundles.contains_key(*t)) {
+                session.outbox.bundle_gone(trust_domain.clone());
+                session.bundles.remove(trust_domain);
+                self.woken.insert(*id);
+            }
+        }
+    }
+
+    /// Gives every session the filter that members, policies and its interest make now.
+    fn refilter(&mut self) {
+        for (id, session) in &mut self.sessions {
+            let namespaces = session.filter.namespaces().clone();
+            let Some(filter) = Filter::new(&self.live, &session.cluster, namespaces, Arc::clone(&self.exports)) else {
+                continue;
+            };
+            if filter.id() != session.filter.id() {
+                session.refilter(filter, &self.catalog);
+                self.woken.insert(*id);
+            }
+        }
+    }
+
+    // ---- sessions ----
+
+    /// Opens a session; an older one of the same replica is fenced.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(
+        &mut self,
+        cluster: &ClusterName,
+        replica: u32,
+        hello: Hello,
+        now: Timestamp,
+    ) -> Result<SessionId, OpenError> {
+        let no_member = || OpenError::NoMember(cluster.clone());
+        let member = self.members.members.get(cluster).filter(|m| m.is_live()).ok_or_else(no_member)?;
+        if hello.replica != replica {
+            return Err(OpenError::Replica { said: hello.replica, is: replica });
+        }
+        let namespaces = hello.interest.namespaces;
+        let filter = Filter::new(&self.live, cluster, namespaces.clone(), Arc::clone(&self.exports));
+        let filter = Arc::new(filter.ok_or_else(no_member)?);
+        let mut outbox = Outbox::resume(hello.view, &filter, &self.catalog);
+        for (trust_domain, bundle) in &self.bundles {
+            if hello.bundles.get(trust_domain) != Some(&bundle.serial) {
+                outbox.bundle(trust_domain.clone());
+            }
+        }
+        for trust_domain in hello.bundles.keys().filter(|t| !self.bundles.contains_key(*t)) {
+            outbox.bundle_gone(trust_domain.clone());
+        }
+        outbox.members();
+        outbox.shared_networks();
+        outbox.policies();
+        let session = Session {
+            cluster: cluster.clone(),
+            replica,
+            version: hello.version,
+            clock_skew_ms: hello.clock.parse::<Timestamp>().map_or(0, |c| c.as_millisecond() - now.as_millisecond()),
+            bundles: hello.bundles,
+            offers: false,
+            binding: member.binding,
+            filter,
+            outbox,
+        };
+        let older: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.cluster == *cluster && s.replica == replica)
+            .map(|(i, _)| *i)
+            .collect();
+        for id in older {
+            if let Some(old) = self.sessions.get_mut(&id) {
+                old.outbox.fence("another session of the same agent is newer");
+                self.woken.insert(id);
+            }
+        }
+        self.catalog.abandon(cluster);
+        self.last_session += 1;
+        let id = self.last_session;
+        self.interests.set(id, &BTreeSet::new(), &namespaces);
+        self.sessions.insert(id, session);
+        self.known.entry(cluster.clone()).or_default().last_seen = Some(now);
+        self.woken.insert(id);
+        Ok(id)
+    }
+
+    /// Ends a session.
+    pub fn close(&mut self, id: SessionId) {
+        self.woken.remove(&id);
+        let Some(session) = self.sessions.remove(&id) else { return };
+        self.interests.set(id, session.filter.namespaces(), &BTreeSet::new());
+        if !self.sessions.values().any(|s| s.cluster == session.cluster) {
+            self.catalog.abandon(&session.cluster);
+        }
+    }
+
+    /// Whether the session is its replica's newest and its cluster still a member: what a fenced one says is not
+    /// heard.
+    #[must_use]
+    pub fn is_current(&self, id: SessionId) -> bool {
+        self.sessions.get(&id).is_some_and(|session| {
+            let newest = self.newest(&session.cluster, session.replica) == Some(id);
+            let member = self.members.members.get(&session.cluster);
+            newest && member.is_some_and(|m| m.is_live() && m.binding == session.binding)
+        })
+    }
+
+    fn newest(&self, cluster: &ClusterName, replica: u32) -> Option<SessionId> {
+        self.sessions.iter().rev().find(|(_, s)| s.cluster == *cluster && s.replica == replica).map(|(id, _)| *id)
+    }
+
+    /// The agent spoke.
+    pub fn heard(&mut self, id: SessionId, now: Timestamp) {
+        if let Some(session) = self.sessions.get(&id)
+            && let Some(known) = self.known.get_mut(&session.cluster)
+        {
+            known.last_seen = Some(now);
+        }
+    }
+
+    /// Takes one part of the offer of a session's cluster, and marks who has to hear of it.
+    ///
+    /// # Errors
+    /// [`StreamError`]: the agent has to start a new session, in which it is told where the hub stands.
+    pub fn offer(&mut self, id: SessionId, part: Delta) -> Result<Taken, StreamError> {
+        let Some(session) = self.sessions.get_mut(&id) else { return Ok(Taken::default()) };
+        session.offers = true;
+        let cluster = session.cluster.clone();
+        let taken = self.catalog.take(&cluster, part)?;
+        if taken.reached {
+            self.spread(&cluster, &taken);
+        }
+        Ok(taken)
+    }
+
+    /// What the agent is told of a change that was taken, after its claims are durable.
+    pub fn offered(&mut self, id: SessionId, taken: &Taken, claims: BTreeMap<ServiceName, u64>, idle: &[ServiceName]) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        self.catalog.claimed(&session.cluster, claims, idle);
+        let mut refused = taken.refused.clone();
+        refused.truncate(meshfed_api::border::REFUSALS_MAX);
+        session.outbox.offer_ack(Ack { origin: session.cluster.clone(), version: taken.version, refused });
+        self.woken.insert(id);
+    }
+
+    /// Marks the importers that a change concerns.
+    fn spread(&mut self, origin: &ClusterName, taken: &Taken) {
+        if taken.complete || taken.gateways {
+            let ids: Vec<SessionId> = self.sessions.keys().copied().collect();
+            self.touch(&ids, origin, taken.base);
+        } else {
+            let ids = self.interests.in_services(&taken.services);
+            self.touch(&ids, origin, taken.base);
+        }
+        for released in &taken.released {
+            self.touch_all(released);
+        }
+    }
+
+    fn touch<'a>(&mut self, ids: impl IntoIterator<Item = &'a SessionId>, origin: &ClusterName, base: Version) {
+        for id in ids {
+            if let Some(session) = self.sessions.get_mut(id).filter(|s| s.cluster != *origin) {
+                session.outbox.touch(origin, base);
+                self.woken.insert(*id);
+            }
+        }
+    }
+
+    fn touch_all(&mut self, origin: &ClusterName) {
+        for (id, session) in self.sessions.iter_mut().filter(|(_, s)| s.cluster != *origin) {
+            session.outbox.touch_whole(origin);
+            self.woken.insert(*id);
+        }
+    }
+
+    /// Takes the namespaces that a session's cluster wants to see.
+    pub fn interest(&mut self, id: SessionId, namespaces: BTreeSet<Namespace>) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        self.interests.set(id, session.filter.namespaces(), &namespaces);
+        if let Some(filter) = Filter::new(&self.live, &session.cluster, namespaces, Arc::clone(&self.exports))
+            && filter.id() != session.filter.id()
+        {
+            session.refilter(filter, &self.catalog);
+            self.woken.insert(id);
+        }
+    }
+
+    /// Takes a status; whether anything in it is new.
+    pub fn report(&mut self, id: SessionId, report: Report) -> bool {
+        let Some(session) = self.sessions.get(&id) else { return false };
+        let known = self.known.entry(session.cluster.clone()).or_default();
+        let new = known.report.as_ref() != Some(&report);
+        known.report = Some(report);
+        new
+    }
+
+    /// The agent stands at a version of an origin.
+    pub fn acked(&mut self, id: SessionId, ack: &Ack) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.outbox.acked(&ack.origin, ack.version);
+        }
+    }
+
+    /// The agent holds a bundle.
+    pub fn bundle_acked(&mut self, id: SessionId, trust_domain: TrustDomain, serial: u64) {
+        if let Some(session) = self.sessions.get_mut(&id)
+            && self.bundles.contains_key(&trust_domain)
+        {
+            session.bundles.insert(trust_domain, serial);
+        }
+    }
+
+    /// A sign of life is due.
+    pub fn heartbeat(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.outbox.heartbeat(&self.catalog);
+        }
+    }
+
+    /// Puts a question to the newest session of a cluster. `None`: there is none, or too many questions wait.
+    pub fn ask(&mut self, query: fleet::EndpointsQuery) -> Option<(SessionId, u64)> {
+        let id = self.sessions.iter().rev().find(|(_, s)| s.cluster == query.from).map(|(id, _)| *id)?;
+        let number = self.last_query + 1;
+        self.sessions.get_mut(&id)?.outbox.ask(Query { id: number, query }).then(|| {
+            self.last_query = number;
+            self.woken.insert(id);
+            (id, number)
+        })
+    }
+
+    // ---- what is sent ----
+
+    /// Sessions that may have something to send since the last call.
+    pub fn woken(&mut self) -> BTreeSet<SessionId> {
+        std::mem::take(&mut self.woken)
+    }
+
+    /// The next thing to tell a session; `None`: nothing now.
+    pub fn next(&mut self, id: SessionId) -> Option<Next> {
+        let session = self.sessions.get_mut(&id)?;
+        session.outbox.next(&self.catalog, &session.cluster, &session.filter)
+    }
+
+    // ---- reading ----
+
+    /// The catalog.
+    #[must_use]
+    pub const fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+    /// The live members.
+    #[must_use]
+    pub const fn live(&self) -> &model::Members {
+        &self.live
+    }
+    /// The policies.
+    #[must_use]
+    pub const fn policies(&self) -> &FleetPolicies {
+        &self.policies
+    }
+    /// A bundle.
+    #[must_use]
+    pub fn bundle(&self, trust_domain: &TrustDomain) -> Option<&Bundle> {
+        self.bundles.get(trust_domain)
+    }
+    /// The networks that a cluster shares with others.
+    #[must_use]
+    pub fn shared(&self, cluster: &ClusterName) -> BTreeSet<NetworkName> {
+        self.shared.get(cluster).cloned().unwrap_or_default()
+    }
+    /// One session.
+    #[must_use]
+    pub fn session(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(&id)
+    }
+    /// The current sessions of a cluster.
+    pub fn sessions_of(&self, cluster: &ClusterName) -> impl Iterator<Item = &Session> {
+        let current = move |(id, s): &(&SessionId, &Session)| self.newest(&s.cluster, s.replica) == Some(**id);
+        self.sessions.iter().filter(move |(_, s)| s.cluster == *cluster).filter(current).map(|(_, s)| s)
+    }
+    /// The number of sessions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+    /// Whether there is no session.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+    /// What is remembered of a cluster.
+    #[must_use]
+    pub fn known(&self, cluster: &ClusterName) -> Option<&Known> {
+        self.known.get(cluster)
+    }
+    /// How far what is known of a cluster can be trusted. Deprioritised and withdrawn come with leases; in this
+    /// version the importing proxies' own health checks decide, and nothing is withdrawn by silence.
+    #[must_use]
+    pub fn freshness(&self, cluster: &ClusterName, now: Timestamp) -> Freshness {
+        if self.sessions_of(cluster).next().is_some() {
+            return Freshness::Fresh;
+        }
+        let silent = self.known.get(cluster).and_then(|k| k.last_seen).map(|seen| now.duration_since(seen));
+        match silent {
+            Some(silent) if silent.unsigned_abs() < STALE_AFTER => Freshness::Fresh,
+            Some(_) | None => Freshness::Stale,
+        }
+    }
+    /// The origins whose offer the importer of a session has not acknowledged as far as it concerns it.
+    #[must_use]
+    pub fn unsettled(&self, session: &Session) -> Vec<(ClusterName, Version)> {
+        let others = self.catalog.clusters().filter(|origin| **origin != session.cluster);
+        others.filter_map(|o| Some((o.clone(), session.outbox.settled(o, &self.catalog).err()?))).collect()
+    }
+}
