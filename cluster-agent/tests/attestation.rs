@@ -65,7 +65,9 @@ fn node(workload: &str) -> Node {
 }
 
 /// What a client of that identity gets: its listeners, or why not.
-async fn ask(
+async fn ask_for(
+    kind: &str,
+    names: &[&str],
     target: &str,
     identity: Option<Identity>,
     trust: &Arc<TrustStore>,
@@ -77,7 +79,8 @@ async fn ask(
     let mut client = AggregatedDiscoveryServiceClient::new(channel);
     let request = DeltaDiscoveryRequest {
         node: Some(node(workload)),
-        type_url: "type.googleapis.com/envoy.config.listener.v3.Listener".to_owned(),
+        type_url: format!("type.googleapis.com/{kind}"),
+        resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
         ..DeltaDiscoveryRequest::default()
     };
     let requests = tokio_stream::StreamExt::chain(tokio_stream::once(request), tokio_stream::pending());
@@ -91,7 +94,17 @@ async fn ask(
     }
 }
 
-/// Mutation seen to fail: the policy of `tcp_tls` accepts every workload; `attest` accepts every SVID.
+async fn ask(
+    target: &str,
+    identity: Option<Identity>,
+    trust: &Arc<TrustStore>,
+    workload: &str,
+) -> Result<usize, String> {
+    ask_for("envoy.config.listener.v3.Listener", &[], target, identity, trust, workload).await
+}
+
+/// Mutation seen to fail: the policy of `tcp_tls` accepts every workload; `attest` accepts every SVID; `local` is
+/// always true (a private key crosses TCP).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_tcp_only_an_svid_of_the_own_cluster_is_served() {
     tls::install_provider();
@@ -118,6 +131,14 @@ async fn on_tcp_only_an_svid_of_the_own_cluster_is_served() {
 
     let client = "spiffe://c1.mesh.example/ns/shop/sa/client";
     assert_eq!(ask(&target, Some(west.identity(client)), &trust, "shop/client").await, Ok(2));
+    let secret = "envoy.extensions.transport_sockets.tls.v3.Secret";
+    let mine = || Some(west.identity(client));
+    assert_eq!(
+        ask_for(secret, &["trust"], &target, mine(), &trust, "shop/client").await,
+        Ok(0),
+        "no bundles in this case"
+    );
+    assert_eq!(ask_for(secret, &["default"], &target, mine(), &trust, "shop/client").await, Ok(0), "no key over TCP");
     let denied = format!("{:?}", Code::PermissionDenied);
     for (claim, why) in [
         ("shop/b/b-0", "another workload"),
@@ -147,7 +168,7 @@ async fn on_tcp_only_an_svid_of_the_own_cluster_is_served() {
     tokio::join!(trigger.drained(Duration::from_secs(5)), served.end());
 }
 
-/// Mutation seen to fail: `local_only` is always Ok (a private key crosses TCP).
+/// Mutation seen to fail: `FetchSecrets` does not fill in the type URL.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn secrets_are_served_on_the_unix_socket() {
     use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;

@@ -265,12 +265,14 @@ impl Core {
         let (mode, secrets_only) = (entry.node.mode, entry.secrets_only);
         let probeless = entry.node.envoy || mode == Mode::Gateway;
         let key = workload.key.clone();
-        if let Err(error) = self.ensure_certificate(&workload, now, wall) {
+        // A private key never crosses TCP (XD2): who has an SVID already does not need it from here.
+        let local = matches!(entry.peer, Peer::Unix { .. });
+        if local && let Err(error) = self.ensure_certificate(&workload, now, wall) {
             self.end(id, End::Internal(error));
             return;
         }
         let class = Arc::new(self.class_of(&workload, mode));
-        let scopes = scopes_of(id, &workload, &class);
+        let scopes = scopes_of(id, &workload, &class, local);
         for scope in &scopes {
             self.store.add_reader(scope, id);
         }
@@ -364,7 +366,8 @@ impl Core {
         let moved = class != admitted.class;
         if moved {
             let names: Vec<Arc<str>> = entry.machine.subscribed(Kind::Endpoint).cloned().collect();
-            let new = scopes_of(id, &workload, &class);
+            let local = matches!(entry.peer, Peer::Unix { .. });
+            let new = scopes_of(id, &workload, &class, local);
             for scope in &new {
                 self.store.add_reader(scope, id);
             }
@@ -544,13 +547,11 @@ impl Core {
     }
 }
 
-fn scopes_of(id: StreamId, workload: &Workload, class: &Arc<Class>) -> Vec<Scope> {
-    let mut scopes = vec![
-        Scope::Stream(id),
-        Scope::Workload(workload.key.clone()),
-        Scope::Everybody,
-        Scope::Class(Arc::clone(class)),
-    ];
+fn scopes_of(id: StreamId, workload: &Workload, class: &Arc<Class>, local: bool) -> Vec<Scope> {
+    let mut scopes = vec![Scope::Stream(id), Scope::Everybody, Scope::Class(Arc::clone(class))];
+    if local {
+        scopes.push(Scope::Workload(workload.key.clone()));
+    }
     match class.mode {
         Mode::Sidecar => scopes.extend([Scope::Sidecars, Scope::Namespace(workload.key.namespace.clone())]),
         Mode::Gateway => scopes.push(Scope::Gateways),

@@ -342,9 +342,11 @@ fn readiness_follows_the_proxy() {
     b.bundles();
     b.file("a.yaml", &(service("a") + &export("a") + &entry("a-1", "a", "127.2.0.10")));
     assert!(!b.ready("a-1"));
-    b.open(1, MINE, node("shop/a"), &[(Kind::Listener, &[])]);
-    assert!(!b.ready("a-1"), "no word of the application yet");
+    b.open(1, MINE, node("shop/a"), &[(Kind::Cluster, &[])]);
     b.report(2, "shop/a", true);
+    assert!(!b.ready("a-1"), "its listeners are not bound yet");
+    b.core.request(1, Kind::Listener, Request::default(), b.now, b.wall);
+    b.drain();
     assert!(b.ready("a-1"));
     b.report(2, "shop/a", false);
     assert!(!b.ready("a-1"));
@@ -376,7 +378,7 @@ fn a_restarted_agent_waits_for_its_proxies() {
     assert!(!b.ready("a-1"));
 }
 
-/// Mutation seen to fail: `refresh_endpoints` walks over all services; facts count endpoints.
+/// Mutation seen to fail: `refresh_endpoints` walks over all services.
 #[test]
 fn one_endpoint_change_encodes_one_assignment_per_class() {
     let mut costs = Vec::new();
@@ -470,7 +472,7 @@ fn a_gateway_forwards_what_is_exported() {
     assert!(b.names(1, Kind::Cluster).is_empty() && b.names(1, Kind::Endpoint).is_empty());
 }
 
-/// Mutation seen to fail: `mark` ignores refusals (`acked` counts the proxy).
+/// Mutation seen to fail: `is_settled` ignores refusals (`acked` counts the proxy).
 #[test]
 fn proxies_are_counted() {
     let mut b = Bench::new();

@@ -53,7 +53,8 @@ pub(super) struct Old {
 }
 
 type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-pub(super) type Answers = FuturesUnordered<Later<wire::EndpointsAnswer>>;
+/// `Sync`, because it is lent out across an await of a task that may move between threads.
+pub(super) type Answers = FuturesUnordered<Pin<Box<dyn Future<Output = wire::EndpointsAnswer> + Send + Sync>>>;
 
 /// What one stream has been told and is being told.
 #[derive(Default)]
@@ -319,6 +320,7 @@ impl Link {
     }
 
     /// Hands a question to the core; its answer comes later.
+    #[allow(clippy::needless_pass_by_ref_mut, reason = "a shared reference to it is not Send")]
     pub(super) async fn ask(&self, query: wire::EndpointsQuery, answers: &mut Answers) -> Result<(), LinkError> {
         let id = query.id;
         let (answer, receiver) = oneshot::channel::<EndpointsAnswer>();

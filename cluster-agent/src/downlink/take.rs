@@ -18,6 +18,7 @@ use crate::view::{RESOURCES_MAX, ViewChange, follows};
 
 impl Link {
     /// Takes one message; `Some`: the session has to end, for this reason.
+    #[allow(clippy::needless_pass_by_ref_mut, reason = "a shared reference to it is not Send")]
     pub(super) async fn take(
         &mut self,
         stream: &mut Stream,

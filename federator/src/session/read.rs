@@ -124,7 +124,7 @@ fn cluster_facts(
         source,
         proxies: report.proxies,
         bundle_serials: sessions.last().map(|s| s.bundles.clone()).unwrap_or_default(),
-        bundle_proxies: report.bundle_proxies.clone(),
+        bundle_proxies: report.bundle_proxies,
         waiting_for: waiting_for(state, name, &sessions),
         last_seen_at: known.last_seen,
     })

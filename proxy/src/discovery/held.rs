@@ -467,6 +467,12 @@ impl Held {
         self.route_cells.retain(|n, cell| held.contains(n) || Arc::strong_count(cell) > 1);
     }
 
+    /// Whether there is a listener that listens.
+    #[must_use]
+    pub fn has_listeners(&self) -> bool {
+        self.listener_cells.values().any(|c| c.load().is_some())
+    }
+
     /// Publishes the listeners in use, after the sockets followed.
     pub fn publish_listeners(&self) {
         let listeners = self.listener_cells.iter().filter(|(_, c)| c.load().is_some());

@@ -430,7 +430,8 @@ async fn a_later_listener_whose_address_is_in_use_is_refused_and_the_rest_stays(
     assert_eq!(rig.state.listeners().len(), 2);
 }
 
-/// Mutation seen to fail: `if this.started { Ok(()) }` replaced by `if true { Ok(()) }`.
+/// Mutation seen to fail: `if this.started { Ok(()) }` replaced by `if true { Ok(()) }`; `&& this.held.has_listeners()`
+/// of `settle` left out.
 #[tokio::test]
 async fn at_the_start_an_address_in_use_ends_the_process_naming_flag_and_address() {
     let busy = bind_tcp("--test", SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -438,6 +439,8 @@ async fn at_the_start_an_address_in_use_ends_the_process_naming_flag_and_address
     let mut rig = Rig::start().await;
     rig.send(Kind::Cluster, vec![], &[]).await;
     rig.wildcard(Kind::Listener).await;
+    let nothing = rig.send(Kind::Listener, vec![], &[]).await;
+    assert_eq!(rig.answer(&nothing).await, None);
     rig.send(Kind::Listener, vec![outbound(port, "1")], &[]).await;
     rig.subscription(Kind::Route, "15001").await;
     rig.send(Kind::Route, vec![routes(&[], "1")], &[]).await;
