@@ -13,6 +13,32 @@ pub enum Severity {
     Warning,
 }
 
+impl Code {
+    /// What usually puts it right, where the fault itself says nothing better.
+    #[must_use]
+    pub const fn usual_remedy(self) -> &'static str {
+        match self {
+            Self::Syntax => "mend the YAML at this place; what the file gave before stays until then",
+            Self::UnknownField => "remove the field, or mend its spelling",
+            Self::WrongType => "write a value of the type that the field has",
+            Self::InvalidValue => "write a value that the field allows",
+            Self::Duplicate => "keep one of the two and remove the other",
+            Self::NotInThisVersion => "remove it until a version that has it",
+            Self::DanglingReference => "create what is named, or mend the name",
+            Self::NotAllowed => "use what the cluster's token names, or make a token that names this, too",
+            Self::TooLarge => "make it smaller, or split it",
+            Self::Unreadable => "make the file readable for the agent",
+            Self::Conflict => "change one of the two objects",
+            Self::UnknownKind => "mend apiVersion and kind, or move the file out of the source",
+            Self::UnusedField => "nothing to do; the field has no effect in this version",
+            Self::NoEffectYet => "nothing to do; the value is kept and takes effect in a later version",
+            Self::Deprecated => "write the newer spelling",
+            Self::UnknownAnnotation => "mend the annotation's spelling, or remove it",
+            Self::Skipped => "nothing to do, or give the file a name that is read",
+        }
+    }
+}
+
 impl Severity {
     /// `error` or `warning`.
     #[must_use]
@@ -174,7 +200,7 @@ impl ObjectError {
             name: None,
             field: None,
             message: message.into(),
-            remedy: None,
+            remedy: Some(code.usual_remedy().to_owned()),
         }
     }
     /// With a file.

@@ -71,7 +71,8 @@ impl Finding {
     #[must_use]
     pub fn into_error(self, file: &str) -> ObjectError {
         let mut error = ObjectError::new(self.code, self.message).in_file(file).at(self.place).field(self.field);
-        error.remedy = self.remedy;
+        // A finding that says nothing better keeps what usually puts its kind right.
+        error.remedy = self.remedy.or(error.remedy);
         error
     }
 }

@@ -77,7 +77,7 @@ impl Site {
             .map(|i| {
                 let name = if i == 0 { "eastwest-1".to_owned() } else { format!("eastwest{i}-1") };
                 let workload = format!("meshfed-system/eastwest/{name}");
-                cluster.proxy(Some(&self.namespace), &workload, &["--mode", "gateway"])
+                cluster.proxy(Some(&self.namespace), &workload, &["--mode", "gateway", "--admin-listen", "127.0.0.1:0"])
             })
             .collect()
     }
@@ -85,13 +85,14 @@ impl Site {
 
 /// One cluster holds b, the other a; both on a WAN with the hub.
 struct World {
-    east: Site,
-    west: Site,
-    hub: Namespace,
-    fleet: Fleet,
+    // In the order in which they go: processes tell their logs before the directory of the fleet is removed.
     east_gateways: Vec<Process>,
     _processes: Vec<Process>,
     _clusters: Vec<Cluster>,
+    fleet: Fleet,
+    east: Site,
+    west: Site,
+    hub: Namespace,
     _wan: Wan,
 }
 
@@ -145,7 +146,11 @@ impl World {
         let app = std::net::SocketAddr::new(ip(plan.b[0]), 18080);
         let processes = vec![
             application(&fleet, Some(&east.namespace), "east", "b", app),
-            east_cluster.proxy(Some(&east.namespace), "shop/b", &["--inbound", &format!("8080={app}")]),
+            east_cluster.proxy(
+                Some(&east.namespace),
+                "shop/b",
+                &["--inbound", &format!("8080={app}"), "--admin-listen", "127.0.0.1:0"],
+            ),
             west_cluster.proxy(Some(&west.namespace), "shop/a", &["--app-probe", "off"]),
         ];
         let east_gateways = east.gateways(&east_cluster);
@@ -197,7 +202,6 @@ fn two_networks() {
     assert_eq!(items.len(), 1, "{items:?}");
     assert_eq!(items[0]["address"], "172.31.0.11");
     assert_eq!(items[0]["via"], "gateway");
-    drop(world.east);
 }
 
 /// Both clusters use the same pod range, even the same addresses.
@@ -303,7 +307,11 @@ fn one_shared_network() {
     let app: std::net::SocketAddr = "172.31.0.11:18080".parse().unwrap();
     let _processes = [
         application(&fleet, Some(&east.namespace), "east", "b", app),
-        east_cluster.proxy(Some(&east.namespace), "shop/b", &["--inbound", "8080=172.31.0.11:18080"]),
+        east_cluster.proxy(
+            Some(&east.namespace),
+            "shop/b",
+            &["--inbound", "8080=172.31.0.11:18080", "--admin-listen", "127.0.0.1:0"],
+        ),
         west_cluster.proxy(Some(&west.namespace), "shop/a", &["--app-probe", "off"]),
     ];
     fleet.wait_ready(Some(&hub));

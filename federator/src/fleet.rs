@@ -1,4 +1,4 @@
-//! Pure. What the rooms of the hub tell each other: members, bundles and policies go down to the session rooms,
+//! Edge. What the rooms of the hub tell each other: members, bundles and policies go down to the session rooms,
 //! facts about sessions and the catalog come back up to the HTTP API.
 //!
 //! # What the session rooms (`session catalog plan fanout`) implement

@@ -1,8 +1,10 @@
 //! Edge. The agent as a process: `Config` → build → run. Nothing else wires rooms together.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,6 +13,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use meshfed_model::bundle::Bundle;
+use meshfed_model::identity::TrustDomain;
 use meshfed_runtime::admin::AdminServer;
 use meshfed_runtime::config::Problems;
 use meshfed_runtime::drain;
@@ -29,8 +33,11 @@ use crate::config::{AgentArgs, Config, chain};
 use crate::core::run::{Actor, COMMANDS_MAX, Command, CoreMetrics, Guards, Inputs, keep_ready, load_ready};
 use crate::core::{Core, CoreSettings};
 use crate::downlink::session::{Link, LinkConfig, Opened};
+use crate::enroll::AgentFile;
+use crate::identity::Authority;
 use crate::index::{Index, IndexSettings};
 use crate::source;
+use crate::view::persist::Loaded;
 use crate::xds::{XdsMetrics, XdsServer, tcp_tls};
 
 /// Connections on the sockets: a proxy has one or two.
@@ -235,30 +242,10 @@ impl Agent {
         };
         let xds_guard = readiness.guard("xds: not bound yet");
 
-        // The core, with what was known when the agent ended.
-        let (now, wall) = (clock::instant(), clock::wall());
-        let own = config.agent.cluster.clone();
-        let index = Index::new(IndexSettings {
-            cluster: own.clone(),
-            fleet: config.agent.fleet.clone(),
-            trust_domain: config.agent.trust_domain.clone(),
-            networks: config.agent.networks.clone(),
-            regions: config.agent.regions.clone(),
-            zones: config.agent.zones.clone(),
-            gateway_cidrs: config.agent.gateway_cidrs.clone(),
-        });
-        let settings = CoreSettings {
-            cluster: own.clone(),
-            trust_domain: config.agent.trust_domain.clone(),
-            networks: config.agent.networks.clone(),
-            locality: index.settings().default_locality(),
-            agent_uid: rustix::process::getuid().as_raw(),
-        };
         let shown = config.shown();
-        let mut core = Core::new(settings, index, loaded.view(own), loaded.is_some(), config.authority);
-        core.set_bundles(&bundles, now, wall);
-        core.set_policies(loaded.policies, now, wall);
-        core.set_shared_networks(loaded.shared_networks, now, wall);
+        let source_config = source_of(&config, state.join("source"));
+        let now = clock::instant();
+        let mut core = core_of(&config.agent, config.authority, loaded, &bundles);
         let ready_file = state.join("proxies.json");
         core.restore_ready(load_ready(&ready_file), now);
         let actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), guards);
@@ -266,16 +253,6 @@ impl Agent {
 
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
         let (updates, scanned) = mpsc::channel(SOURCE_UPDATES_MAX);
-        let source_config = source::SourceConfig {
-            root: config.source.clone(),
-            state: state.join("source"),
-            bounds: meshfed_crds::Bounds {
-                networks: config.agent.networks.clone(),
-                regions: config.agent.regions.clone(),
-                zones: config.agent.zones.clone(),
-                gateway_cidrs: config.agent.gateway_cidrs.clone(),
-            },
-        };
         tasks.spawn("source", source::run(source_config, updates, watch.clone()));
         tasks.spawn("core", actor.run(Inputs { commands: received, downlink, source: scanned }, watch.clone()));
         tasks.spawn("session", link.run(watch.clone()));
@@ -313,6 +290,46 @@ impl Agent {
         if !bound.admin.is_empty() {
             tasks.spawn("admin", admin.serve(bound.admin, watch));
         }
+    }
+}
+
+/// The core with what was known when the agent ended.
+fn core_of(agent: &AgentFile, authority: Authority, loaded: Loaded, bundles: &BTreeMap<TrustDomain, Bundle>) -> Core {
+    let (now, wall) = (clock::instant(), clock::wall());
+    let index = Index::new(IndexSettings {
+        cluster: agent.cluster.clone(),
+        fleet: agent.fleet.clone(),
+        trust_domain: agent.trust_domain.clone(),
+        networks: agent.networks.clone(),
+        regions: agent.regions.clone(),
+        zones: agent.zones.clone(),
+        gateway_cidrs: agent.gateway_cidrs.clone(),
+    });
+    let settings = CoreSettings {
+        cluster: agent.cluster.clone(),
+        trust_domain: agent.trust_domain.clone(),
+        networks: agent.networks.clone(),
+        locality: index.settings().default_locality(),
+        agent_uid: rustix::process::getuid().as_raw(),
+    };
+    let view = loaded.view(agent.cluster.clone());
+    let mut core = Core::new(settings, index, view, loaded.is_some(), authority);
+    core.set_bundles(bundles, now, wall);
+    core.set_policies(loaded.policies, now, wall);
+    core.set_shared_networks(loaded.shared_networks, now, wall);
+    core
+}
+
+fn source_of(config: &Config, state: PathBuf) -> source::SourceConfig {
+    source::SourceConfig {
+        root: config.source.clone(),
+        state,
+        bounds: meshfed_crds::Bounds {
+            networks: config.agent.networks.clone(),
+            regions: config.agent.regions.clone(),
+            zones: config.agent.zones.clone(),
+            gateway_cidrs: config.agent.gateway_cidrs.clone(),
+        },
     }
 }
 

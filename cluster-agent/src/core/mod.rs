@@ -8,6 +8,7 @@ mod proxies;
 mod resolve;
 pub mod run;
 pub mod store;
+mod tell;
 #[cfg(test)]
 mod tests;
 
@@ -208,8 +209,10 @@ impl Core {
     /// A change of what one origin shows.
     pub fn apply_view(&mut self, change: ViewChange, now: Instant, wall: SystemTime) {
         let origin = change.origin.clone();
+        let imported = self.view.service_count();
         match self.view.apply(change) {
             Ok(dirty) => {
+                self.effects.report |= imported != self.view.service_count();
                 self.apply_view_dirty(&dirty);
                 self.effects.acks.insert(origin);
             }
@@ -224,6 +227,7 @@ impl Core {
     /// An origin is gone.
     pub fn origin_gone(&mut self, origin: &ClusterName, now: Instant, wall: SystemTime) {
         let dirty = self.view.remove_origin(origin);
+        self.effects.report = true;
         self.apply_view_dirty(&dirty);
         self.settle(now, wall);
     }

@@ -87,7 +87,7 @@ impl Proxy {
     pub(super) fn is_connected(&self) -> bool {
         !self.streams.is_empty()
     }
-    const fn wanted(&self) -> WorkloadState {
+    pub(super) const fn wanted(&self) -> WorkloadState {
         WorkloadState { connected: true, app_ready: self.bound && (self.probeless || self.app_ready) }
     }
 }
@@ -222,11 +222,14 @@ impl Core {
         self.leave_scopes(id, &admitted);
         if let Some(proxy) = self.proxies.get_mut(key)
             && proxy.streams.remove(&id)
-            && proxy.streams.is_empty()
         {
-            proxy.lost_at = Some(now);
-            self.effects.report = true;
-            self.effects.rows = true;
+            // After a second proxy of the workload has gone, the one that stays speaks for it again.
+            self.touched.extend(proxy.streams.last());
+            if proxy.streams.is_empty() {
+                proxy.lost_at = Some(now);
+                self.effects.report = true;
+                self.effects.rows = true;
+            }
         }
     }
 
@@ -557,42 +560,4 @@ fn scopes_of(id: StreamId, workload: &Workload, class: &Arc<Class>, local: bool)
         Mode::Gateway => scopes.push(Scope::Gateways),
     }
     scopes
-}
-
-// ---- what the status tells ----
-impl Core {
-    /// Proxies that are connected, and those of them that have acknowledged everything.
-    #[must_use]
-    pub fn proxy_counts(&self) -> (usize, usize) {
-        let connected = self.proxies.values().filter(|p| p.is_connected());
-        connected.fold((0, 0), |(all, acked), p| (all + 1, acked + usize::from(p.settled)))
-    }
-
-    /// Connected proxies that have not acknowledged everything, and why.
-    pub fn proxies_behind(&self) -> impl Iterator<Item = (&WorkloadKey, String)> {
-        self.proxies.iter().filter(|(_, p)| p.is_connected() && !p.settled).map(|(key, proxy)| {
-            let newest = proxy.streams.last().and_then(|id| self.streams.get(id));
-            let refused = newest.into_iter().flat_map(|e| e.machine.refused());
-            let refused: Vec<String> = refused.map(|(kind, name)| format!("{} {name}", kind.as_str())).collect();
-            let why = if refused.is_empty() {
-                "its proxy has not acknowledged the current configuration".to_owned()
-            } else {
-                format!("its proxy refused {}", refused.join(", "))
-            };
-            (key, why)
-        })
-    }
-
-    /// What a workload's proxy lacks, other than an acknowledgement; `None`: nothing.
-    #[must_use]
-    pub fn proxy_lack(&self, key: &WorkloadKey) -> Option<String> {
-        let Some(proxy) = self.proxies.get(key).filter(|p| p.is_connected()) else {
-            return Some("its proxy is not connected".to_owned());
-        };
-        if proxy.wanted().app_ready {
-            return None;
-        }
-        let why = if proxy.reason.is_empty() { "its application is not ready" } else { &proxy.reason };
-        Some(why.to_owned())
-    }
 }

@@ -91,7 +91,6 @@ pub fn rows(core: &Core) -> Rows {
     report.source_revision = source.version.revision;
     report.source_objects = count(source.objects);
     report.source_errors = source.errors.iter().chain(index.errors()).take(ROWS_MAX).map(error).collect();
-    report.imported_services = count(core.view().services().count());
     report.endpoints_ready = count(ready);
     report.endpoints_total = count(total);
     Rows(Some(report))
@@ -104,6 +103,7 @@ pub fn report(core: &Core, rows: &Rows) -> wire::StatusReport {
     let (connected, acked) = core.proxy_counts();
     report.proxies_connected = count(connected);
     report.proxies_acked = count(acked);
+    report.imported_services = count(core.view().service_count());
     if acked < connected {
         let room = ROWS_MAX.saturating_sub(report.waiting_for.len()).max(1);
         let behind = core.proxies_behind().take(room);

@@ -7,7 +7,8 @@ use envoy_types::pb::envoy::config::core::v3::{
     config_source::ConfigSourceSpecifier, socket_address::PortSpecifier, transport_socket,
 };
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, CommonTlsContext, SdsSecretConfig, common_tls_context::ValidationContextType,
+    CertificateValidationContext, CommonTlsContext, SdsSecretConfig, TlsParameters,
+    common_tls_context::ValidationContextType, tls_parameters::TlsProtocol,
 };
 use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
 
@@ -57,6 +58,12 @@ pub(super) fn sds(name: &str) -> SdsSecretConfig {
 /// Our own certificate, ALPN `http/1.1` on HTTP ports, and how the peer is verified.
 pub(super) fn common_tls(http: bool, validation: ValidationContextType) -> CommonTlsContext {
     CommonTlsContext {
+        // The mesh speaks TLS 1.3 alone; Envoy's default for clients ends at 1.2.
+        tls_params: Some(TlsParameters {
+            tls_minimum_protocol_version: TlsProtocol::TlSv13.into(),
+            tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
+            ..TlsParameters::default()
+        }),
         tls_certificate_sds_secret_configs: vec![sds(SECRET_DEFAULT)],
         alpn_protocols: if http { vec!["http/1.1".to_owned()] } else { Vec::new() },
         validation_context_type: Some(validation),

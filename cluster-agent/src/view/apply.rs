@@ -274,6 +274,10 @@ impl View {
     pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
         self.exporters.keys()
     }
+    /// How many services anybody exports to us.
+    pub fn service_count(&self) -> usize {
+        self.exporters.len()
+    }
     /// The services that one origin exports to us, in order.
     pub fn services_of(&self, origin: &ClusterName) -> impl Iterator<Item = &ServiceName> {
         let services = self.origins.get(origin).into_iter().flat_map(|o| &o.services);

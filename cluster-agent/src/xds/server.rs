@@ -150,7 +150,7 @@ impl Messages for Delta {
 
 /// Where requests come from: a gRPC stream, or one request.
 enum Incoming<T> {
-    Stream(Streaming<T>),
+    Stream(Box<Streaming<T>>),
     Once(Box<Option<T>>),
 }
 
@@ -283,14 +283,14 @@ impl ads_server::AggregatedDiscoveryService for XdsServer {
         request: Request<Streaming<pb::DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
         let peer = self.peer(&request)?;
-        Ok(Response::new(self.serve::<Sotw>(peer, Incoming::Stream(request.into_inner()), false)))
+        Ok(Response::new(self.serve::<Sotw>(peer, Incoming::Stream(Box::new(request.into_inner())), false)))
     }
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<pb::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let peer = self.peer(&request)?;
-        Ok(Response::new(self.serve::<Delta>(peer, Incoming::Stream(request.into_inner()), false)))
+        Ok(Response::new(self.serve::<Delta>(peer, Incoming::Stream(Box::new(request.into_inner())), false)))
     }
 }
 
@@ -312,7 +312,7 @@ impl sds_server::SecretDiscoveryService for XdsServer {
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
         let peer = self.peer(&request)?;
         local_only(&peer)?;
-        Ok(Response::new(self.serve::<Delta>(peer, Incoming::Stream(request.into_inner()), true)))
+        Ok(Response::new(self.serve::<Delta>(peer, Incoming::Stream(Box::new(request.into_inner())), true)))
     }
     async fn stream_secrets(
         &self,
@@ -320,7 +320,7 @@ impl sds_server::SecretDiscoveryService for XdsServer {
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
         let peer = self.peer(&request)?;
         local_only(&peer)?;
-        Ok(Response::new(self.serve::<Sotw>(peer, Incoming::Stream(request.into_inner()), true)))
+        Ok(Response::new(self.serve::<Sotw>(peer, Incoming::Stream(Box::new(request.into_inner())), true)))
     }
     async fn fetch_secrets(
         &self,

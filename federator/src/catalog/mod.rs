@@ -5,6 +5,7 @@
 //! version is refused whole.
 
 mod facts;
+mod hash;
 mod origin;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use meshfed_model::version::Version;
 
 pub(crate) use facts::merge;
 pub use facts::{Merged, MergedPort, PortFacts};
+pub(crate) use hash::Fnv;
 use origin::Origin;
 
 /// Services of one cluster (SY2).
@@ -241,7 +243,8 @@ impl Catalog {
     pub fn history(&self, cluster: &ClusterName) -> Option<&History> {
         self.origins.get(cluster).map(|o| &o.history)
     }
-    /// Distinguishes states of an origin that have the same version: see [`Taken::released`]. 0: there is only one.
+    /// Distinguishes states of an origin that have the same version: which of its gateways wait for their address
+    /// depends on who came first to this hub. 0: none.
     #[must_use]
     pub fn salt(&self, cluster: &ClusterName) -> u64 {
         self.origins.get(cluster).map_or(0, |o| o.salt)

@@ -9,7 +9,7 @@ use meshfed_model::member::Member;
 use meshfed_model::names::ServiceName;
 use meshfed_model::offer::OfferKey;
 
-use super::{ENDPOINTS_MAX, GATEWAYS_MAX, GROUPS_MAX, REFUSED_MAX, SERVICES_MAX};
+use super::{ENDPOINTS_MAX, Fnv, GATEWAYS_MAX, GROUPS_MAX, REFUSED_MAX, SERVICES_MAX};
 
 /// One cluster's offer.
 #[derive(Debug)]
@@ -174,6 +174,7 @@ impl Origin {
                 self.waiting.insert(upsert.key.clone(), upsert);
             }
         }
+        self.set_salt();
     }
 
     pub(super) fn exports(&self, service: &ServiceName) -> bool {
@@ -188,18 +189,26 @@ impl Origin {
         self.waiting.keys().any(|key| super::gateway_at(key) == Some(at))
     }
 
-    /// Takes the gateways that waited for an address. They have revisions that importers may be past, so the state
-    /// gets a salt by which an importer that stands at this version is told everything again.
+    /// Takes the gateways that waited for an address. They have revisions that importers may be past; by the salt an
+    /// importer that stands at this version is told everything again.
     pub(super) fn retake(&mut self, at: (IpAddr, u16)) {
         let keys: Vec<OfferKey> = self.waiting.keys().filter(|k| super::gateway_at(k) == Some(at)).cloned().collect();
         let upserts = keys.iter().filter_map(|k| self.waiting.remove(k)).collect();
         let version = self.history.version();
         let change = Delta { base: version, version, upserts, ..Delta::default() };
         if self.history.apply(change).is_ok() {
-            self.salt = version.epoch.rotate_left(32) ^ version.revision ^ (self.salt << 1) | 1;
             for key in &keys {
                 self.refused.remove(key);
             }
         }
+        self.set_salt();
+    }
+
+    fn set_salt(&mut self) {
+        let mut hash = Fnv::new();
+        for (address, port) in self.waiting.keys().filter_map(super::gateway_at) {
+            hash.text(&address.to_string()).text(&port.to_string());
+        }
+        self.salt = if self.waiting.is_empty() { 0 } else { hash.finish() };
     }
 }

@@ -122,6 +122,7 @@ fn an_importer_that_nothing_concerned_is_told_the_version_now_and_then() {
     world.view();
     world.offer("other", 1, false);
     world.outbox.heartbeat(&world.catalog);
+    world.outbox.touch_whole(&cluster("east"));
     assert_eq!(world.next(), Some(Next::Heartbeat));
     assert_eq!(world.next(), None, "one change is not worth a message");
     for step in 0..QUIET_REVISIONS {

@@ -1,4 +1,4 @@
-//! Pure. What the HTTP API asks of the rooms that keep members: tokens and plans.
+//! Edge. What the HTTP API asks of the rooms that keep members: tokens and plans.
 
 use std::net::SocketAddr;
 

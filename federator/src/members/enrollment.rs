@@ -304,6 +304,9 @@ impl Enrollment for Enroll {
             Ok(()) => self.planned(request.into_inner()).await,
             Err(refusal) => Err(refusal),
         };
+        if result.is_ok() {
+            self.registry.gives_back(address);
+        }
         self.end("planned", address, result)
     }
     async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {

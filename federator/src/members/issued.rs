@@ -1,4 +1,4 @@
-//! Pure. Certificates that were issued: no serial number twice, and no renewal by an agent whose cluster has been
+//! Edge. Certificates that were issued: no serial number twice, and no renewal by an agent whose cluster has been
 //! bound anew since (JT10).
 
 use jiff::Timestamp;

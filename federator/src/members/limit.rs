@@ -65,6 +65,13 @@ impl Limiter {
         self.addresses.entry(address).or_insert(full).take(self.each, now)
             && self.shared.get_or_insert(Bucket { tokens: self.all.burst, filled: now }).take(self.all, now)
     }
+    /// Takes back an attempt of that address: it held a valid token and did not use it up.
+    pub fn give_back(&mut self, address: IpAddr) {
+        let burst = self.each.burst;
+        if let Some(bucket) = self.addresses.get_mut(&site(address)) {
+            bucket.tokens = (bucket.tokens + 1.0).min(burst);
+        }
+    }
     fn forget(&mut self, now: Instant) {
         let until_full = Duration::from_secs_f64(self.each.burst / self.each.per_second);
         self.addresses.retain(|_, b| now.saturating_duration_since(b.filled) < until_full);

@@ -229,6 +229,11 @@ impl Registry {
         self.limiter.lock().unwrap_or_else(PoisonError::into_inner).allows(address, clock::instant())
     }
 
+    /// Whoever plans with a valid token does not use up its attempts to join.
+    pub(super) fn gives_back(&self, address: std::net::IpAddr) {
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner).give_back(address);
+    }
+
     /// Reads members and bundles and tells those who follow.
     fn publish(&self) -> Result<(), StoreError> {
         let (members, bundles) = read(self.store.blocking(), &self.trust)?;

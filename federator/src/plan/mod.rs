@@ -13,6 +13,8 @@ use meshfed_model::names::{ClusterName, Namespace, NetworkName, ServiceName};
 use meshfed_model::offer::OfferKey;
 use meshfed_model::policy::ExportPolicy;
 
+use crate::catalog::Fnv;
+
 /// What one importer may see of every origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
@@ -73,7 +75,7 @@ impl Audience for Filter {
     }
 }
 
-/// FNV-1a over everything that decides; it need not resist anybody, only differ when the filter does.
+/// Over everything that decides; it need not resist anybody, only differ when the filter does.
 fn identify(importer: &Importer, exports: &[ExportPolicy]) -> u64 {
     let mut hash = Fnv::new();
     for (label, value) in &importer.labels {
@@ -93,26 +95,6 @@ fn identify(importer: &Importer, exports: &[ExportPolicy]) -> u64 {
         }
     }
     hash.finish()
-}
-
-/// FNV-1a, 64 bits.
-struct Fnv(u64);
-
-impl Fnv {
-    const fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-    fn text(&mut self, text: &str) -> &mut Self {
-        let length = (text.len() as u64).to_le_bytes();
-        for byte in length.iter().chain(text.as_bytes()) {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-        self
-    }
-    /// Never 0, which stands for "none" on the wire.
-    const fn finish(&self) -> u64 {
-        if self.0 == 0 { 1 } else { self.0 }
-    }
 }
 
 /// The networks of each member on which another member is, too: there it offers single endpoints.

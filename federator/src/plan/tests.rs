@@ -60,7 +60,7 @@ fn a_service_that_its_cluster_does_not_limit_is_bound_by_the_fleet() {
     assert!(filter("west", &["shop"], vec![policy("east"), policy("w*")]).sees(&key("shop/b"), &ExportTo::Everyone));
 }
 
-/// Mutation seen to fail: labels left out of `identify`; the length left out of `Fnv::text`.
+/// Mutation seen to fail: namespaces left out of `identify`.
 #[test]
 fn a_filter_is_known_by_all_that_it_depends_on() {
     let base = filter("west", &["shop"], vec![]).id();

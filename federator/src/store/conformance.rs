@@ -1,4 +1,4 @@
-//! Pure. The suite that every [`Store`] must pass. It calls only the trait, and a [`Subject`] to open the same data
+//! Edge. The suite that every [`Store`] must pass. It calls only the trait, and a [`Subject`] to open the same data
 //! again, with and without a crash in between.
 
 use std::collections::{BTreeMap, BTreeSet};

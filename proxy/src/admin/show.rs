@@ -1,4 +1,4 @@
-//! Pure. What discovery knows, as JSON for the admin port. No key and no certificate is in it.
+//! Edge. What discovery knows, as JSON for the admin port. No key and no certificate is in it.
 
 use serde_json::{Value, json};
 

@@ -99,7 +99,13 @@ async fn serve(config: Config) -> Result<bool, Problems> {
     let probing =
         tasks::spawn("probe", probe_when_started(config.app_probe.clone(), state, report, started, watch.clone()));
     let _probing = tasks::AbortOnDrop::new(&probing);
-    let reporting = tasks::spawn("report", probe::report(workload, node_id, app, channel));
+    // Who never listened has nothing to say: a second proxy of the workload must not speak for the first.
+    let mut listens = sockets.started();
+    let reporting = tasks::spawn("report", async move {
+        if listens.wait_for(|s| *s).await.is_ok() {
+            probe::report(workload, node_id, app, channel).await;
+        }
+    });
     let _reporting = tasks::AbortOnDrop::new(&reporting);
 
     let clean = tokio::select! {

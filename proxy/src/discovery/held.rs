@@ -15,7 +15,7 @@ use prost::Message as _;
 use super::build;
 use super::convert::{
     self, ActionSpec, Assignment, ClusterSpec, EndpointSource, ListenerSpec, ListenerSpecKind, RouteSpec, SecretSpec,
-    ServerTlsSpec, TransportSpec,
+    ServerTlsSpec,
 };
 use super::kind::Kind;
 use super::sni::SniRoutes;

@@ -40,6 +40,9 @@ pub(crate) fn invalid<T>(field: &'static str, why: impl Into<String>) -> Result<
     Err(Invalid { field, why: why.into() })
 }
 
+/// Metadata as keys and values, sorted.
+pub type Metadata = Vec<(String, String)>;
+
 /// A cluster as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterSpec {
@@ -50,7 +53,7 @@ pub struct ClusterSpec {
     /// Source address.
     pub source: Option<IpAddr>,
     /// `(name, metadata to match, transport)`.
-    pub matches: Vec<(String, Vec<(String, String)>, TransportSpec)>,
+    pub matches: Vec<(String, Metadata, TransportSpec)>,
     /// What endpoints without a match use.
     pub default_transport: TransportSpec,
     /// Where its endpoints come from.
