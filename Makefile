@@ -27,7 +27,7 @@ lint: ## formatting and lints
 test: peers ## everything that CI checks
 	$(CARGO) fmt --all --check
 	$(CARGO) build --workspace --bins
-	$(CARGO) test --workspace
+	$(CARGO) test --workspace --no-fail-fast
 
 bench: ## measures us and our peers side by side; writes docs/benchmarks.md
 	./e2e/bench/run.sh

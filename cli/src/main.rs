@@ -1,5 +1,7 @@
 //! Edge. `meshfed`: one binary, a verb per file, a subcommand per role.
 
+#![expect(unreachable_pub, reason = "a binary: what is pub is for its own rooms")]
+
 mod client;
 mod demo;
 mod exit;

@@ -152,6 +152,6 @@ mod tests {
             serde_json::json!({"name": "east", "zones": ["a", "b"]}),
             serde_json::json!({"name": "x\u{1b}[1m", "zones": []}),
         ];
-        assert_eq!(table(&refs, &rows), "NAME          ZONES\neast          a,b\nx\\u{1b}[1m  <none>\n");
+        assert_eq!(table(&refs, &rows), "NAME        ZONES\neast        a,b\nx\\u{1b}[1m  <none>\n");
     }
 }

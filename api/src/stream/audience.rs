@@ -10,6 +10,11 @@ use meshfed_model::offer::{OfferKey, OfferValue};
 pub trait Audience {
     /// Whether the receiver sees the resource when its service is exported to `export_to` (everyone for gateways).
     fn sees(&self, key: &OfferKey, export_to: &ExportTo) -> bool;
+    /// Whether the receiver may have seen a resource that was removed, and must be told. `audience` may be the union of
+    /// several: a receiver that narrows "everyone" in [`Self::sees`] must not do so here, or it would keep what is gone.
+    fn saw(&self, key: &OfferKey, audience: &ExportTo) -> bool {
+        self.sees(key, audience)
+    }
 }
 
 /// For whom a delta is made.

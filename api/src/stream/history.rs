@@ -253,7 +253,7 @@ impl History {
     fn removal(&self, key: &Arc<OfferKey>, gone: &Gone, scope: Scope<'_>) -> Option<Tombstone> {
         let Scope::Importer(audience) = scope else { return Some(tombstone(key, gone)) };
         let sees_it_still = self.resources.contains_key(key) && audience.sees(key, self.audience_ref(key.service()));
-        let saw_it = audience.sees(key, &gone.audience);
+        let saw_it = audience.saw(key, &gone.audience);
         (saw_it && !sees_it_still).then(|| tombstone(key, &Gone { revision: gone.revision, audience: nobody() }))
     }
 }

@@ -73,6 +73,11 @@ impl Audience for Filter {
     fn sees(&self, key: &OfferKey, export_to: &ExportTo) -> bool {
         self.importer.sees(key, &ExportTo::Everyone) && key.service().is_none_or(|s| self.is_exported(s, export_to))
     }
+    /// Without the fleet's policies: "everyone" may stand for a union with a narrower audience of another time. Agents
+    /// fold the fleet's policies into what they offer, so this tells too much only while they have not heard of one.
+    fn saw(&self, key: &OfferKey, audience: &ExportTo) -> bool {
+        self.importer.sees(key, audience)
+    }
 }
 
 /// Over everything that decides; it need not resist anybody, only differ when the filter does.

@@ -411,7 +411,7 @@ impl World {
                 for key in delta.removals.iter().map(|r| &r.key) {
                     let audiences = &self.audiences[&(origin.clone(), key.clone())];
                     let mut filters = self.filters.range((at, 0)..=(at, u64::MAX)).map(|(_, f)| f);
-                    let seen = filters.any(|f| audiences.iter().any(|to| f.sees(key, to)));
+                    let seen = filters.any(|f| audiences.iter().any(|to| f.saw(key, to)));
                     assert!(seen, "c{at} was told that {key:?} of {origin} is gone");
                 }
                 let whole = match agent.staged.take() {
