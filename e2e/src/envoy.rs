@@ -56,10 +56,24 @@ pub fn start(logs: &Path, place: Place<'_>, socket: &Path, workload: &str) -> Pr
     std::fs::create_dir_all(logs).expect("log directory");
     let file = logs.join(format!("{name}.yaml"));
     std::fs::write(&file, bootstrap).expect("bootstrap file");
+    let _earlier_run = std::fs::remove_file(logs.join("envoy-admin"));
     let mut start = match place {
         None => Command::new(binary()),
         Some(namespace) => namespace.command(binary()),
     };
     start.arg("-c").arg(&file).args(["--concurrency", "1", "--disable-hot-restart", "-l", "warning"]);
+    start.arg("--admin-address-path").arg(logs.join("envoy-admin"));
     Process::start(&name, logs, &mut start)
+}
+
+/// A statistic of the Envoy that was started last with these logs, from its admin port.
+///
+/// # Errors
+/// When the admin port does not answer or has no such statistic.
+pub fn statistic(logs: &Path, name: &str) -> Result<u64, String> {
+    let admin = std::fs::read_to_string(logs.join("envoy-admin")).map_err(|e| e.to_string())?;
+    let admin = admin.trim().parse().map_err(|e| format!("{admin}: {e}"))?;
+    let stats = crate::http::get(admin, "/stats")?.body;
+    let line = stats.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(": ")).ok_or("no such statistic")?;
+    line.parse().map_err(|e| format!("{line}: {e}"))
 }

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rcgen::{
@@ -104,10 +105,75 @@ pub fn mint(ca_dir: &Path, id: &str) -> ClientCertificate {
     mint_uris(ca_dir, &[id])
 }
 
+/// A TLS server that answers every request with 200; it ends when it is dropped.
+pub struct Server {
+    stop: Arc<AtomicBool>,
+    tried: Arc<AtomicUsize>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Server {
+    /// Handshakes that were begun.
+    #[must_use]
+    pub fn handshakes(&self) -> usize {
+        self.tried.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+/// Serves with a certificate; asks for no client certificate.
+///
+/// # Panics
+/// When the address is in use, or certificate and key do not fit.
+#[must_use]
+pub fn serve(address: SocketAddr, (chain, key): ClientCertificate) -> Server {
+    let mut config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("a server certificate");
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let config = Arc::new(config);
+    let listener = crate::wait::until("the address is free", DEADLINE, || std::net::TcpListener::bind(address));
+    listener.set_nonblocking(true).expect("a listener");
+    let (stop, tried) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&tried));
+    let thread = std::thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            let Ok((stream, _peer)) = listener.accept() else {
+                std::thread::sleep(Duration::from_millis(5));
+                continue;
+            };
+            counted.fetch_add(1, Ordering::Relaxed);
+            let _refused = answer(stream, Arc::clone(&config));
+        }
+    });
+    Server { stop, tried, thread: Some(thread) }
+}
+
+fn answer(mut stream: TcpStream, config: Arc<rustls::ServerConfig>) -> std::io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut connection = rustls::ServerConnection::new(config).map_err(std::io::Error::other)?;
+    let mut tls = rustls::Stream::new(&mut connection, &mut stream);
+    let mut request = [0_u8; 4096];
+    let _head = tls.read(&mut request)?;
+    tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")?;
+    tls.flush()
+}
+
 /// What a server answers to a hello for `name`: the alert's description, if it is an alert.
 ///
 /// # Errors
 /// What the socket says.
+#[expect(clippy::unwrap_in_result, reason = "only the socket may fail; the rest is the harness's own")]
 pub fn alert(address: SocketAddr, name: &str) -> std::io::Result<Option<u8>> {
     let mut connection = ClientConnection::new(Arc::new(anyone(None, &[])), server_name(name)).expect("a client");
     let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;

@@ -6,6 +6,9 @@ mod world;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use meshfed_e2e::binary::meshfed;
+use meshfed_e2e::http;
+use meshfed_e2e::process::run;
 use meshfed_e2e::tls::{self, ClientCertificate};
 use meshfed_e2e::wait::until;
 use world::World;
@@ -79,4 +82,40 @@ spec: {services: [{namespace: shop, name: b}], to: {clusters: [north]}}
         let answer = tls::request(b, B_SNI, Some(genuine()), B_HOST);
         if answer.is_err() { Ok(()) } else { Err(format!("{answer:?}")) }
     });
+}
+
+/// Our own sidecar as the client: a server with east's name and west's key is refused, with east's key it is taken.
+/// And `join` refuses a federator whose certificate a cluster's key made.
+///
+/// Mutation seen to fail: the client takes any certificate that chains to an anchor of the fleet.
+#[test]
+fn clients_and_joiners_refuse_another_clusters_key() {
+    let mut world = World::start();
+    let (outbound, url) = (world.outbound(), world::B_URL);
+    assert_eq!(http::via(outbound, url).unwrap().status, 200);
+    world.processes[1].kill();
+    let b = "spiffe://east.mesh.example/ns/shop/sa/b";
+    let intruder = tls::serve(world.gateway(), minted(&world, "west", b));
+    let answer = http::via(outbound, url).unwrap();
+    assert_eq!(answer.status, 503, "a's sidecar took east's name with west's key: {answer:?}");
+    assert!(intruder.handshakes() > 0, "a's sidecar did not try the intruder");
+    drop(intruder);
+    let genuine = tls::serve(world.gateway(), minted(&world, "east", b));
+    until("the genuine key is taken", Duration::from_secs(10), || {
+        let answer = http::via(outbound, url)?;
+        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+    drop(genuine);
+    let place: SocketAddr = (world.east_range.host(99), 15600).into();
+    let _intruder = tls::serve(place, minted(&world, "east", "spiffe://mesh.example/federator/1"));
+    let token = world.fleet.token(None, "north", &["--region", "no", "--network", "net-north=10.9.0.0/16"]);
+    let target = world.fleet.path("north");
+    let output = run(std::process::Command::new(meshfed())
+        .args(["join", &format!("https://{place}"), "--token-file"])
+        .arg(&token)
+        .arg("--data-dir")
+        .arg(&target));
+    assert_eq!((output.code, target.exists()), (1, false), "{output:?}");
+    // The secret was never sent: the token still works at the real federator.
+    assert_eq!(world.fleet.join(None, &token, "north").code, 0);
 }

@@ -107,7 +107,7 @@ fn refused_tokens_are_told_nothing() {
         parts[i].replace_range(0..1, first);
         parts.join(".")
     };
-    let mut refused = vec![used.clone(), altered(1), altered(2), altered(3), "mf1.nonsense".to_owned()];
+    let mut refused = vec![used, altered(1), altered(2), altered(3), "mf1.nonsense".to_owned()];
     parts.truncate(3);
     refused.push(parts.join("."));
     let short = ["--region", "eu", "--network", "net-x=127.99.0.0/16", "--ttl", "1s"];

@@ -90,7 +90,7 @@ struct World {
     _processes: Vec<Process>,
     _clusters: Vec<Cluster>,
     fleet: Fleet,
-    east: Site,
+    _east: Site,
     west: Site,
     hub: Namespace,
     _wan: Wan,
@@ -155,7 +155,7 @@ impl World {
         ];
         let east_gateways = east.gateways(&east_cluster);
         let world = Self {
-            east,
+            _east: east,
             west,
             hub,
             fleet,

@@ -173,7 +173,7 @@ impl Core {
 
     fn take_report(&mut self, id: StreamId) {
         let Some(report) = self.reports.get(&id) else { return };
-        let key = match self.resolve(&report.peer, &report.node) {
+        let key = match self.resolve(&report.peer, &report.node, report.workload.as_ref()) {
             Resolution::Known(workload) => workload.key.clone(),
             Resolution::Unknown(_) => return,
             Resolution::Refused(end) => {
@@ -253,7 +253,7 @@ impl Core {
     /// Tries to admit a waiting stream.
     pub(super) fn admit(&mut self, id: StreamId, now: Instant, wall: SystemTime) {
         let Some(entry) = self.streams.get(&id) else { return };
-        let workload = match self.resolve(&entry.peer, &entry.node) {
+        let workload = match self.resolve(&entry.peer, &entry.node, None) {
             Resolution::Known(workload) => workload.clone(),
             Resolution::Unknown(why) => {
                 tracing::debug!(stream = id, node = %entry.node.id, why, "waiting for the workload");
@@ -345,7 +345,7 @@ impl Core {
     fn look_again(&mut self, id: StreamId, now: Instant, wall: SystemTime) {
         let Some(entry) = self.streams.get(&id) else { return };
         let Phase::Admitted(admitted) = &entry.phase else { return };
-        let workload = match self.resolve(&entry.peer, &entry.node) {
+        let workload = match self.resolve(&entry.peer, &entry.node, Some(&admitted.workload.key)) {
             Resolution::Known(workload) => Workload { state: WorkloadState::default(), ..workload.clone() },
             Resolution::Unknown(why) => {
                 self.end_served(id, End::Gone(why), now);

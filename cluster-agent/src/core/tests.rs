@@ -292,6 +292,24 @@ fn a_stream_waits_for_its_workload() {
     assert!(matches!(b.ended[&1], End::Gone(_)), "{:?}", b.ended);
 }
 
+/// A second workload of the same service account makes the claim without a name ambiguous for newcomers, and takes
+/// nothing from the proxy that is served.
+///
+/// Mutation seen to fail: `look_again` resolves with `None`.
+#[test]
+fn a_served_proxy_outlives_a_second_workload_of_its_service_account() {
+    let mut b = Bench::new();
+    b.file("a.yaml", &entry("a-1", "a", "127.2.0.10"));
+    b.open(1, Peer::Unix { uid: 1000 }, node("shop/a"), &[(Kind::Listener, &[])]);
+    assert!(!b.names(1, Kind::Listener).is_empty(), "{:?}", b.ended);
+    b.file("a.yaml", &(entry("a-1", "a", "127.2.0.10") + &entry("a-2", "a", "127.2.0.11")));
+    // Its own object changes, too: the stream is looked at again.
+    b.file("a.yaml", &(entry("a-1", "a", "127.2.0.19") + &entry("a-2", "a", "127.2.0.11")));
+    assert!(b.ended.is_empty(), "{:?}", b.ended);
+    b.open(2, Peer::Unix { uid: 1000 }, node("shop/a"), &[(Kind::Listener, &[])]);
+    assert!(matches!(b.ended[&2], End::Unresolvable(_)), "{:?}", b.ended);
+}
+
 /// Mutation seen to fail: the uid is not compared; root is compared.
 #[test]
 fn attestation() {

@@ -37,6 +37,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(25);
 const OUTGOING_MAX: usize = 1;
 
 /// How a conversation ended.
+#[expect(clippy::large_enum_variant, reason = "one per conversation, taken apart at once")]
 pub(super) enum Ended {
     /// The agent drains.
     Drained,

@@ -97,6 +97,7 @@ impl Link {
         Ok(Ok(()))
     }
 
+    #[expect(clippy::needless_pass_by_ref_mut, reason = "a shared reference to it is not Send")]
     async fn members(&mut self, message: wire::Members) -> Result<Result<(), String>, LinkError> {
         let members = match Members::try_from(message) {
             Ok(members) => members,
@@ -118,6 +119,7 @@ impl Link {
         Ok(Ok(()))
     }
 
+    #[expect(clippy::needless_pass_by_ref_mut, reason = "a shared reference to it is not Send")]
     async fn shared_networks(&mut self, message: wire::SharedNetworks) -> Result<Result<(), String>, LinkError> {
         let networks = match shared_networks(message) {
             Ok(networks) => networks,

@@ -10,7 +10,7 @@ use meshfed_runtime::files::{self, FileError};
 use serde::{Deserialize, Serialize};
 
 /// The name of the file inside the data directory.
-pub const FILE: &str = "agent.yaml";
+const FILE: &str = "agent.yaml";
 /// The largest file that is read, in bytes.
 const FILE_LIMIT: usize = 1 << 20;
 

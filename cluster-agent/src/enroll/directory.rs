@@ -13,13 +13,13 @@ use super::{AgentFile, EnrollError};
 const KEY_LIMIT: usize = 64 << 10;
 
 /// A directory that is not yet a member's.
-pub struct Pending {
+pub(super) struct Pending {
     path: PathBuf,
     target: PathBuf,
 }
 
 /// What a member keeps.
-pub struct Content<'a> {
+pub(super) struct Content<'a> {
     /// `agent.yaml`.
     pub agent_file: &'a AgentFile,
     /// The cluster's anchor, DER.
@@ -39,7 +39,7 @@ impl Pending {
     ///
     /// # Errors
     /// When `E` is there already and is not empty.
-    pub fn open(data_dir: &Path) -> Result<Self, EnrollError> {
+    pub(super) fn open(data_dir: &Path) -> Result<Self, EnrollError> {
         let refuse = |problem: &str| EnrollError::Directory { path: data_dir.to_owned(), problem: problem.to_owned() };
         let name = data_dir.file_name().ok_or_else(|| refuse("is no name for a data directory"))?;
         match std::fs::read_dir(data_dir) {
@@ -59,7 +59,7 @@ impl Pending {
     }
 
     /// The key of that name, made when it is not there: a join that broke off is repeated with the same key.
-    pub fn key(&self, file: &str) -> Result<SigningKey, EnrollError> {
+    pub(super) fn key(&self, file: &str) -> Result<SigningKey, EnrollError> {
         let path = self.path.join(file);
         match files::read_text(&path, KEY_LIMIT) {
             Ok(text) => {
@@ -82,7 +82,7 @@ impl Pending {
     }
 
     /// Writes everything and moves the directory to its place.
-    pub fn finish(self, content: &Content<'_>) -> Result<(), EnrollError> {
+    pub(super) fn finish(self, content: &Content<'_>) -> Result<(), EnrollError> {
         let written = self.write(content);
         let moved = written.and_then(|()| {
             std::fs::rename(&self.path, &self.target).map_err(|error| EnrollError::Directory {
@@ -123,7 +123,7 @@ impl Pending {
     }
 
     /// Removes `E.pending`: the token was refused, so its key is of no use.
-    pub fn discard(self) {
+    pub(super) fn discard(self) {
         if let Err(error) = std::fs::remove_dir_all(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a refused join left its pending directory");
         }

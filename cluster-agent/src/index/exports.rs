@@ -38,6 +38,7 @@ impl Index {
         {
             service.export_to = export_to;
             dirty.services.insert(name.clone());
+            self.check_service(name, dirty);
         }
     }
 

@@ -23,7 +23,7 @@ pub(super) fn offer_of(index: &Index, name: &ServiceName) -> BTreeMap<OfferKey, 
     let mut offer = BTreeMap::new();
     let Some(service) = index.services.get(name) else { return offer };
     let Some(export_to) = service.export_to.clone() else { return offer };
-    if services::too_long(service).is_some() {
+    if services::unofferable(service).is_some() {
         return offer;
     }
     let mut ports = service.ports.clone();

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use meshfed_api::border::{IDENTITIES_MAX, SELECTORS_MAX};
 use meshfed_crds::{Code, Kind, Labels, Object, ObjectError, ServiceObject, TargetPort, bounds};
+use meshfed_model::export::ExportTo;
 use meshfed_model::names::{ServiceName, SubsetName};
 use meshfed_model::sni::{CLUSTERSET_DOMAIN, SNI_MAX, sni};
 
@@ -38,6 +40,11 @@ impl LocalService {
             TargetPort::Number(number) => Some(by_name.unwrap_or(*number)),
             TargetPort::Same => Some(by_name.unwrap_or(port.port)),
         }
+    }
+
+    /// Whether its identities are more than one offer may name.
+    pub(super) fn has_too_many_identities(&self) -> bool {
+        self.identities.len() > IDENTITIES_MAX
     }
 
     /// Makes the endpoints of one workload what it is now (`None`: not behind the service). Tells whether they
@@ -199,18 +206,45 @@ impl Index {
             );
         }
         if self.exports.contains_key(name)
-            && let Some(port) = too_long(service)
+            && let Some(why) = unofferable(service)
         {
-            let message =
-                format!("the server name of port {port} passes {SNI_MAX} characters: the service is not exported");
-            errors.push(object.fault(Code::TooLarge, "metadata.name", message).remedy("give it a shorter name"));
+            let message = format!("{}: the service is not exported", why.message);
+            errors.push(object.fault(Code::TooLarge, why.field, message).remedy(why.remedy));
         }
         self.set_errors(object_key(Kind::Service, name), errors, dirty);
     }
 }
 
-/// The first port whose server name would be too long for TLS.
-pub(super) fn too_long(service: &LocalService) -> Option<u16> {
+/// Why a service cannot be exported at all.
+pub(super) struct Unofferable {
+    field: &'static str,
+    message: String,
+    remedy: &'static str,
+}
+
+/// Finds what no hub would take of a service: one such resource would end the cluster's session, again and again.
+pub(super) fn unofferable(service: &LocalService) -> Option<Unofferable> {
     let long = |port: u16| sni(&service.name, port, &SubsetName::all(), CLUSTERSET_DOMAIN).len() > SNI_MAX;
-    service.ports.iter().map(|p| p.port).find(|port| long(*port))
+    if let Some(port) = service.ports.iter().map(|p| p.port).find(|port| long(*port)) {
+        let message = format!("the server name of port {port} passes {SNI_MAX} characters");
+        return Some(Unofferable { field: "metadata.name", message, remedy: "give it a shorter name" });
+    }
+    if service.has_too_many_identities() {
+        return Some(Unofferable {
+            field: "spec.selector",
+            message: format!("the workloads behind it have more than {IDENTITIES_MAX} service accounts"),
+            remedy: "let them share service accounts, or split the service",
+        });
+    }
+    if let Some(ExportTo::Selected(selectors)) = &service.export_to
+        && (selectors.len() > SELECTORS_MAX
+            || selectors.iter().any(|s| s.clusters.len().max(s.labels.len()) > SELECTORS_MAX))
+    {
+        return Some(Unofferable {
+            field: "metadata.name",
+            message: format!("more than {SELECTORS_MAX} ExportPolicies, or names or labels of one, say where it goes"),
+            remedy: "name clusters with '*', or by a label",
+        });
+    }
+    None
 }

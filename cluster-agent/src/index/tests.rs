@@ -233,7 +233,7 @@ fn gateway_addresses_follow_their_owner() {
     let offered = |s: &Setup| -> Vec<String> {
         let address = |k: &OfferKey| match k {
             OfferKey::Gateway(g) => format!("{}:{}", g.address, g.port),
-            other => panic!("{other:?}"),
+            OfferKey::Service(_) | OfferKey::Group(_) | OfferKey::Endpoint(_) => panic!("{k:?}"),
         };
         s.index.gateway_offers().keys().map(address).collect()
     };
@@ -261,6 +261,35 @@ fn gateway_addresses_follow_their_owner() {
     s.write("gw.yaml", &format!("{external}---\n{}", gateway("g1", "127.1.0.1")));
     assert_eq!((offered(&s), s.codes()), (Vec::new(), vec!["gw.yaml:1 MF2004".to_owned()]));
     assert!(s.remove("gw.yaml").gateways && s.index.gateways().next().is_none() && s.codes().is_empty());
+}
+
+/// A hub refuses a whole offer with one such service, and the cluster would have no session at all.
+///
+/// Mutation seen to fail: `has_too_many_identities` answered `false`.
+#[test]
+fn a_service_with_too_many_identities_is_an_error_and_not_offered() {
+    let max = meshfed_api::border::IDENTITIES_MAX;
+    let account = |i: usize| {
+        let spec = format!(
+            "address: 10.0.{}.{}, labels: {{app: b}}, ports: {{http: 8080}}, serviceAccount: sa{i}",
+            i / 250,
+            1 + i % 250
+        );
+        entry(&format!("many-{i}"), &spec)
+    };
+    let mut s = Setup::new();
+    s.write("east.yaml", EAST);
+    // One more is in east.yaml.
+    let many: String = (1..max).map(account).collect();
+    s.write("many.yaml", &many);
+    assert_eq!((s.codes(), s.index.offer_of(&service("shop/b")).is_empty()), (Vec::new(), false));
+    let dirty = s.write("more.yaml", &account(max));
+    assert!(dirty.services.contains(&service("shop/b")) && dirty.errors, "{dirty:?}");
+    assert!(s.index.offer_of(&service("shop/b")).is_empty());
+    assert_eq!(s.codes().len(), 1);
+    assert!(s.index.errors().any(|e| e.message.contains("256 service accounts")));
+    s.remove("more.yaml");
+    assert_eq!((s.codes(), s.index.offer_of(&service("shop/b")).is_empty()), (Vec::new(), false));
 }
 
 fn export_policy(name: &str, spec: &str) -> String {

@@ -117,12 +117,14 @@ impl Index {
         for name in services {
             let Some(service) = self.services.get_mut(name) else { continue };
             let workload = self.workloads.get(key).filter(|w| w.services.contains(name));
+            let many = service.has_too_many_identities();
             let (changed, dangling) = service.set_workload(key, workload);
+            let crossed = service.has_too_many_identities() != many;
             let gateway = service.gateway;
             if changed {
                 dirty.services.insert(name.clone());
             }
-            if dangling {
+            if dangling || crossed {
                 self.check_service(name, dirty);
             }
             if gateway {

@@ -78,7 +78,7 @@ fn the_same_input_gives_the_same_bytes() {
         via: Via::Direct,
         cluster: ClusterName::new("west").unwrap(),
         network: NetworkName::new("net").unwrap(),
-        locality: Locality::new("eu", if last % 2 == 0 { "eu-1" } else { "eu-2" }),
+        locality: Locality::new("eu", if last.is_multiple_of(2) { "eu-1" } else { "eu-2" }),
         mtls: last != 3,
         tier: priority,
         priority,

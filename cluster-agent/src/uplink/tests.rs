@@ -103,7 +103,7 @@ fn a_torn_record_was_never_sent_and_a_broken_file_begins_anew() {
     let whole = std::fs::read(&path).unwrap();
     std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
     assert_eq!(open(dir.path(), "boot").1.version(), stood);
-    let mut flipped = whole.clone();
+    let mut flipped = whole;
     let last = flipped.len() - 2;
     flipped[last] ^= 1;
     std::fs::write(&path, &flipped).unwrap();

@@ -11,8 +11,9 @@ use crate::error::Code;
 use crate::object::{ExportObject, ExportPolicyObject, ServicePattern};
 use crate::tree::Node;
 
-/// The most services and clusters that one policy names.
-const PATTERNS_MAX: usize = 1_000;
+/// The most services, clusters and labels that one policy names: no more fit into one message, and a policy that cannot
+/// be sent would end every session.
+const PATTERNS_MAX: usize = 256;
 const PATTERN_FORM: &str = "lower-case letters, digits, '-' and '*', which stands for any run of characters";
 
 pub(super) fn read_export(r: &mut Reader<'_>) -> Option<ExportObject> {
@@ -48,6 +49,10 @@ pub(super) fn read_policy(r: &mut Reader<'_>) -> Option<ExportPolicyObject> {
                 for (i, item) in list.items().iter().take(PATTERNS_MAX).enumerate() {
                     to.clusters.extend(checked_pattern(r, item, &format!("spec.to.clusters[{i}]")));
                 }
+            }
+            if let Some(labels) = selector.get("labels").filter(|labels| labels.entries().len() > PATTERNS_MAX) {
+                let message = format!("has more than {PATTERNS_MAX} labels");
+                r.find(Code::TooLarge, labels.place, "spec.to.labels", message, None);
             }
             for entry in selector.get("labels").map(Node::entries).unwrap_or_default() {
                 to.labels.extend(entry.value.text().map(|text| (entry.key.to_string(), text.to_owned())));

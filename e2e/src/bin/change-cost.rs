@@ -1,7 +1,13 @@
 //! Edge. What one endpoint change costs in an agent, with few and with many services: allocations, bytes allocated,
 //! and bytes sent up to the hub and down to a sidecar that subscribes to every service. Prints a Markdown table.
 //! The change is a new weight in one WorkloadEntry's file; reading and parsing that file counts.
-#![allow(clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark tool")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a benchmark tool"
+)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::{BTreeMap, BTreeSet};

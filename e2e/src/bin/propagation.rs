@@ -1,7 +1,13 @@
 //! Edge. From the write of a YAML file in one cluster to the first request served by the new endpoint in the other.
 //! The endpoint's proxy runs and is ready before; the write makes its WorkloadEntry match the Service.
 //! Prints a Markdown table: p50, p99 and maximum in milliseconds.
-#![allow(clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark tool")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a benchmark tool"
+)]
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

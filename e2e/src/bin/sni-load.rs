@@ -1,6 +1,12 @@
 //! Edge. Load for the SNI passthrough benchmark: each connection is new, with a client certificate, our SNI and one
 //! request. Prints `{"connections": N, "errors": N}`.
-#![allow(clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark tool")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a benchmark tool"
+)]
 
 use std::cell::Cell;
 use std::net::SocketAddr;

@@ -91,7 +91,7 @@ impl World {
             application(&fleet, None, "east", "b", app),
             east.proxy(None, "meshfed-system/eastwest", &["--mode", "gateway"]),
             west.proxy(None, "meshfed-system/eastwest", &["--mode", "gateway"]),
-            east.proxy(None, "shop/b", &["--inbound", &format!("8080={app}")]),
+            east.proxy(None, "shop/b/b-east-1", &["--inbound", &format!("8080={app}")]),
         ];
         Self { east, west, processes, east_range, west_range, fleet }
     }

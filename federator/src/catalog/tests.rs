@@ -121,7 +121,7 @@ fn what_the_token_does_not_allow_is_refused_by_name_and_the_last_good_stays() {
     let expected =
         ["AddressNotAllowed", "IdentityNotAllowed", "RegionNotAllowed", "ZoneNotAllowed", "AddressNotAllowed"];
     assert_eq!(codes(&taken), expected);
-    assert_eq!((taken.version, taken.added.clone()), (Version::new(1, 5), vec![name("a")]));
+    assert_eq!((taken.version, taken.added), (Version::new(1, 5), vec![name("a")]));
     let bad = (good.0.clone(), endpoint("10.0.0.1", "spiffe://west.f/ns/shop/sa/a", "eu/eu-1").1);
     let taken = catalog.take(&cluster("east"), delta(5, 6, vec![bad], &[])).unwrap();
     assert_eq!((codes(&taken), taken.services.len()), (vec!["IdentityNotAllowed"], 0));

@@ -336,6 +336,10 @@ fn bind(
     let cluster = token.grant.cluster.clone();
     let member: Option<(MemberRecord, u64)> = handle::get(store, Table::Members, &member_key(&cluster))?;
     let live = member.as_ref().is_some_and(|(m, _)| m.state == StoredState::Active);
+    // Made by this very token since it was read above: what became of the token is to be asked again (JT5).
+    if live && member.as_ref().is_some_and(|(m, _)| m.token == token.id) {
+        return Err(Refusal::Store(StoreError::Conflict { table: Table::Members, key: member_key(&cluster) }));
+    }
     if live && !(joining.replace && token.grant.replace) {
         return Err(Refusal::Exists { cluster: cluster.to_string() });
     }

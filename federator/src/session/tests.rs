@@ -552,7 +552,7 @@ fn visible(offer: &History, filter: &Filter) -> Resources {
         OfferValue::Service(s) => {
             OfferValue::Service(ServiceOffer { export_to: ExportTo::Selected(BTreeSet::new()), ..s.clone() })
         }
-        other => other.clone(),
+        OfferValue::Group(_) | OfferValue::Endpoint(_) | OfferValue::Gateway(_) => value.clone(),
     };
     offer.iter().filter(|(k, _)| sees(k)).map(|(k, v)| (k.clone(), hidden(v))).collect()
 }

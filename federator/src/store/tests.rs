@@ -63,6 +63,7 @@ struct Backend {
 
 impl Backend {
     /// A process that has died writes no more.
+    #[expect(clippy::unwrap_in_result, reason = "a poisoned lock fails the test")]
     fn with<T>(&self, work: impl FnOnce(&mut Disk) -> T) -> std::io::Result<T> {
         let mut disk = self.disk.lock().unwrap();
         if disk.generation != self.generation {
@@ -116,7 +117,7 @@ struct OnDisk {
 }
 
 impl OnDisk {
-    fn new(sync: Sync, fsync_per_commit: bool, seed: Option<u64>) -> Box<dyn Subject> {
+    fn subject(sync: Sync, fsync_per_commit: bool, seed: Option<u64>) -> Box<dyn Subject> {
         let coin = seed.map(|s| Mutex::new(fastrand::Rng::with_seed(s)));
         Box::new(Self { disk: Arc::default(), sync, fsync_per_commit, coin })
     }
@@ -150,20 +151,20 @@ impl Subject for OnDisk {
 /// Mutation seen to fail: `Durability::Immediate` replaced by `None` in `with_backend`.
 #[test]
 fn redb_survives_loss_of_power() {
-    conformance::run(|| OnDisk::new(Sync::Real, true, None)).unwrap();
+    conformance::run(|| OnDisk::subject(Sync::Real, true, None)).unwrap();
 }
 
 #[test]
 fn redb_survives_torn_writes() {
     for seed in 0..5 {
-        conformance::run(|| OnDisk::new(Sync::Real, true, Some(seed))).unwrap();
+        conformance::run(|| OnDisk::subject(Sync::Real, true, Some(seed))).unwrap();
     }
 }
 
 /// The suite itself: taking the fsync out is noticed. Mutation seen to fail: the crash left out of the suite's check.
 #[test]
 fn the_suite_notices_a_missing_fsync() {
-    let failure = conformance::run(|| OnDisk::new(Sync::Real, false, None)).unwrap_err();
+    let failure = conformance::run(|| OnDisk::subject(Sync::Real, false, None)).unwrap_err();
     assert!(failure.check.contains("revisions only grow") || failure.check.contains("survives"), "{failure}");
     // redb's own close syncs at a clean end, so only the crash may show it: the earlier checks have passed.
     let name = conformance::CHECKS.iter().position(|(n, _)| *n == failure.check).unwrap();
@@ -173,7 +174,7 @@ fn the_suite_notices_a_missing_fsync() {
 /// A disk whose sync does nothing: noticed, be it as lost data or as a registry that does not open.
 #[test]
 fn the_suite_notices_a_sync_that_lies() {
-    let seen = std::panic::catch_unwind(|| conformance::run(|| OnDisk::new(Sync::Lie, true, None)));
+    let seen = std::panic::catch_unwind(|| conformance::run(|| OnDisk::subject(Sync::Lie, true, None)));
     assert!(!matches!(seen, Ok(Ok(()))), "a lying disk passed the suite");
 }
 

@@ -83,7 +83,6 @@ impl Scratch {
 
 fn classify(name: &[u8]) -> Kind {
     let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
-    let starts = |prefix: &[u8]| name.get(..prefix.len()).is_some_and(|p| p.eq_ignore_ascii_case(prefix));
     match name.first().map_or(0, u8::to_ascii_lowercase) {
         b'h' if is(b"host") => Kind::Host,
         b'c' if is(b"content-length") => Kind::ContentLength,
@@ -94,9 +93,23 @@ fn classify(name: &[u8]) -> Kind {
         b'p' if is(b"proxy-connection") => Kind::HopByHop,
         b'u' if is(b"upgrade") => Kind::HopByHop,
         b'e' if is(b"expect") => Kind::Expect,
-        b'x' if starts(b"x-meshfed-") || starts(b"x-envoy-") || is(b"x-forwarded-client-cert") => Kind::MeshIdentity,
-        b'x' if starts(b"x-forwarded-") => Kind::Forwarded,
+        b'x' => mesh_or_forwarded(name),
         _ => Kind::Other,
+    }
+}
+
+/// `x-…` names with `_` for `-` are the same name: CGI, WSGI and their kin hand both to the application as one, so
+/// `X_Forwarded_Client_Cert` would stand for the header that only a handshake may make (L7-11).
+fn mesh_or_forwarded(name: &[u8]) -> Kind {
+    let same = |(a, b): (&u8, &u8)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-');
+    let starts = |prefix: &[u8]| name.len() >= prefix.len() && name.iter().zip(prefix).all(same);
+    let is = |known: &[u8]| name.len() == known.len() && starts(known);
+    if starts(b"x-meshfed-") || starts(b"x-envoy-") || is(b"x-forwarded-client-cert") {
+        Kind::MeshIdentity
+    } else if starts(b"x-forwarded-") {
+        Kind::Forwarded
+    } else {
+        Kind::Other
     }
 }
 

@@ -8,6 +8,7 @@ struct Cli {
     proxy: ProxyArgs,
 }
 
+#[expect(clippy::unwrap_in_result, reason = "flags that clap refuses fail the test")]
 fn config(flags: &[&str]) -> Result<Config, Problems> {
     let base = ["proxy", "--agent", "unix:east/run/xds.sock", "--workload", "shop/b"];
     Config::new(&Cli::try_parse_from(base.iter().chain(flags)).unwrap().proxy, 2)

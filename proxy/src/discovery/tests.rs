@@ -84,6 +84,7 @@ struct TestSockets {
 }
 
 impl Sockets for TestSockets {
+    #[expect(clippy::unwrap_in_result, reason = "a poisoned lock fails the test")]
     fn install(&mut self, cell: &Arc<ListenerCell>, listener: &Arc<Listener>) -> Result<(), Vec<BindError>> {
         for address in &listener.addresses {
             let held = |(_, s): &(Arc<str>, std::net::TcpListener)| s.local_addr().is_ok_and(|a| a == *address);
@@ -100,6 +101,7 @@ impl Sockets for TestSockets {
         self.bound.retain(|(n, _)| n.as_ref() != name);
         self.log.lock().unwrap().push(format!("remove {name}"));
     }
+    #[expect(clippy::unwrap_in_result, reason = "a poisoned lock fails the test")]
     fn started(&mut self, bind: &[IpAddr]) -> Result<(), Problems> {
         self.log.lock().unwrap().push(format!("started {bind:?}"));
         Ok(())

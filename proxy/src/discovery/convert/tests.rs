@@ -10,8 +10,8 @@ use prost::Message;
 
 use super::*;
 
-fn any<M: Message>(name: &str, body: &M) -> pb::Any {
-    pb::Any { type_url: format!("type.googleapis.com/{name}"), value: body.encode_to_vec() }
+fn any<M: Message>(name: &str, body: &M) -> Any {
+    Any { type_url: format!("type.googleapis.com/{name}"), value: body.encode_to_vec() }
 }
 
 fn socket<M: Message>(name: &str, body: &M) -> core::TransportSocket {
@@ -61,7 +61,7 @@ fn eds(peers: Vec<tls::SubjectAltNameMatcher>) -> Result<ClusterSpec, Invalid> {
         cluster_discovery_type: Some(cds::cluster::ClusterDiscoveryType::Type(cds::cluster::DiscoveryType::Eds as i32)),
         transport_socket_matches: vec![cds::cluster::TransportSocketMatch {
             name: "east".to_owned(),
-            r#match: Some(pb::Struct {
+            r#match: Some(Struct {
                 fields: [(
                     "cluster".to_owned(),
                     pb::Value { kind: Some(pb::value::Kind::StringValue("east".to_owned())) },
