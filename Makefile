@@ -24,8 +24,7 @@ lint: ## formatting and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 
-test: peers ## everything that CI checks
-	$(CARGO) fmt --all --check
+test: peers lint ## everything that CI checks
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --no-fail-fast
 

@@ -14,6 +14,7 @@ use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
 
 use crate::exit::Failure;
+use crate::output::{Format, items};
 
 /// The longest answer taken, in bytes.
 const ANSWER_LIMIT: usize = 64 << 20;
@@ -74,15 +75,25 @@ impl Answer {
         }
         let problem: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
         let text = |key: &str| problem.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
-        let mut message = format!("{} {}", self.status, text("title"));
-        for part in [text("detail"), text("code")] {
-            if !part.is_empty() {
-                message.push_str(&format!(": {part}"));
-            }
-        }
+        let (title, detail, code) = (text("title"), text("detail"), text("code"));
+        let mut message = match (title.is_empty(), detail.is_empty()) {
+            (true, true) => "the federator gave no reason".to_owned(),
+            (true, false) => detail.clone(),
+            (false, true) => title,
+            (false, false) => format!("{title}: {detail}"),
+        };
+        let code = if code.is_empty() { String::new() } else { format!(", {code}") };
+        message.push_str(&format!(" (HTTP {}{code})", self.status));
         for error in problem.get("errors").and_then(serde_json::Value::as_array).into_iter().flatten() {
             let of = |key: &str| error.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
-            message.push_str(&format!("\n  {}: {} {}", of("field"), of("message"), of("remedy")));
+            // One error that repeats the detail adds its remedy alone.
+            let (said, remedy) = (of("message"), of("remedy"));
+            if said != detail {
+                message.push_str(&format!("\n  {}: {said}", of("field")));
+            }
+            if !remedy.is_empty() {
+                message.push_str(&format!("\n  → {remedy}"));
+            }
         }
         Err(if self.status == 400 || self.status == 422 {
             Failure::bad_input(message)
@@ -132,6 +143,21 @@ impl Client {
     /// GETs a path below `/api/v1`.
     pub async fn get(&self, path: &str) -> Result<Answer, Failure> {
         self.call(Method::GET, path, None).await
+    }
+
+    /// GETs a list: its first page for JSON and YAML, every page in one for tables, which never end in the middle.
+    pub async fn list(&self, path: &str, format: Format) -> Result<Answer, Failure> {
+        let first = self.get(path).await?.ok()?;
+        if matches!(format, Format::Json | Format::Yaml) {
+            return Ok(first);
+        }
+        let mut body = first.json()?;
+        let mut all = items(&body);
+        while let Some(next) = body.get("continue").and_then(serde_json::Value::as_str).map(encode) {
+            body = self.get(&format!("{path}?continue={next}")).await?.ok()?.json()?;
+            all.extend(items(&body));
+        }
+        Ok(Answer { body: serde_json::json!({ "items": all }).to_string().into(), ..first })
     }
 
     /// Calls a path below `/api/v1`, with a JSON body or none.
@@ -188,7 +214,10 @@ fn read_credentials(path: &Path) -> Result<Credentials, Failure> {
         ))
     })?;
     serde_saphyr::from_str(&text).map_err(|error| {
-        Failure::bad_input(format!("{}: {error}; use the admin.yaml that the federator wrote", path.display()))
+        // The parser's message goes on with a picture of the file, which holds a secret.
+        let error = error.to_string();
+        let first = error.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        Failure::bad_input(format!("{}: {first}; use the admin.yaml that the federator wrote", path.display()))
     })
 }
 

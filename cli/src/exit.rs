@@ -29,6 +29,10 @@ impl Failure {
     pub fn usage(message: impl Into<String>) -> Self {
         Self { code: USAGE, message: message.into() }
     }
+    /// What the contracts name and this version does not have: wrong usage.
+    pub fn later(what: &str) -> Self {
+        Self::usage(format!("'{what}' is not in this version ({})", env!("CARGO_PKG_VERSION")))
+    }
     /// Bad input.
     pub fn bad_input(message: impl Into<String>) -> Self {
         Self { code: BAD_INPUT, message: message.into() }
@@ -56,8 +60,24 @@ pub fn finish(outcome: Outcome) -> ExitCode {
     }
 }
 
+/// The verbs that run until they are told to end.
+const DAEMONS: &[&str] = &["federator", "agent", "proxy"];
+
 /// Prints what clap says; help and version exit 0, wrong usage exits 64.
-pub fn usage(error: &clap::Error) -> ExitCode {
+///
+/// A daemon tells all wrong flags at once, in the form of its other configuration errors.
+#[expect(clippy::print_stderr, reason = "the one place where the command line reports wrong usage")]
+pub fn usage<C: clap::Parser>(error: clap::Error) -> ExitCode {
+    let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    let verb = args.iter().skip(1).filter_map(|a| a.to_str()).find(|a| !a.starts_with('-'));
+    if error.use_stderr() && verb.is_some_and(|v| DAEMONS.contains(&v)) {
+        let shown = error.render();
+        match meshfed_cli::flags::all_errors::<C>(args, error) {
+            Some(lines) => lines.iter().for_each(|line| eprintln!("{line}")),
+            None => eprint!("{shown}"),
+        }
+        return ExitCode::from(USAGE);
+    }
     let _closed_pipe = error.print();
     if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
 }

@@ -1,1 +1,3 @@
+//! Pure. What the two binaries share.
 
+pub mod flags;

@@ -52,6 +52,12 @@ pub fn print(text: &str) {
     let _closed_pipe = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
+/// Prints a remark for people to stderr, so that stdout stays a table.
+#[expect(clippy::print_stderr, reason = "the one place for remarks beside a table")]
+pub fn remark(text: &str) {
+    eprintln!("{}", printable(text));
+}
+
 /// Prints an answer: its body for JSON and YAML, else `rows` of it in columns.
 pub fn show(
     format: Format,
@@ -127,6 +133,12 @@ pub fn names(row: &Value, list: &str, key: &str) -> String {
     row.get(list).and_then(Value::as_array).into_iter().flatten().map(|v| text(v, &[key])).collect::<Vec<_>>().join(",")
 }
 
+/// An RFC 3339 time to the second, for people; what is no time stays as it is.
+pub fn seconds(time: &str) -> String {
+    let whole = |t: jiff::Timestamp| jiff::Timestamp::from_second(t.as_second());
+    time.parse().and_then(whole).map_or_else(|_no_time| time.to_owned(), |t| t.to_string())
+}
+
 /// How long ago an RFC 3339 time was: `45s`, `5m`, `3h`, `2d`.
 pub fn age(since: &str) -> String {
     let Ok(since) = since.parse::<jiff::Timestamp>() else { return String::new() };
@@ -142,6 +154,13 @@ pub fn age(since: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Mutation seen to fail: `from_second` replaced by the time itself.
+    #[test]
+    fn people_read_times_to_the_second() {
+        assert_eq!(seconds("2026-11-24T18:02:31.2957547Z"), "2026-11-24T18:02:31Z");
+        assert_eq!(seconds("soon"), "soon");
+    }
 
     /// Mutation seen to fail: `trim_end` left out of `table`.
     #[test]

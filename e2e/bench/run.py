@@ -118,7 +118,7 @@ def fleet(access_log):
     """One cluster: a (client), b (mTLS receiver), web (sidecar none, nginx), a gateway."""
     d = f"{DIR}/fleet-{'log' if access_log else 'quiet'}"
     os.makedirs(d)
-    octet = 201 if access_log else 202
+    octet = 62 if access_log else 63
     ip = lambda last: f"127.{octet}.0.{last}"
     log = ["--access-log", f"{d}/access.log"] if access_log else []
     hub = start([MESHFED, "federator", "--data-dir", f"{d}/fed", "--fleet", "mesh.example", "--grpc-listen", "127.0.0.1:0",

@@ -75,3 +75,33 @@ fn printed_tokens_survive_a_kill() {
         assert_eq!(output.code, 0, "printed token {i} does not work: {output:?}");
     }
 }
+
+/// A network of one name must mean the same addresses everywhere: what `--plan` blocks, `join` refuses, and the token
+/// stays unused.
+///
+/// Mutation seen to fail: `check_networks` left out of the join.
+#[test]
+fn a_network_with_other_ranges_is_refused() {
+    let fleet = Fleet::start();
+    let east = fleet.token(None, "east", &["--region", "eu", "--network", "net-a=10.1.0.0/16"]);
+    assert_eq!(fleet.join(None, &east, "east").code, 0);
+    let clash = fleet.token(None, "clash", &["--region", "eu", "--network", "net-a=10.2.0.0/16"]);
+    let plan = meshfed_e2e::process::run(
+        Command::new(meshfed())
+            .args(["join", &fleet.grpc(), "--plan", "--token-file"])
+            .arg(&clash)
+            .arg("--data-dir")
+            .arg(fleet.path("clash")),
+    );
+    assert_eq!(plan.code, 79, "{plan:?}");
+    let refused = fleet.join(None, &clash, "clash");
+    assert_eq!((refused.code, fleet.path("clash").exists()), (1, false), "{refused:?}");
+    assert!(refused.stderr.contains("net-a") && refused.stderr.contains("east"), "{refused:?}");
+    assert!(
+        fleet
+            .cli(None, &["token", "list"])
+            .ok("token list")
+            .lines()
+            .any(|l| l.contains("clash") && l.contains("unused"))
+    );
+}

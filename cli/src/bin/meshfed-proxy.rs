@@ -13,14 +13,22 @@ struct Cli {
     proxy: meshfed_proxy::ProxyArgs,
 }
 
+#[expect(clippy::print_stderr, reason = "the one place where wrong usage is reported")]
 fn main() -> std::process::ExitCode {
     meshfed_runtime::tls::install_provider();
     match Cli::try_parse() {
         Ok(cli) => meshfed_proxy::run(cli.proxy),
-        Err(error) => {
-            let _ignored = error.print();
-            let code = if error.use_stderr() { 64 } else { 0 };
-            std::process::ExitCode::from(code)
+        Err(error) if error.use_stderr() => {
+            let shown = error.render();
+            match meshfed_cli::flags::all_errors::<Cli>(std::env::args_os().collect(), error) {
+                Some(lines) => lines.iter().for_each(|line| eprintln!("{line}")),
+                None => eprint!("{shown}"),
+            }
+            std::process::ExitCode::from(64)
+        }
+        Err(help) => {
+            let _closed_pipe = help.print();
+            std::process::ExitCode::SUCCESS
         }
     }
 }

@@ -1,9 +1,10 @@
-//! Pure but for writing files. The demo's clusters: names, addresses, and the objects in each one's directory.
+//! Pure but for making directories and writing files. The demo's clusters: names, addresses, and the objects in each one's directory.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail, ensure};
 
 /// One cluster of the demo, with one service of the sample application.
 pub struct Cluster {
@@ -151,6 +152,44 @@ pub fn clusters() -> anyhow::Result<Vec<Cluster>> {
             octet,
         })
         .collect())
+}
+
+/// The longest path of a Unix socket, in bytes.
+const SOCKET_PATH_MAX: usize = 107;
+/// How many names a temporary directory tries.
+const TRIES: u32 = 100;
+
+/// Makes the directory of the demo's files: `dir`, or a temporary one.
+pub fn root(dir: Option<PathBuf>, clusters: &[Cluster]) -> anyhow::Result<PathBuf> {
+    let temporary = dir.is_none();
+    let candidates: Vec<PathBuf> = match dir {
+        Some(dir) => vec![std::path::absolute(dir)?],
+        None => {
+            (0..TRIES).map(|n| std::env::temp_dir().join(format!("meshfed-demo-{}-{n}", std::process::id()))).collect()
+        }
+    };
+    for root in candidates {
+        let longest = clusters.iter().map(|c| root.join(c.name).join("run/xds.sock").as_os_str().len()).max();
+        ensure!(
+            longest.unwrap_or_default() <= SOCKET_PATH_MAX,
+            "{} is too long a path: the sockets in it would have {} bytes, at most {SOCKET_PATH_MAX} are possible; \
+             name a shorter --dir",
+            root.display(),
+            longest.unwrap_or_default()
+        );
+        ensure!(
+            temporary || !root.join("demo.json").exists(),
+            "{} holds an earlier demo: remove it, or name another --dir",
+            root.display()
+        );
+        // A temporary directory must be ours alone: one that is there already is passed over.
+        match std::fs::DirBuilder::new().recursive(!temporary).mode(0o711).create(&root) {
+            Ok(()) => return Ok(root),
+            Err(error) if temporary && error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot create {}", root.display())),
+        }
+    }
+    bail!("{} is full of earlier demos: remove them, or name a --dir", std::env::temp_dir().display())
 }
 
 /// Writes the objects of a cluster below `root`; gives the directory that its agent reads.

@@ -17,6 +17,8 @@ use crate::output::print;
 
 /// How long the fleet may take to come up.
 const READY_TIMEOUT: Duration = Duration::from_secs(45);
+/// How long one `status --wait` may take before it is looked whether all processes live.
+const STATUS_TIMEOUT: &str = "2s";
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(50);
 /// The TLS alert for a name that the gateway does not serve (RFC 6066).
@@ -29,7 +31,7 @@ pub struct Demo {
     /// Where its files are.
     pub root: PathBuf,
     /// Whether they go at the end.
-    temporary: bool,
+    pub temporary: bool,
     /// Its clusters.
     pub clusters: Vec<Cluster>,
     /// Its processes.
@@ -38,25 +40,18 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Makes the directory and picks addresses; starts nothing.
+    /// Picks addresses and makes the directory; starts nothing.
     pub fn new(options: Options) -> anyhow::Result<Self> {
-        let temporary = options.dir.is_none();
-        let root = match options.dir {
-            Some(dir) => dir,
-            None => std::env::temp_dir().join(format!("meshfed-demo-{}", std::process::id())),
-        };
-        ensure!(
-            !root.join("demo.json").exists(),
-            "{} holds an earlier demo: remove it, or name another --dir",
-            root.display()
-        );
-        std::fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
-        let root = root.canonicalize()?;
-        drop(std::net::TcpListener::bind(options.listen).with_context(|| {
+        let front = std::net::TcpListener::bind(options.listen).with_context(|| {
             format!("--listen {} cannot be used: stop what listens there, or name another", options.listen)
-        })?);
+        })?;
+        // Port 0 takes a free one: the one that everything after this names.
+        let listen = front.local_addr()?;
+        drop(front);
         let clusters = fleet::clusters()?;
-        Ok(Self { temporary, clusters, processes: Processes::new(&root)?, root, listen: options.listen })
+        let temporary = options.dir.is_none();
+        let root = fleet::root(options.dir, &clusters)?;
+        Ok(Self { temporary, clusters, processes: Processes::new(&root)?, root, listen })
     }
 
     fn path(&self, name: &str) -> String {
@@ -129,9 +124,11 @@ impl Demo {
             self.start_cluster(i, &source)?;
         }
         self.write_demo_json()?;
-        let timeout = format!("{}s", READY_TIMEOUT.as_secs());
-        self.expect_ok(&words(&["status", "--wait", "--timeout", &timeout]), Some(&config)).await?;
-        self.processes.all_alive()?;
+        let status = words(&["status", "--wait", "--timeout", STATUS_TIMEOUT]);
+        self.until("the fleet", READY_TIMEOUT, async |demo: &Self| {
+            demo.expect_ok(&status, Some(&config)).await.map(drop)
+        })
+        .await?;
         Ok(format!(
             "{} clusters on {} networks, {} processes",
             self.clusters.len(),
@@ -204,7 +201,7 @@ impl Demo {
     }
 
     /// One request over a → b → c: who answered, and that it went through the gateways.
-    pub async fn cross_cluster(&mut self) -> anyhow::Result<String> {
+    pub async fn cross_cluster(&self) -> anyhow::Result<String> {
         let before = self.forwarded().await?;
         let chain = self.request().await?;
         let names: Vec<String> = chain.iter().map(|hop| format!("{} in {}", hop.service, hop.cluster)).collect();
@@ -266,7 +263,7 @@ impl Demo {
     }
 
     /// A name that nobody exports: the gateway must refuse with the TLS alert.
-    pub async fn unknown_sni(&mut self) -> anyhow::Result<String> {
+    pub async fn unknown_sni(&self) -> anyhow::Result<String> {
         let gateway = self.clusters.get(1).context("no second cluster")?.gateway();
         let name = format!("outbound_.{SERVICE_PORT}_._.nope.{NAMESPACE}.svc.clusterset.local");
         let mut stream = tokio::net::TcpStream::connect(gateway).await?;
@@ -283,7 +280,7 @@ impl Demo {
     }
 
     /// A token that was used once: a second join must be refused and leave nothing.
-    pub async fn replayed_token(&mut self) -> anyhow::Result<String> {
+    pub async fn replayed_token(&self) -> anyhow::Result<String> {
         let grpc = format!("https://{}", self.address("federator", "grpc")?);
         let token = self.path(&format!("{}.token", self.clusters.first().context("no cluster")?.name));
         let thief = self.path("thief");
@@ -307,7 +304,11 @@ impl Demo {
                 drop(std::net::TcpListener::bind(address).with_context(|| format!("{address} is still in use"))?);
             }
         }
-        Ok(format!("{count} processes drained, no port and no file left"))
+        Ok(if self.temporary {
+            format!("{count} processes drained, no port and no file left")
+        } else {
+            format!("{count} processes drained, no port left; the files stay in {}", self.root.display())
+        })
     }
 
     async fn expect_ok(&self, args: &[String], config: Option<&Path>) -> anyhow::Result<String> {
@@ -359,20 +360,32 @@ pub struct Hop {
 }
 
 /// Walks the steps, a line each on stdout.
+///
+/// A step that an earlier one keeps from running fails, too: there is always one line per step.
 pub async fn check(options: Options) -> Outcome {
-    let mut demo = Demo::new(options)?;
-    let mut good = step("start", demo.start()).await;
-    good = good && step("join", demo.join()).await;
-    good = good && step("cross-cluster", demo.cross_cluster()).await;
-    good = good && step("unknown-sni", demo.unknown_sni()).await;
-    good = good && step("replayed-token", demo.replayed_token()).await;
-    let clean = step("cleanup", demo.cleanup()).await;
-    Ok(if good && clean { 0 } else { FAILED })
+    let mut demo = match Demo::new(options) {
+        Ok(demo) => demo,
+        Err(error) => {
+            step("start", true, async { Err(error) }).await;
+            for name in ["join", "cross-cluster", "unknown-sni", "replayed-token"] {
+                step(name, false, async { Ok(String::new()) }).await;
+            }
+            step("cleanup", true, async { Ok("nothing was started".to_owned()) }).await;
+            return Ok(FAILED);
+        }
+    };
+    let mut good = step("start", true, demo.start()).await;
+    good &= step("join", good, demo.join()).await;
+    good &= step("cross-cluster", good, demo.cross_cluster()).await;
+    good &= step("unknown-sni", good, demo.unknown_sni()).await;
+    good &= step("replayed-token", good, demo.replayed_token()).await;
+    good &= step("cleanup", true, demo.cleanup()).await;
+    Ok(if good { 0 } else { FAILED })
 }
 
-async fn step(name: &str, work: impl Future<Output = anyhow::Result<String>>) -> bool {
+async fn step(name: &str, reached: bool, work: impl Future<Output = anyhow::Result<String>>) -> bool {
     let start = meshfed_runtime::clock::instant();
-    let result = work.await;
+    let result = if reached { work.await } else { Err(anyhow::anyhow!("not reached: an earlier step failed")) };
     let milliseconds = start.elapsed().as_millis();
     let (verdict, text) = match &result {
         Ok(text) => ("PASS", text.clone()),

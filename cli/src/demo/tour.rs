@@ -7,8 +7,8 @@ use crate::output::print;
 
 /// Runs the demo until Ctrl-C.
 pub async fn tour(options: Options) -> Outcome {
-    print("meshfed demo: three clusters on this machine, no flat network between them\n\n");
     let mut demo = Demo::new(options)?;
+    print("meshfed demo: three clusters on this machine, no flat network between them\n\n");
     let shown = tokio::select! {
         shown = show(&mut demo) => shown,
         stop = meshfed_runtime::drain::terminate_signal() => stop.map_err(anyhow::Error::from),
@@ -37,13 +37,27 @@ async fn show(demo: &mut Demo) -> anyhow::Result<()> {
     let text = demo.replayed_token().await?;
     print(&format!("  refused   {text}\n\n"));
     print(&format!("Try, in another terminal:\n\n  curl -s {}\n", demo.front()));
+    if let Some(dir) = outside_path() {
+        print(&format!("  export PATH={}:$PATH\n", dir.display()));
+    }
     print(&format!("  export MESHFED_CONFIG={}\n", demo.config().display()));
     for line in ["clusters", "services", "endpoints shop/b:8080 --from west", "trust status", "status"] {
         print(&format!("  meshfed {line}\n"));
     }
     print(&format!("\nThe clusters' objects are in {}; change them and watch.\n", demo.root.join("fleet").display()));
-    print("Ctrl-C stops everything and leaves nothing behind.\n");
+    print(if demo.temporary {
+        "Ctrl-C stops everything and leaves nothing behind.\n"
+    } else {
+        "Ctrl-C stops everything; the files stay.\n"
+    });
     Ok(meshfed_runtime::drain::terminate_signal().await?)
+}
+
+/// The directory of this program, when it was called by a path and not by its name.
+fn outside_path() -> Option<std::path::PathBuf> {
+    let called = std::env::args_os().next()?;
+    let program = std::env::current_exe().ok()?;
+    (std::path::Path::new(&called).components().count() > 1).then(|| program.parent().map(Into::into))?
 }
 
 /// Who answered, and whom each one's proxy verified as its caller.

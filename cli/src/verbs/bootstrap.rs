@@ -32,10 +32,10 @@ struct Rest {
 
 #[derive(clap::Args)]
 struct EnvoyArgs {
-    /// The agent's socket
+    /// The agent's socket: unix:E/run/xds.sock
     #[arg(long, value_name = "unix:PATH")]
     agent: String,
-    /// Whose sidecar it is
+    /// The workload whose sidecar Envoy is
     #[arg(long, value_name = "NS/SA[/NAME]")]
     workload: WorkloadRef,
     /// Hosts of its listeners [default: the WorkloadEntry's addresses]
@@ -62,7 +62,7 @@ fn outbound(text: &str) -> Result<(String, String), String> {
 pub fn run(args: &BootstrapArgs) -> Outcome {
     let args = match &args.kind {
         Kind::Envoy(args) => args,
-        Kind::Grpc(_) => return Err(Failure::usage("'meshfed bootstrap grpc' is not in this version")),
+        Kind::Grpc(_) => return Err(Failure::later("meshfed bootstrap grpc")),
     };
     let socket = args
         .agent

@@ -46,7 +46,7 @@ pub async fn run(args: ClustersArgs) -> Outcome {
         let answer = client.get(&format!("clusters/{}", encode(name))).await?.ok()?;
         show(args.output.output, &answer, |body| vec![body.clone()], COLUMNS)?;
     } else {
-        let answer = client.get("clusters").await?.ok()?;
+        let answer = client.list("clusters", args.output.output).await?;
         show(args.output.output, &answer, items, COLUMNS)?;
     }
     Ok(0)

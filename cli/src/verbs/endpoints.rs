@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::client::{Client, ServerArgs, encode};
 use crate::exit::{Failure, Outcome};
-use crate::output::{Column, OutputArgs, column, show, text, wide};
+use crate::output::{Column, Format, OutputArgs, column, remark, show, text, wide};
 
 /// A service as written: `NS/NAME` or a host name, with optional `:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,16 +46,16 @@ impl FromStr for Target {
 /// Arguments of `meshfed endpoints`.
 #[derive(clap::Args)]
 pub struct EndpointsArgs {
-    /// NAMESPACE/NAME or a host name, with optional :PORT
+    /// NAMESPACE/NAME or a host name, with optional :PORT [default: the service's only port]
     service: Target,
-    /// The cluster whose clients ask [default: the only cluster]
-    #[arg(long, value_name = "CLUSTER")]
+    /// The cluster whose clients ask, or one client of it [default: the only cluster]
+    #[arg(long, value_name = "CLUSTER[/NS/SA[/NAME]]")]
     from: Option<String>,
-    /// One client: NAMESPACE/SERVICE_ACCOUNT[/NAME]
-    #[arg(long, value_name = "WORKLOAD")]
+    /// One client of the cluster [default: any, on the network and in the zone that its token names first]
+    #[arg(long, value_name = "NS/SA[/NAME]")]
     client: Option<String>,
-    /// Where the client runs: REGION[/ZONE[/SUBZONE]]
-    #[arg(long)]
+    /// Where the client runs [default: the client's, else the token's first region and zone]
+    #[arg(long, value_name = "REGION[/ZONE[/SUBZONE]]")]
     locality: Option<String>,
     #[command(flatten)]
     server: ServerArgs,
@@ -88,23 +88,53 @@ const COLUMNS: &[Column] = &[
 pub async fn run(args: EndpointsArgs) -> Outcome {
     let client = Client::new(&args.server)?;
     let service = format!("services/{}/{}", encode(&args.service.namespace), encode(&args.service.name));
-    let from = match &args.from {
-        Some(from) => from.clone(),
-        None => only_cluster(&client).await?,
-    };
+    let (from, workload) =
+        match args.from.as_deref().map(|from| from.split_once('/').map_or((from, None), |(c, w)| (c, Some(w)))) {
+            Some((cluster, workload)) => (cluster.to_owned(), workload.map(str::to_owned)),
+            None => (only_cluster(&client).await?, None),
+        };
+    if workload.is_some() && args.client.is_some() {
+        return Err(Failure::usage("--from and --client name a client each: leave one of them out"));
+    }
+    let workload = workload.or(args.client);
     let port = match args.service.port {
         Some(port) => port,
         None => only_port(&client, &service).await?,
     };
     let mut path = format!("{service}/endpoints?from={}&port={port}", encode(&from));
-    for (key, value) in [("client", &args.client), ("locality", &args.locality)] {
+    for (key, value) in [("client", &workload), ("locality", &args.locality)] {
         if let Some(value) = value {
             path.push_str(&format!("&{key}={}", encode(value)));
         }
     }
     let answer = client.get(&path).await?.ok()?;
     show(args.output.output, &answer, crate::output::items, COLUMNS)?;
+    if matches!(args.output.output, Format::Table | Format::Wide) {
+        for line in remarks(&answer.json()?) {
+            remark(&line);
+        }
+    }
     Ok(0)
+}
+
+/// What the table leaves out: which endpoints this client cannot be handed, and why there may be none.
+fn remarks(body: &Value) -> Vec<String> {
+    let mut lines: Vec<String> = body
+        .get("dropped")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(|d| {
+            let [cluster, network, ready, reason] =
+                ["cluster", "network", "ready", "reason"].map(|key| text(d, &[key]));
+            format!("not usable: {ready} ready in {cluster} ({network}): {reason}")
+        })
+        .collect();
+    if lines.is_empty() && crate::output::items(body).is_empty() {
+        let (service, port, from) = (text(body, &["service"]), text(body, &["port"]), text(body, &["from", "cluster"]));
+        lines.push(format!("no endpoint of {service}:{port} is offered to clients in {from}"));
+    }
+    lines
 }
 
 async fn only_cluster(client: &Client) -> Result<String, Failure> {

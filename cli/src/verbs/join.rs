@@ -17,6 +17,7 @@ const TOKEN_LIMIT: u64 = 4096;
 #[derive(clap::Args)]
 pub struct JoinArgs {
     /// A federator: https://HOST:15600
+    #[arg(value_name = "https://HOST:PORT")]
     federator: String,
     /// A file that holds the token; '-' reads stdin
     #[arg(long, value_name = "FILE")]
@@ -24,17 +25,17 @@ pub struct JoinArgs {
     /// The token itself; a file is safer
     #[arg(long, env = "MESHFED_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// The data directory to make a member
-    #[arg(long, value_name = "DIR")]
+    /// The directory to make a member: keys, certificates and settings of the cluster's agent
+    #[arg(long, value_name = "E")]
     data_dir: PathBuf,
-    /// The objects that the cluster's agent will read, so that --plan can name what would merge
-    #[arg(long, value_name = "dir:PATH", requires = "plan")]
+    /// The objects that the cluster's agent will read, so that --plan can name what would merge; else not looked at
+    #[arg(long, value_name = "dir:PATH")]
     source: Option<String>,
-    /// Say what would happen; change nothing, and keep the token unused
+    /// Say what would happen; change nothing, and keep the token unused: exit 0 nothing blocks, 79 findings
     #[arg(long)]
     plan: bool,
-    /// Take the place of a live cluster of this name
-    #[arg(long, conflicts_with = "plan")]
+    /// Take the place of a live cluster of this name; the token must allow it (token create --replace)
+    #[arg(long)]
     replace: bool,
     #[command(flatten)]
     output: OutputArgs,

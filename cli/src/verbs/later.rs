@@ -66,5 +66,5 @@ pub fn run(verb: &Later) -> Outcome {
         out.push(c.to_ascii_lowercase());
         out
     });
-    Err(Failure::usage(format!("'meshfed {kebab}' is not in this version ({})", env!("CARGO_PKG_VERSION"))))
+    Err(Failure::later(&format!("meshfed {kebab}")))
 }

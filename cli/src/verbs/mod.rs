@@ -20,6 +20,9 @@ use std::process::ExitCode;
 use crate::exit::{self, Failure, Outcome};
 
 /// meshfed joins many clusters into one service mesh, without a flat network and without copied credentials.
+///
+/// `meshfed demo` shows it on this machine. Verbs that ask the federator take its credentials from --config, else from
+/// the environment variable MESHFED_CONFIG: the file admin.yaml in the federator's data directory.
 #[derive(clap::Parser)]
 #[command(name = "meshfed", version, propagate_version = true, arg_required_else_help = true)]
 pub struct Cli {
@@ -31,7 +34,6 @@ pub struct Cli {
 }
 
 #[derive(clap::Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "parsed once per process")]
 enum Verb {
     /// Run a small fleet on this machine, with a sample application
     Demo(demo::DemoArgs),

@@ -16,6 +16,8 @@ use crate::output::{Format, print};
 
 /// The check that only the joiner can make.
 const ADDRESSES: &str = "AddressesAllowed";
+/// The check that comes after it.
+const CONFLICTS: &str = "Conflicts";
 /// How many findings a check names.
 const SHOWN: usize = 5;
 
@@ -34,7 +36,8 @@ pub async fn run(federator: &str, token: &Token, source: Option<&str>, data_dir:
         plan = contact.plan(token, offers).await.map_err(|error| failure(&error))?.0;
     }
     plan.checks.retain(|c| c.id != ADDRESSES);
-    plan.checks.push(addresses);
+    let place = plan.checks.iter().position(|c| c.id == CONFLICTS).unwrap_or(plan.checks.len());
+    plan.checks.insert(place, addresses);
     plan.allowed = plan.checks.iter().all(|c| c.result != "fail");
     match format {
         Format::Table | Format::Wide => print(&table(&plan)),
@@ -114,13 +117,13 @@ fn judge(errors: &[ObjectError]) -> pb::PlanCheck {
     let outside: Vec<String> = errors.iter().filter(is_outside).map(place).collect();
     if !outside.is_empty() {
         let shown = outside.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
-        let message = format!("{} objects use what the token does not allow: {shown}", outside.len());
+        let message = format!("what the token does not allow, {} times: {shown}", outside.len());
         return check("fail", message, Some("make a token that names these ranges, or change the objects"));
     }
     let faults: Vec<String> = errors.iter().filter(|e| e.is_error()).map(place).collect();
     if !faults.is_empty() {
         let shown = faults.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
-        return check("warn", format!("{} faults in the objects: {shown}", faults.len()), Some("mend the objects"));
+        return check("warn", format!("faults in the objects, {}: {shown}", faults.len()), Some("mend the objects"));
     }
     check("pass", "every address lies in the token's ranges".to_owned(), None)
 }
@@ -142,7 +145,7 @@ fn table(plan: &pb::PlanResponse) -> String {
     if !plan.new_services.is_empty() {
         out.push_str(&format!("\nnew services: {}\n", plan.new_services.join(", ")));
     }
-    out.push_str(if plan.allowed { "\nnothing blocks the join\n" } else { "\nthe join would fail\n" });
+    out.push_str(if plan.allowed { "\nnothing blocks the join\n" } else { "\nblocked: mend what failed first\n" });
     out
 }
 

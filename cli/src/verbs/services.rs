@@ -43,7 +43,7 @@ pub async fn run(args: ServicesArgs) -> Outcome {
         let answer = client.get(&format!("services/{}/{}", encode(namespace), encode(name))).await?.ok()?;
         show(args.output.output, &answer, |body| vec![body.clone()], COLUMNS)?;
     } else {
-        let answer = client.get("services").await?.ok()?;
+        let answer = client.list("services", args.output.output).await?;
         show(args.output.output, &answer, items, COLUMNS)?;
     }
     Ok(0)

@@ -11,14 +11,17 @@ use crate::output::{Column, Format, OutputArgs, column, print, show, text};
 /// How often `--wait` asks again.
 const POLL: Duration = Duration::from_millis(200);
 
+/// The longest part of a duration, in milliseconds: a hundred years.
+const LONGEST: u64 = 3_153_600_000_000;
+
 /// Arguments of `meshfed status`.
 #[derive(clap::Args)]
 pub struct StatusArgs {
-    /// Wait until the fleet is ready
+    /// Wait until the fleet is ready: exit 0 when it is, 1 when the time is over
     #[arg(long)]
     wait: bool,
-    /// How long to wait, say 30s or 2m
-    #[arg(long, default_value = "30s", value_parser = duration)]
+    /// How long --wait may take, say 30s or 2m
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
     timeout: Duration,
     #[command(flatten)]
     server: ServerArgs,
@@ -26,22 +29,32 @@ pub struct StatusArgs {
     output: OutputArgs,
 }
 
-/// Parses `30s`, `5m`, `500ms`, `1h`.
+/// Parses `30s`, `5m`, `500ms`, `1h30m`.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let number: u64 =
-        number.parse().map_err(|_no_number| format!("'{text}' is no duration; write say 30s, 5m or 1h"))?;
-    let seconds = |factor: u64| {
-        number.checked_mul(factor).map(Duration::from_secs).ok_or_else(|| format!("'{text}' is too long a duration"))
-    };
-    match unit {
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" => seconds(1),
-        "m" => seconds(60),
-        "h" => seconds(3600),
-        _ => Err(format!("'{text}' is no duration; write say 30s, 5m or 1h")),
+    let form = || format!("'{text}' is no duration; write say 30s, 5m or 1h30m");
+    let mut rest = text;
+    let mut sum = Duration::ZERO;
+    if text.is_empty() {
+        return Err(form());
     }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(form)?;
+        let (number, tail) = rest.split_at(digits);
+        let unit = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit);
+        let number: u64 = number.parse().map_err(|_no_number| form())?;
+        let milliseconds: u64 = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(form()),
+        };
+        let part = number.checked_mul(milliseconds).filter(|ms| *ms <= LONGEST).map(Duration::from_millis);
+        sum += part.ok_or_else(|| format!("'{text}' is too long a duration"))?;
+        rest = tail;
+    }
+    Ok(sum)
 }
 
 const COLUMNS: &[Column] = &[
@@ -120,7 +133,9 @@ mod tests {
     fn durations_have_a_unit() {
         assert_eq!(duration("30s").unwrap(), Duration::from_secs(30));
         assert_eq!(duration("2m").unwrap(), Duration::from_secs(120));
-        for bad in ["", "30", "s", "1d", "-1s", "99999999999999999999s", "18446744073709551615h"] {
+        assert_eq!(duration("1h30m").unwrap(), Duration::from_secs(5400));
+        assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
+        for bad in ["", "30", "s", "1d", "1m30", "-1s", "99999999999999999999s", "18446744073709551615h"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, ServerArgs, encode};
 use crate::exit::{Failure, Outcome};
-use crate::output::{Column, Format, OutputArgs, column, items, print, show, text};
+use crate::output::{Column, Format, OutputArgs, column, items, print, seconds, show, text};
 
 /// Arguments of `meshfed token`.
 #[derive(clap::Args)]
@@ -30,21 +30,25 @@ struct CreateArgs {
     /// The cluster that may join
     #[arg(long, value_name = "NAME", required_unless_present = "workload")]
     cluster: Option<String>,
-    /// A network of the cluster, with the address ranges it may use; the first is the default of its endpoints
-    #[arg(long = "network", value_name = "NET[=CIDR,…]", value_parser = network)]
+    /// A network of the cluster, with the address ranges it may use, several times; the first is the default of its
+    /// endpoints
+    #[arg(long = "network", value_name = "NET[=CIDR,…]", value_parser = network, required_unless_present = "workload")]
     networks: Vec<Value>,
-    /// A region the cluster may claim
-    #[arg(long = "region", value_name = "R")]
+    /// A region the cluster may claim, several times
+    #[arg(long = "region", value_name = "R", required_unless_present = "workload")]
     regions: Vec<String>,
-    /// A zone the cluster may claim
+    /// A zone the cluster may claim, several times
     #[arg(long = "zone", value_name = "Z")]
     zones: Vec<String>,
-    /// A range its gateway addresses may lie in [default: the network's ranges]
+    /// A range its gateway addresses may lie in, several times [default: the network's ranges]
     #[arg(long = "gateway-cidr", value_name = "CIDR")]
     gateway_cidrs: Vec<String>,
-    /// How long the token is valid
+    /// How long the token is valid: 1s to 24h, say 15m or 1h30m
     #[arg(long, default_value = "15m", value_name = "DURATION")]
     ttl: String,
+    /// The cluster may take the place of a live cluster of its name, with join --replace
+    #[arg(long)]
+    replace: bool,
     /// A token for one workload of a VM (not in this version)
     #[arg(long, value_name = "NS/SA")]
     workload: Option<String>,
@@ -84,7 +88,7 @@ const COLUMNS: &[Column] = &[
     column("ID", |t| text(t, &["id"])),
     column("CLUSTER", |t| text(t, &["cluster"])),
     column("STATE", |t| text(t, &["state"])),
-    column("EXPIRES", |t| text(t, &["expiresAt"])),
+    column("EXPIRES", |t| seconds(&text(t, &["expiresAt"]))),
 ];
 
 /// Makes, lists and revokes tokens.
@@ -92,7 +96,7 @@ pub async fn run(args: TokenArgs) -> Outcome {
     match args.verb {
         TokenVerb::Create(args) => create(args).await,
         TokenVerb::List(args) => {
-            let answer = Client::new(&args.server)?.get("tokens").await?.ok()?;
+            let answer = Client::new(&args.server)?.list("tokens", args.output.output).await?;
             show(args.output.output, &answer, items, COLUMNS)?;
             Ok(0)
         }
@@ -106,17 +110,11 @@ pub async fn run(args: TokenArgs) -> Outcome {
 
 async fn create(args: CreateArgs) -> Outcome {
     if args.workload.is_some() {
-        return Err(Failure::usage("'token create --workload' is not in this version"));
-    }
-    if args.networks.is_empty() {
-        return Err(Failure::usage("name at least one network: --network NET[=CIDR,…]"));
-    }
-    if args.regions.is_empty() {
-        return Err(Failure::usage("name at least one region: --region R"));
+        return Err(Failure::later("meshfed token create --workload"));
     }
     let body = json!({
         "cluster": args.cluster, "networks": args.networks, "regions": args.regions, "zones": args.zones,
-        "gatewayCidrs": args.gateway_cidrs, "ttl": args.ttl,
+        "gatewayCidrs": args.gateway_cidrs, "ttl": args.ttl, "replace": args.replace,
     });
     let answer = Client::new(&args.server)?.call(Method::POST, "tokens", Some(&body)).await?.ok()?;
     match args.output.output {

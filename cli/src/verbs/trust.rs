@@ -64,7 +64,7 @@ pub async fn run(args: TrustArgs) -> Outcome {
     let status = match args.verb {
         TrustVerb::Status(status) => status,
         TrustVerb::Rotate(_) | TrustVerb::Add(_) | TrustVerb::Remove(_) | TrustVerb::Approve(_) => {
-            return Err(Failure::usage("of 'meshfed trust' only 'status' is in this version"));
+            return Err(Failure::later("meshfed trust rotate|add|remove|approve"));
         }
     };
     let answer = Client::new(&status.server)?.get("trust").await?.ok()?;

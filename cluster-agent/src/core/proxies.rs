@@ -256,7 +256,10 @@ impl Core {
         let workload = match self.resolve(&entry.peer, &entry.node, None) {
             Resolution::Known(workload) => workload.clone(),
             Resolution::Unknown(why) => {
-                tracing::debug!(stream = id, node = %entry.node.id, why, "waiting for the workload");
+                // Once per stream: later attempts come with more requests queued.
+                if matches!(&entry.phase, Phase::Waiting(queue) if queue.len() <= 1) {
+                    tracing::info!(stream = id, node = %entry.node.id, why, "a proxy waits for its workload");
+                }
                 return;
             }
             Resolution::Refused(end) => {

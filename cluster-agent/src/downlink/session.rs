@@ -13,7 +13,7 @@ use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::{Principal, SpiffeId, TrustDomain};
 use meshfed_model::names::{ClusterName, Namespace};
 use meshfed_model::version::Version;
-use meshfed_runtime::backoff::Backoff;
+use meshfed_runtime::backoff::{BASE, Backoff};
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::files::{self, FileError};
 use meshfed_runtime::metrics::Metrics;
@@ -36,6 +36,8 @@ use crate::uplink::journal::{JournalError, OfferJournal, boot_id};
 use crate::uplink::ledger::Ledger;
 use crate::view::persist::{Loaded, ViewStore};
 
+/// The longest pause between two attempts to reach a federator.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Bytes of the pinned root's file.
 const ROOT_FILE_MAX: usize = 64 << 10;
 /// Time between attempts to renew an identity: the hub's clock or store may be away for a moment.
@@ -209,7 +211,9 @@ impl Link {
     /// # Errors
     /// [`LinkError`] when the agent's own parts fail, never for the loss of a hub.
     pub async fn run(mut self, drain: Watch) -> Result<(), LinkError> {
-        let mut backoff = Backoff::new();
+        // A federator that is back should be found at once, also after a long outage; the jitter keeps a whole fleet
+        // from coming in the same moment.
+        let mut backoff = Backoff::with(BASE, PAUSE_MAX, fastrand::u64(..));
         let mut next = 0;
         let mut ready: Option<(Channel, Option<Old>)> = None;
         loop {

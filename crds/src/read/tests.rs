@@ -261,6 +261,29 @@ fn lists_and_json_are_read() {
     assert_eq!(places, [(Some(3), Some(70)), (Some(4), Some(7))]);
 }
 
+/// What one message cannot carry is refused where it is written: on the wire it would end sessions.
+///
+/// Mutation seen to fail: `PATTERNS_MAX` of `read/export.rs` at 1,000.
+#[test]
+fn an_export_policy_names_no_more_than_a_message_carries() {
+    let policy = |services: usize, clusters: usize, labels: usize| {
+        let list = |n: usize, item: &dyn Fn(usize) -> String| (0..n).map(item).collect::<Vec<_>>().join(", ");
+        let services = list(services, &|i| format!("{{namespace: shop, name: s{i}}}"));
+        let clusters = list(clusters, &|i| format!("c{i}"));
+        let labels = list(labels, &|i| format!("l{i}: x"));
+        let head =
+            "apiVersion: federation.meshfed.io/v1alpha1\nkind: ExportPolicy\nmetadata: {name: b, namespace: shop}\n";
+        let spec = format!("spec: {{services: [{services}], to: {{clusters: [{clusters}], labels: {{{labels}}}}}}}\n");
+        let found = read(&format!("{head}{spec}"));
+        found.errors.iter().map(|e| (e.code, e.field.clone().unwrap_or_default())).collect::<Vec<_>>()
+    };
+    assert_eq!(policy(256, 256, 256), []);
+    let refused = |field: &str| vec![(Code::TooLarge, field.into())];
+    assert_eq!(policy(257, 1, 1), refused("spec.services"));
+    assert_eq!(policy(1, 257, 1), refused("spec.to.clusters"));
+    assert_eq!(policy(1, 1, 257), refused("spec.to.labels"));
+}
+
 #[test]
 fn limits_and_encodings_are_refused_by_file() {
     let path: Arc<str> = "f.yaml".into();

@@ -174,8 +174,13 @@ impl World {
         self.take();
     }
 
-    /// Takes what is to be sent and counts its bytes.
+    /// Takes what is to be sent, counts its bytes and acknowledges it, until nothing is left: a first answer comes in
+    /// several parts.
     fn take(&mut self) {
+        while self.take_once() {}
+    }
+
+    fn take_once(&mut self) -> bool {
         let Effects { outbound, offers, .. } = self.core.take_effects();
         let mut nonces = Vec::new();
         for (_, outbound) in outbound {
@@ -193,9 +198,11 @@ impl World {
                 self.sent_up += message.encoded_len() as u64;
             }
         }
+        let any = !nonces.is_empty();
         for (kind, nonce) in nonces {
             self.core.request(1, kind, Request { nonce, ..Request::default() }, Instant::now(), SystemTime::now());
         }
+        any
     }
 }
 

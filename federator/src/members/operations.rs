@@ -122,6 +122,7 @@ fn refused(refusal: &Refusal) -> Refused {
         Refusal::Store(error) => failed(error),
         Refusal::Invalid { .. }
         | Refusal::Exists { .. }
+        | Refusal::Clash { .. }
         | Refusal::RootOffline
         | Refusal::Renewal { .. }
         | Refusal::Trust(_) => Refused::new(ProblemKind::InvalidBody, refusal.to_string()),

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use meshfed_api::http::{CheckResult, Network, Plan, PlanCheck};
 use meshfed_model::identity::TrustDomain;
 
-use super::record::TokenRecord;
+use super::record::{Grant, TokenRecord};
 use crate::fleet::{Members, MergePreview};
 
 /// The protocol of this version.
@@ -128,10 +128,13 @@ fn trust_domain_free(token: &TokenRecord, known: &Known<'_>, trust_domain: &str)
 
 /// Networks of one name are dialled into directly: with other ranges they are hardly the same network.
 /// Overlapping ranges of different networks are fine.
-fn network_clash(token: &TokenRecord, members: &Members) -> PlanCheck {
+/// Networks of a grant that a live member has with other ranges, in words. Endpoints of one network are dialled
+/// directly, so its name must mean the same ranges everywhere.
+#[must_use]
+pub fn clash(grant: &Grant, members: &Members) -> Option<String> {
     let mut clashes = BTreeSet::new();
-    for network in &token.grant.networks {
-        for m in members.members.values().filter(|m| m.is_live() && m.member.cluster != token.grant.cluster) {
+    for network in &grant.networks {
+        for m in members.members.values().filter(|m| m.is_live() && m.member.cluster != grant.cluster) {
             if let Some(other) = m.member.network(&network.name).filter(|n| n.cidrs != network.cidrs) {
                 let ranges: Vec<String> = other.cidrs.iter().map(ToString::to_string).collect();
                 let ranges = if ranges.is_empty() { "no ranges".to_owned() } else { ranges.join(", ") };
@@ -139,11 +142,19 @@ fn network_clash(token: &TokenRecord, members: &Members) -> PlanCheck {
             }
         }
     }
-    if clashes.is_empty() {
+    let named = clashes.into_iter().collect::<Vec<_>>().join("; ");
+    (!named.is_empty()).then(|| format!("network {named}"))
+}
+
+/// What puts a clash right.
+pub const CLASH_REMEDY: &str =
+    "endpoints of one network are dialled directly: use another network name, or the same ranges in both";
+
+fn network_clash(token: &TokenRecord, members: &Members) -> PlanCheck {
+    let Some(message) = clash(&token.grant, members) else {
         return check("NetworkClash", CheckResult::Pass, "no network of that name has other ranges", None);
-    }
-    let message = format!("network {}", clashes.into_iter().collect::<Vec<_>>().join("; "));
-    let remedy = "endpoints of one network are dialled directly: use another network name, or the same ranges in both";
+    };
+    let remedy = CLASH_REMEDY;
     check("NetworkClash", CheckResult::Fail, message, Some(remedy))
 }
 

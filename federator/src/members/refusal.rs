@@ -39,6 +39,12 @@ pub enum Refusal {
         /// Which.
         cluster: String,
     },
+    /// A network of that name means other addresses elsewhere.
+    #[error("join refused: {clash}; {}", super::plan::CLASH_REMEDY)]
+    Clash {
+        /// Which, and where.
+        clash: String,
+    },
     /// Not without the root key.
     #[error(
         "join refused: the root key of this fleet is offline; start the federator with --root-key FILE to let clusters join"
@@ -63,7 +69,9 @@ impl Refusal {
     #[must_use]
     pub const fn result(&self) -> &'static str {
         match self {
-            Self::Token(_) | Self::Exists { .. } | Self::RootOffline | Self::Renewal { .. } => "refused",
+            Self::Token(_) | Self::Exists { .. } | Self::Clash { .. } | Self::RootOffline | Self::Renewal { .. } => {
+                "refused"
+            }
             Self::Limited => "limited",
             Self::Invalid { .. } => "invalid",
             Self::Store(_) | Self::Trust(_) => "failed",
@@ -77,7 +85,7 @@ impl Refusal {
             Self::Limited => Status::new(Code::ResourceExhausted, self.to_string()),
             Self::Invalid { .. } => Status::new(Code::InvalidArgument, self.to_string()),
             Self::Exists { .. } => Status::new(Code::AlreadyExists, self.to_string()),
-            Self::RootOffline => Status::new(Code::FailedPrecondition, self.to_string()),
+            Self::Clash { .. } | Self::RootOffline => Status::new(Code::FailedPrecondition, self.to_string()),
             Self::Renewal { .. } => Status::new(Code::PermissionDenied, RENEW_SENTENCE),
             Self::Store(_) | Self::Trust(_) => {
                 Status::new(Code::Unavailable, "the federator cannot do this now; try again, and see its log")

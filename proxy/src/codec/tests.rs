@@ -153,6 +153,16 @@ fn heads_are_written_anew() {
     assert!(!parse("GET / HTTP/1.1\r\nHost: b\r\nConnection: x,, close\r\n\r\n").unwrap().0.persistent);
 }
 
+/// Applications behind CGI or WSGI see `_` and `-` as one (L7-11).
+///
+/// Mutation seen to fail: `|| (*a == b'_' && *b == b'-')` left out of `mesh_or_forwarded`.
+#[test]
+fn twins_of_identity_headers_with_underscores_are_stripped() {
+    let head = "GET / HTTP/1.1\r\nHost: b\r\nX_Forwarded_Client_Cert: a\r\nx-forwarded_client-cert: a\r\nX_MeshFed-Reason: a\r\n\
+                x_envoy_peer: a\r\nx_forwarded_for: 1.2.3.4\r\nx_other: a\r\n\r\n";
+    assert_eq!(forwarded(head), "GET / HTTP/1.1\r\nhost: b\r\nx_forwarded_for: 1.2.3.4\r\nx_other: a\r\n\r\n");
+}
+
 /// Mutation seen to fail: `segments.pop()` left out.
 #[test]
 fn paths_are_canonical() {

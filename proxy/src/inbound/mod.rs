@@ -49,7 +49,7 @@ pub async fn serve(core: Rc<Core>, tcp: TcpStream, peer: SocketAddr, listener: A
 }
 
 /// Asks whether the peer's trust domain is still accepted on this port, when the port's bundles changed.
-fn still_trusted(trust: Arc<TrustStore>, id: SpiffeId) -> Box<dyn Fn() -> bool> {
+pub(crate) fn still_trusted(trust: Arc<TrustStore>, id: SpiffeId) -> Box<dyn Fn() -> bool> {
     let generation = std::cell::Cell::new(trust.generation());
     Box::new(move || {
         let now = trust.generation();

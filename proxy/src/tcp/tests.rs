@@ -12,7 +12,9 @@ use rcgen::{
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
+use super::while_trusted;
 use crate::listen::Limits;
 use crate::listen::tests::{Rig, any, cluster, eventually};
 use crate::state::{
@@ -116,7 +118,7 @@ async fn talk(entry: SocketAddr) -> std::io::Result<Vec<u8>> {
     client.write_all(&b"hello ".repeat(50_000)).await?;
     client.shutdown().await?;
     let mut got = Vec::new();
-    tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut got)).await??;
+    timeout(Duration::from_secs(10), client.read_to_end(&mut got)).await??;
     Ok(got)
 }
 
@@ -150,4 +152,27 @@ async fn a_wrong_peer_gets_nothing_and_a_foreign_domain_is_refused() {
     .await;
     foreign.to.set(None);
     assert!(talk(foreign.entry).await.map_or(true, |got| got.is_empty()), "no cluster, no connection");
+}
+
+/// A peer whose cluster may not come any more keeps no connection, however quiet or busy it is (SN12).
+///
+/// Mutation seen to fail: `return None` left out of `while_trusted`.
+#[tokio::test]
+async fn a_connection_ends_when_its_peer_is_not_trusted_any_more() {
+    let (tick, grace) = (Duration::from_millis(2), Duration::from_millis(2));
+    let asked = std::cell::Cell::new(0);
+    let ended = async |trusted_at: fn(u32) -> bool| {
+        asked.set(0);
+        let trusted = || {
+            asked.set(asked.get() + 1);
+            trusted_at(asked.get())
+        };
+        let never = std::future::pending::<()>();
+        timeout(Duration::from_secs(5), while_trusted(never, trusted, tick, grace)).await == Ok(None)
+    };
+    assert!(ended(|n| n < 5).await);
+    // Taken away and given back within the grace: nothing happens to it.
+    assert!(ended(|n| n != 2 && n < 9).await);
+    assert_eq!(asked.get(), 10);
+    assert_eq!(while_trusted(std::future::ready(7), || false, tick, grace).await, Some(7));
 }

@@ -188,7 +188,7 @@ impl Collector for Scrape {
         )?;
         for ((parties, code, flag), us, buckets) in &totals {
             let labels = Labels { parties, code: Some(*code), flag: *flag };
-            let bounds = BOUNDS.iter().copied().chain([f64::MAX]);
+            let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
             let pairs: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
             #[expect(clippy::cast_precision_loss, reason = "a sum of durations")]
             let sum = *us as f64 / 1_000.0;
