@@ -186,3 +186,23 @@ metadata: {name: later, namespace: shop}
     assert!(duplicate["message"].as_str().unwrap().contains("objects.yaml"), "{duplicate}");
     assert_eq!(http::via(world.outbound(), B_URL).unwrap().status, 200);
 }
+
+/// State files of an agent that were cut or emptied: it says so, finds the hub again, and serves as before.
+///
+/// Mutation seen to fail: a saved file is read without its checksum; a damaged proof drops the bundle.
+#[test]
+fn damaged_state_heals() {
+    let mut world = World::start();
+    assert_eq!(world.west.agent.stop(), 0);
+    let state = world.fleet.path("west/state");
+    let proof = state.join("bundles/mesh.example");
+    let whole = std::fs::read(&proof).unwrap();
+    std::fs::write(&proof, &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(state.join("view/members"), b"").unwrap();
+    let host = world.west_range.host(1);
+    world.west = meshfed_e2e::fleet::Cluster::restart(&world.fleet, None, "west", host);
+    world.fleet.wait_ready(None);
+    assert_eq!(http::via(world.outbound(), B_URL).unwrap().status, 200);
+    let log = world.west.agent.log();
+    assert!(log.contains("damaged"), "{log}");
+}

@@ -168,24 +168,32 @@ impl Bundles {
 /// The saved bundle: from its proof, or, where there is none yet, the anchors as join wrote them, with serial 0.
 fn read(anchors: &Path, proof: &Path, trust_domain: &TrustDomain) -> Result<Bundle, String> {
     match files::read_limited(proof, FILE_MAX) {
-        Ok(bytes) => {
-            let message = wire::Bundle::decode(bytes.as_slice()).map_err(|e| e.to_string())?;
-            let bundle = Bundle::try_from(message).map_err(|e| e.to_string())?;
-            if bundle.trust_domain != *trust_domain {
-                return Err(format!("its proof is that of {}", bundle.trust_domain));
+        Ok(bytes) => match proven(&bytes, trust_domain) {
+            Ok(bundle) => return Ok(bundle),
+            // The anchors beside it still tell whom to trust, the hub before all; they cannot be replaced by others
+            // without a rollover, so only the serial is lost.
+            Err(reason) => {
+                tracing::warn!(%trust_domain, reason, "the proof of a saved bundle is damaged; its anchors stand")
             }
-            Ok(bundle)
-        }
-        Err(error) if error.is_not_found() => {
-            let text = files::read_text(anchors, FILE_MAX).map_err(|e| e.to_string())?;
-            let certificates = meshfed_ca::pem::certificates(&text).map_err(|e| e.to_string())?;
-            Ok(Bundle {
-                trust_domain: trust_domain.clone(),
-                serial: 0,
-                anchors: certificates.iter().map(|c| c.to_vec()).collect(),
-                lineages: Vec::new(),
-            })
-        }
-        Err(error) => Err(error.to_string()),
+        },
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error.to_string()),
     }
+    let text = files::read_text(anchors, FILE_MAX).map_err(|e| e.to_string())?;
+    let certificates = meshfed_ca::pem::certificates(&text).map_err(|e| e.to_string())?;
+    Ok(Bundle {
+        trust_domain: trust_domain.clone(),
+        serial: 0,
+        anchors: certificates.iter().map(|c| c.to_vec()).collect(),
+        lineages: Vec::new(),
+    })
+}
+
+fn proven(bytes: &[u8], trust_domain: &TrustDomain) -> Result<Bundle, String> {
+    let message = wire::Bundle::decode(bytes).map_err(|e| e.to_string())?;
+    let bundle = Bundle::try_from(message).map_err(|e| e.to_string())?;
+    if bundle.trust_domain == *trust_domain && !bundle.anchors.is_empty() {
+        return Ok(bundle);
+    }
+    Err(format!("it is that of {} with {} anchors", bundle.trust_domain, bundle.anchors.len()))
 }

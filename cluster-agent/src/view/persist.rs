@@ -18,7 +18,7 @@ use meshfed_runtime::files::{self, FileError, MODE_SECRET};
 use prost::Message;
 
 use super::{View, ViewChange, follows};
-use crate::uplink::journal::{JournalError, RecordFile};
+use crate::uplink::journal::{JournalError, RecordFile, checksum};
 
 /// The largest file beside the origins' own, in bytes: 10,000 members or policies.
 const FILE_MAX: usize = 64 << 20;
@@ -118,9 +118,17 @@ impl ViewStore {
     fn read<M: Message + Default>(&self, name: &str) -> Option<M> {
         let path = self.directory.join(name);
         match files::read_limited(&path, FILE_MAX) {
-            Ok(bytes) => M::decode(bytes.as_slice())
-                .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "a saved file is left out"))
-                .ok(),
+            Ok(bytes) => {
+                // An empty or cut message parses, too: only the checksum tells that it is what was saved.
+                let message = bytes
+                    .split_first_chunk::<4>()
+                    .filter(|(sum, body)| u32::from_le_bytes(**sum) == checksum(body))
+                    .and_then(|(_, body)| M::decode(body).ok());
+                if message.is_none() {
+                    tracing::warn!(path = %path.display(), "a saved file is damaged and left out; the hub will tell it anew");
+                }
+                message
+            }
             Err(error) if error.is_not_found() => None,
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "a saved file is left out");
@@ -130,7 +138,9 @@ impl ViewStore {
     }
 
     fn write(&self, name: &str, message: &impl Message) -> Result<(), FileError> {
-        files::write_atomic(&self.directory.join(name), &message.encode_to_vec(), MODE_SECRET)
+        let body = message.encode_to_vec();
+        let bytes = [checksum(&body).to_le_bytes().as_slice(), &body].concat();
+        files::write_atomic(&self.directory.join(name), &bytes, MODE_SECRET)
     }
 
     /// Saves one change: before the core actor hears of it, so that what proxies serve is never newer than what is
