@@ -44,7 +44,7 @@ pub enum CredentialError {
     #[error("a credential file cannot be used")]
     File(#[from] FileError),
     /// A file holds something else.
-    #[error("{} {what}; 'meshfed credential reset' makes new credentials", path.display())]
+    #[error("{} {what}; remove admin.token, admin.yaml, api-ca.pem and api-ca-key.pem and start again for new credentials", path.display())]
     Damaged {
         /// Which file.
         path: PathBuf,
