@@ -18,7 +18,10 @@ while IFS=$'\t' read -r file expression arguments; do
     continue
   fi
   # shellcheck disable=SC2086
-  if cargo test --quiet $arguments >/dev/null 2>&1; then
+  if ! cargo test --quiet --no-run $arguments >/dev/null 2>&1; then
+    echo "BROKEN   $file  $expression"
+    survived=$((survived + 1))
+  elif cargo test --quiet $arguments >/dev/null 2>&1; then
     echo "SURVIVED $file  $expression"
     survived=$((survived + 1))
   else
