@@ -165,7 +165,7 @@ metadata: {name: later, namespace: shop}
 ";
     world.east.write("zz.yaml", text);
     let agent: SocketAddr = world.fleet.address("east", "admin").parse().unwrap();
-    let errors = until("all faults are shown", Duration::from_secs(2), || {
+    let errors = until("all faults are shown", Duration::from_secs(5), || {
         let answer = http::get(agent, "/debug/source")?;
         let body: Value = serde_json::from_str(&answer.body).map_err(|e| e.to_string())?;
         let errors = body["errors"].as_array().cloned().unwrap_or_default();

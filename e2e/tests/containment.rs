@@ -78,7 +78,7 @@ metadata: {name: b, namespace: shop}
 spec: {services: [{namespace: shop, name: b}], to: {clusters: [north]}}
 ";
     world.east.write("policy.yaml", policy);
-    until("west's workload is refused", Duration::from_secs(2), || {
+    until("west's workload is refused", Duration::from_secs(5), || {
         let answer = tls::request(b, B_SNI, Some(genuine()), B_HOST);
         if answer.is_err() { Ok(()) } else { Err(format!("{answer:?}")) }
     });
