@@ -1,6 +1,5 @@
 //! Edge. The federator as a process: `Config` → build → run. Nothing else wires rooms together.
 
-use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,8 +10,9 @@ use meshfed_model::policy::FleetPolicies;
 use meshfed_runtime::admin::AdminServer;
 use meshfed_runtime::config::Problems;
 use meshfed_runtime::grpc::{self, ConnectionMetrics, Limits, ServeOptions};
-use meshfed_runtime::listen::{Addresses, ListenFlag, bind_flag};
+use meshfed_runtime::listen::Addresses;
 use meshfed_runtime::metrics::Metrics;
+use meshfed_runtime::process::{listen, refuse, run_until_signal};
 use meshfed_runtime::readiness::Readiness;
 use meshfed_runtime::tasks::TaskGroup;
 use meshfed_runtime::telemetry::{self, chain};
@@ -59,31 +59,7 @@ pub fn run(args: FederatorArgs) -> ExitCode {
         Ok(federator) => federator,
         Err(problems) => return refuse(&problems),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "no runtime");
-            return ExitCode::FAILURE;
-        }
-    };
-    let stop = async {
-        if let Err(error) = drain::terminate_signal().await {
-            tracing::error!(%error, "signals cannot be waited for; ending");
-        }
-    };
-    match runtime.block_on(federator.run(stop)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn refuse(problems: &Problems) -> ExitCode {
-    // The form is a contract, so it does not go through the log.
-    let _closed = writeln!(std::io::stderr(), "{problems}");
-    ExitCode::from(problems.exit_code())
+    run_until_signal(|stop| federator.run(stop))
 }
 
 /// A federator with its listeners bound and its registry open.
@@ -98,28 +74,6 @@ pub struct Federator {
     admin: Vec<TcpListener>,
     source: Option<FleetSource>,
     addresses: Addresses,
-}
-
-fn listen(
-    flag: &'static str,
-    key: &'static str,
-    flags: &[ListenFlag],
-    addresses: &mut Addresses,
-    problems: &mut Problems,
-) -> Vec<TcpListener> {
-    let mut all = Vec::new();
-    for at in flags {
-        match bind_flag(flag, at) {
-            Ok(listeners) => all.extend(listeners),
-            Err(error) => error.note(problems),
-        }
-    }
-    for listener in &all {
-        if let Err(error) = addresses.add(key, listener) {
-            problems.environment("MF0207", flag, error.to_string());
-        }
-    }
-    all
 }
 
 /// Where agents reach us: what is advertised, else where we listen, as far as that names a host.
@@ -167,9 +121,9 @@ impl Federator {
             return Err(problems);
         }
         let mut addresses = Addresses::new();
-        let grpc = listen("--grpc-listen", "grpc", &config.grpc, &mut addresses, &mut problems);
-        let http = listen("--http-listen", "http", &config.http, &mut addresses, &mut problems);
-        let admin = listen("--admin-listen", "admin", &config.admin, &mut addresses, &mut problems);
+        let grpc = listen("MF0207", "--grpc-listen", "grpc", &config.grpc, &mut addresses, &mut problems);
+        let http = listen("MF0207", "--http-listen", "http", &config.http, &mut addresses, &mut problems);
+        let admin = listen("MF0207", "--admin-listen", "admin", &config.admin, &mut addresses, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
         }

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod listen;
 pub mod metrics;
 pub mod pin;
+pub mod process;
 pub mod readiness;
 pub mod tasks;
 pub mod telemetry;

@@ -1,7 +1,6 @@
 //! Edge. The agent as a process: `Config` → build → run. Nothing else wires rooms together.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -20,8 +19,9 @@ use meshfed_runtime::config::Problems;
 use meshfed_runtime::drain;
 use meshfed_runtime::files;
 use meshfed_runtime::grpc::{self, ConnectionMetrics, Limits, ServeOptions};
-use meshfed_runtime::listen::{Addresses, ListenFlag, bind_flag};
+use meshfed_runtime::listen::Addresses;
 use meshfed_runtime::metrics::Metrics;
+use meshfed_runtime::process::{listen, refuse, run_until_signal};
 use meshfed_runtime::readiness::Readiness;
 use meshfed_runtime::tasks::TaskGroup;
 use meshfed_runtime::tls::{self, Identity, IdentityStore, TrustStore};
@@ -67,31 +67,7 @@ pub fn run(args: AgentArgs) -> ExitCode {
         Ok(agent) => agent,
         Err(problems) => return refuse(&problems),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "no runtime");
-            return ExitCode::FAILURE;
-        }
-    };
-    let stop = async {
-        if let Err(error) = drain::terminate_signal().await {
-            tracing::error!(%error, "signals cannot be waited for; ending");
-        }
-    };
-    match runtime.block_on(agent.run(stop)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn refuse(problems: &Problems) -> ExitCode {
-    // The form is a contract, so it does not go through the log.
-    let _closed = writeln!(std::io::stderr(), "{problems}");
-    ExitCode::from(problems.exit_code())
+    run_until_signal(|stop| agent.run(stop))
 }
 
 /// An agent with its listeners bound.
@@ -115,33 +91,11 @@ struct Bound {
     addresses: Addresses,
 }
 
-fn listen(
-    flag: &'static str,
-    key: &'static str,
-    flags: &[ListenFlag],
-    addresses: &mut Addresses,
-    problems: &mut Problems,
-) -> Vec<TcpListener> {
-    let mut all = Vec::new();
-    for at in flags {
-        match bind_flag(flag, at) {
-            Ok(listeners) => all.extend(listeners),
-            Err(error) => error.note(problems),
-        }
-    }
-    for listener in &all {
-        if let Err(error) = addresses.add(key, listener) {
-            problems.environment("MF0109", flag, error.to_string());
-        }
-    }
-    all
-}
-
 impl Bound {
     fn bind(config: &Config, problems: &mut Problems) -> Option<Self> {
         let mut addresses = Addresses::new();
-        let xds = listen("--xds-listen", "xds", &config.xds, &mut addresses, problems);
-        let admin = listen("--admin-listen", "admin", &config.admin, &mut addresses, problems);
+        let xds = listen("MF0109", "--xds-listen", "xds", &config.xds, &mut addresses, problems);
+        let admin = listen("MF0109", "--admin-listen", "admin", &config.admin, &mut addresses, problems);
         let unix = match grpc::bind_unix("--run-dir", &config.xds_socket()) {
             Ok(unix) => Some(unix),
             Err(error) => {

@@ -1,0 +1,72 @@
+//! Edge. What every daemon's `run` begins and ends with: refused configuration, listeners by flag, a runtime until
+//! SIGTERM or SIGINT.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::pin::Pin;
+use std::process::ExitCode;
+
+use crate::config::Problems;
+use crate::drain;
+use crate::listen::{Addresses, ListenFlag, bind_flag};
+
+/// Ends when the process is told to.
+pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Prints configuration problems on stderr, one per line, and gives the exit code (`contracts.md` 1.2).
+#[must_use]
+pub fn refuse(problems: &Problems) -> ExitCode {
+    // The form is a contract, so it does not go through the log.
+    let _closed = writeln!(std::io::stderr(), "{problems}");
+    ExitCode::from(problems.exit_code())
+}
+
+/// Binds all addresses of a flag and notes them under `key`. What fails is added to `problems`; `code` is that of a
+/// socket that does not tell its address.
+pub fn listen(
+    code: &'static str,
+    flag: &'static str,
+    key: &'static str,
+    flags: &[ListenFlag],
+    addresses: &mut Addresses,
+    problems: &mut Problems,
+) -> Vec<TcpListener> {
+    let mut all = Vec::new();
+    for at in flags {
+        match bind_flag(flag, at) {
+            Ok(listeners) => all.extend(listeners),
+            Err(error) => error.note(problems),
+        }
+    }
+    for listener in &all {
+        if let Err(error) = addresses.add(key, listener) {
+            problems.environment(code, flag, error.to_string());
+        }
+    }
+    all
+}
+
+/// Runs a daemon on a multi-threaded runtime; it gets the signal to stop. Exit code 1 when it ends with an error.
+pub fn run_until_signal<E: Display, F: Future<Output = Result<(), E>>>(daemon: impl FnOnce(Stop) -> F) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    let stop = async {
+        if let Err(error) = drain::terminate_signal().await {
+            tracing::error!(%error, "signals cannot be waited for; ending");
+        }
+    };
+    match runtime.block_on(daemon(Box::pin(stop))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
