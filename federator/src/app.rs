@@ -27,7 +27,7 @@ use crate::members::claims::StoredClaims;
 use crate::members::{Enroll, Registry, RegistryError};
 use crate::session::Hub;
 use crate::source::{self, Faults, FleetSource};
-use crate::store::redb::{OpenError, RedbStore};
+use crate::store::redb::{Closed, OpenError, RedbStore};
 use crate::trust;
 
 /// Connections on port 15600: two per agent of the largest fleet, and joiners.
@@ -36,6 +36,9 @@ const CONNECTIONS_MAX: usize = 8192;
 const ENROLL_MAX: usize = 4 << 20;
 /// How often the reserve of revisions is looked at.
 const RESERVE_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How long the end of the process waits for the registry's last user, after the drain.
+const CLOSE_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A required part of the federator has ended.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +69,7 @@ pub fn run(args: FederatorArgs) -> ExitCode {
 pub struct Federator {
     config: Config,
     registry: Arc<Registry>,
+    closed: Closed,
     credentials: Credentials,
     metrics: Arc<Metrics>,
     readiness: Readiness,
@@ -85,7 +89,8 @@ fn federators(config: &Config, addresses: &Addresses) -> Vec<String> {
     bound.filter(|a| !a.ip().is_unspecified()).map(ToString::to_string).collect()
 }
 
-fn open(config: &Config, federators: Vec<String>, problems: &mut Problems) -> Option<Registry> {
+/// The registry, and the moment at which its file is free for another process.
+fn open(config: &Config, federators: Vec<String>, problems: &mut Problems) -> Option<(Registry, Closed)> {
     let path = config.args.data_dir.join("registry.redb");
     let store = match RedbStore::open(&path) {
         Ok(store) => Arc::new(store),
@@ -94,9 +99,10 @@ fn open(config: &Config, federators: Vec<String>, problems: &mut Problems) -> Op
             return None;
         }
     };
+    let closed = store.closed();
     let root_key = config.args.root_key.as_deref();
     match Registry::open(&config.args.data_dir, store, config.fleet.clone(), root_key, federators) {
-        Ok(registry) => Some(registry),
+        Ok(registry) => Some((registry, closed)),
         Err(error @ RegistryError::NoFleet) => {
             problems.flag("MF0209", "--fleet", chain(&error));
             None
@@ -145,9 +151,10 @@ impl Federator {
             problems.file("MF0211", data_dir.join("run").display().to_string(), chain(&error));
         }
         match (registry, credentials) {
-            (Some(registry), Some(credentials)) if problems.is_empty() => Ok(Self {
+            (Some((registry, closed)), Some(credentials)) if problems.is_empty() => Ok(Self {
                 config,
                 registry: Arc::new(registry),
+                closed,
                 credentials,
                 metrics: Arc::new(Metrics::new()),
                 readiness: Readiness::new(),
@@ -167,12 +174,13 @@ impl Federator {
         &self.addresses
     }
 
-    /// Runs until `stop`, then drains.
+    /// Runs until `stop`, then drains. When it returns, another process can open the data directory.
     ///
     /// # Errors
     /// [`Ended`] when a required part ends before.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Ended> {
         let timeout = self.config.args.drain_timeout;
+        let closed = self.closed.clone();
         let (trigger, watch) = drain::channel();
         let mut tasks = TaskGroup::new();
         self.start(&mut tasks, watch)?;
@@ -187,6 +195,9 @@ impl Federator {
             tracing::warn!(?timeout, "the drain timeout is over; what is left is cut");
         }
         tasks.abort_all();
+        if tokio::time::timeout(CLOSE_WITHIN, closed.wait()).await.is_err() {
+            tracing::warn!("the registry is still in use; the end of the process closes it");
+        }
         Ok(())
     }
 

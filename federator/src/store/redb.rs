@@ -10,6 +10,7 @@ use meshfed_runtime::files;
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
 };
+use tokio::sync::watch;
 
 use super::{Condition, Key, Store, StoreError, Table, Transaction, Value, Write};
 
@@ -41,6 +42,19 @@ pub struct RedbStore {
     database: Database,
     /// `Immediate`, but for the test that shows that the suite notices its absence.
     durability: Durability,
+    /// Dropped after the database: fields go in the order they are declared in.
+    gone: watch::Sender<()>,
+}
+
+/// The end of a [`RedbStore`]: its file is unlocked, another process can open it.
+#[derive(Debug, Clone)]
+pub struct Closed(watch::Receiver<()>);
+
+impl Closed {
+    /// Waits for it.
+    pub async fn wait(mut self) {
+        while self.0.changed().await.is_ok() {}
+    }
 }
 
 fn definition(table: Table) -> Bytes {
@@ -91,9 +105,14 @@ impl RedbStore {
                 OpenError::Damaged(Box::new(e))
             }
         })?;
-        let store = Self { database, durability };
+        let store = Self { database, durability, gone: watch::Sender::new(()) };
         store.create_tables().map_err(|e| OpenError::Damaged(Box::new(e)))?;
         Ok(store)
+    }
+
+    /// Tells when the store was dropped.
+    pub fn closed(&self) -> Closed {
+        Closed(self.gone.subscribe())
     }
 
     /// Reading a table that was never made is an error in redb: make them all, once.
