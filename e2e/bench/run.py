@@ -3,7 +3,7 @@
 
 CPU microseconds per unit of work come from /proc (user + system of the proxy's own process), which holds on a noisy
 machine; rates are shown beside them. The proxy under test is pinned to one CPU with one worker, load and backend to the
-other. Rounds interleave, medians are reported. Usage: run.py [--secs 4] [--rounds 3] [--only l7,sni,propagation,change]
+other. Rounds interleave, medians are reported. Usage: run.py [--secs 4] [--rounds 3] [--only l7,sni,propagation,change] [--out FILE]
 """
 import argparse, glob, json, os, re, statistics, subprocess, sys, tempfile, time, urllib.request
 
@@ -12,8 +12,9 @@ ap.add_argument("--secs", type=int, default=4)
 ap.add_argument("--rounds", type=int, default=3)
 ap.add_argument("--conns", type=int, default=64)
 ap.add_argument("--only", default="l7,sni,propagation,change")
-a = ap.parse_args()
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
+ap.add_argument("--out", default=f"{ROOT}/docs/benchmarks.md")
+a = ap.parse_args()
 BIN = os.path.join(ROOT, "target/release")
 MESHFED = f"{BIN}/meshfed"
 DIR = tempfile.mkdtemp(prefix="mfbench")
@@ -306,7 +307,7 @@ def main():
                            ("change", "Cost of one endpoint change", "change-cost")]:
         if n in only:
             out.append(f"\n### {title}\n\n" + sh(f"{BIN}/{tool}", env={**os.environ, "MESHFED_BIN": MESHFED}))
-    open(f"{ROOT}/docs/benchmarks.md", "w").write("".join(out))
+    open(a.out, "w").write("".join(out))
     print("".join(out))
 
 

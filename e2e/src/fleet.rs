@@ -209,7 +209,19 @@ impl Fleet {
     /// When it is not.
     pub fn wait_ready(&self, place: Place<'_>) {
         let output = self.cli(place, &["status", "--wait", "--timeout", &format!("{}s", READY.as_secs())]);
-        assert_eq!(output.code, 0, "the fleet is not ready: {}{}", output.stdout, output.stderr);
+        assert_eq!(output.code, 0, "the fleet is not ready: {}{}{}", output.stdout, output.stderr, self.tails());
+    }
+
+    /// The end of every log, for a test that failed.
+    fn tails(&self) -> String {
+        let logs = std::fs::read_dir(self.path("logs")).into_iter().flatten().flatten().map(|e| e.path());
+        logs.fold(String::new(), |mut text, log| {
+            let all = std::fs::read_to_string(&log).unwrap_or_default();
+            let lines: Vec<&str> = all.lines().collect();
+            let tail = lines.get(lines.len().saturating_sub(8)..).unwrap_or_default().join("\n");
+            text.push_str(&format!("\n--- {}\n{tail}\n", log.display()));
+            text
+        })
     }
 
     /// What a client of `from` is handed, as the API says.
