@@ -92,6 +92,8 @@ fn begin(address: SocketAddr, source: Option<std::net::IpAddr>) -> io::Result<Tc
     if let Some(source) = source.filter(|s| s.is_ipv4() == address.is_ipv4()) {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
+    // The hello follows at once and carries the acknowledgement that ends the handshake: one packet less. Best effort.
+    let _as_before = socket.set_tcp_quickack(false);
     match socket.connect(&address.into()) {
         Ok(()) => {}
         Err(e) if e.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}

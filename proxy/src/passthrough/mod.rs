@@ -9,14 +9,17 @@ mod metrics;
 mod tunnel;
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, SendFlags};
-use tokio::io::AsyncReadExt as _;
+use rustix::net::SendFlags;
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::forward::Core;
@@ -102,22 +105,25 @@ impl Gateway {
     /// Reads until the ClientHello is whole. What came with it is in the bytes, too.
     async fn read_hello(&self, client: &mut TcpStream) -> Result<(Hello, Vec<u8>), Refusal> {
         let mut reader = HelloReader::new();
-        // Nearly always the hello is there when the connection is: read before the first turn of the event loop.
-        let mut bytes = {
+        // Nearly always the hello is there when the connection is: read before the first turn of the event loop, into
+        // the worker's buffer. (An accepted socket counts as readable until it is known not to be.)
+        let first = poll_fn(|cx| {
             let mut scratch = self.scratch.borrow_mut();
-            let scratch: &mut [u8] = &mut scratch;
-            match rustix::net::recv(client.as_fd(), &mut *scratch, RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Err(Refusal::Gone),
-                Ok((count, _)) => {
-                    let got = scratch.get(..count).unwrap_or_default();
-                    if let Some(hello) = reader.read(got).map_err(Refusal::Hello)? {
-                        return Ok((hello, got.to_vec()));
-                    }
-                    got.to_vec()
-                }
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Vec::new(),
-                Err(_reset) => return Err(Refusal::Gone),
-            }
+            let mut buffer = ReadBuf::new(&mut scratch);
+            Poll::Ready(match Pin::new(&mut *client).poll_read(cx, &mut buffer) {
+                Poll::Pending => Ok(None),
+                Poll::Ready(Err(_reset)) => Err(Refusal::Gone),
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(Refusal::Gone),
+                Poll::Ready(Ok(())) => reader
+                    .read(buffer.filled())
+                    .map(|hello| Some((hello, buffer.filled().to_vec())))
+                    .map_err(Refusal::Hello),
+            })
+        });
+        let mut bytes = match first.await? {
+            Some((Some(hello), bytes)) => return Ok((hello, bytes)),
+            Some((None, bytes)) => bytes,
+            None => Vec::new(),
         };
         let read = async {
             loop {

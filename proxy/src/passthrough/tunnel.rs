@@ -6,13 +6,15 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use rustix::net::SendFlags;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::state::SniRoute;
@@ -166,13 +168,19 @@ pub(super) async fn run(
         }
         let mut scratch = scratch.borrow_mut();
         let before = up.moved + down.moved;
-        let a = up.poll(cx, &mut client, &mut upstream, &mut scratch, down.ended)?;
-        let b = down.poll(cx, &mut upstream, &mut client, &mut scratch, up.ended)?;
+        up.transfer(cx, &mut client, &mut upstream, &mut scratch)?;
+        down.transfer(cx, &mut upstream, &mut client, &mut scratch)?;
         if up.moved + down.moved != before {
             watched.last.set(tunnels.tick.get());
         }
-        watched.half_closed.set(a.is_ready() || b.is_ready());
-        if a.is_ready() && b.is_ready() { Poll::Ready(Ok::<(), io::Error>(())) } else { Poll::Pending }
+        watched.half_closed.set(up.is_done() || down.is_done());
+        if up.is_done() && down.is_done() {
+            // Closing the sockets says the same as ending both halves, with fewer system calls.
+            return Poll::Ready(Ok::<(), io::Error>(()));
+        }
+        up.finish(cx, &mut upstream)?;
+        down.finish(cx, &mut client)?;
+        Poll::Pending
     })
     .await;
     let why = match (watched.end.get(), &result) {
@@ -190,46 +198,85 @@ pub(super) async fn run(
 }
 
 impl Half {
-    /// Moves what can be moved; ready when `from` has ended and `to` knows, or will know by the close.
-    fn poll(
+    /// Nothing comes any more, and nothing is held.
+    const fn is_done(&self) -> bool {
+        self.ended && self.held.is_empty()
+    }
+
+    /// Moves what can be moved without waiting.
+    fn transfer(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut TcpStream,
         to: &mut TcpStream,
         scratch: &mut [u8],
-        other_ended: bool,
-    ) -> Poll<io::Result<()>> {
+    ) -> io::Result<()> {
         loop {
             while let Some(rest) = self.held.get(self.written..).filter(|r| !r.is_empty()) {
-                let count = ready!(Pin::new(&mut *to).poll_write(cx, rest))?;
+                let Poll::Ready(count) = Pin::new(&mut *to).poll_write(cx, rest)? else { return Ok(()) };
                 self.written += count;
             }
             if self.written > 0 {
                 (self.held, self.written) = (Vec::new(), 0);
             }
             if self.ended {
-                // Where both sides have ended, closing the sockets says the same with a system call less.
-                if !self.closed && !other_ended {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
-                    self.closed = true;
-                }
-                return Poll::Ready(Ok(()));
+                return Ok(());
             }
             let mut buffer = ReadBuf::new(&mut *scratch);
-            ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer))?;
+            let open = fill(cx, from, &mut buffer)?;
+            self.ended = !open;
             let filled = buffer.filled();
             if filled.is_empty() {
-                self.ended = true;
-                continue;
+                if self.ended {
+                    continue;
+                }
+                return Ok(());
             }
             self.moved += filled.len() as u64;
-            let count = match Pin::new(&mut *to).poll_write(cx, filled) {
-                Poll::Ready(written) => written?,
-                Poll::Pending => 0,
-            };
+            let count = if self.ended { write_last(to, filled)? } else { write(cx, to, filled)? };
             if let Some(rest) = filled.get(count..).filter(|r| !r.is_empty()) {
                 self.held.extend_from_slice(rest);
             }
         }
+    }
+
+    /// Ends the other side's half once this one is done.
+    fn finish(&mut self, cx: &mut Context<'_>, to: &mut TcpStream) -> io::Result<()> {
+        if self.is_done() && !self.closed {
+            self.closed = Pin::new(to).poll_shutdown(cx)?.is_ready();
+        }
+        Ok(())
+    }
+}
+
+/// Reads until nothing is there, the buffer is full, or the end: `false`. An end that came with the bytes is known
+/// before they are sent on.
+fn fill(cx: &mut Context<'_>, from: &mut TcpStream, buffer: &mut ReadBuf<'_>) -> io::Result<bool> {
+    while buffer.remaining() > 0 {
+        let before = buffer.filled().len();
+        match Pin::new(&mut *from).poll_read(cx, buffer)? {
+            Poll::Pending => return Ok(true),
+            Poll::Ready(()) if buffer.filled().len() == before => return Ok(false),
+            Poll::Ready(()) => {}
+        }
+    }
+    Ok(true)
+}
+
+fn write(cx: &mut Context<'_>, to: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match Pin::new(to).poll_write(cx, bytes) {
+        Poll::Ready(written) => written,
+        Poll::Pending => Ok(0),
+    }
+}
+
+/// Writes what is followed by the end: the kernel waits for that and sends both in one packet. What does not fit is
+/// written by [`Half::transfer`], as ever.
+fn write_last(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let flags = SendFlags::MORE | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    match to.try_io(Interest::WRITABLE, || Ok(rustix::net::send(to.as_fd(), bytes, flags)?)) {
+        Ok(count) => Ok(count),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        Err(error) => Err(error),
     }
 }
