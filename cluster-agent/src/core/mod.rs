@@ -322,6 +322,8 @@ impl Core {
         for proxy in self.proxies.values_mut() {
             proxy.restart_patience(now);
         }
+        // Before anybody is answered: who comes back must not be sent an assignment without those that were ready.
+        let _any = self.update_states();
         self.effects.rows = true;
     }
 

@@ -530,7 +530,7 @@ impl Core {
     }
 
     /// Tells the index what proxies say of their workloads. `true`: something changed.
-    fn update_states(&mut self) -> bool {
+    pub(super) fn update_states(&mut self) -> bool {
         let mut any = false;
         for key in std::mem::take(&mut self.changed_proxies) {
             let Some(proxy) = self.proxies.get_mut(&key) else { continue };

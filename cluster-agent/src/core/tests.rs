@@ -396,6 +396,21 @@ fn a_restarted_agent_waits_for_its_proxies() {
     assert!(!b.ready("a-1"));
 }
 
+/// A proxy that comes back before the source is read is sent one assignment, with those that were ready in it.
+///
+/// Mutation seen to fail: `update_states` left out of `try_open` (an empty assignment is sent first).
+#[test]
+fn a_restarted_agent_shows_no_gap() {
+    const A: &str = "outbound|8080||a.shop.svc.cluster.local";
+    let mut b = Bench::new();
+    b.bundles();
+    b.core.restore_ready([key("a-1"), key("a-2")].into_iter().collect(), b.now);
+    b.open(1, MINE, node("shop/a/a-1"), &[(Kind::Endpoint, &[A])]);
+    b.file("a.yaml", &(service("a") + &entry("a-1", "a", "127.2.0.10") + &entry("a-2", "a", "127.2.0.11")));
+    assert_eq!(b.sent.get(&(1, Kind::Endpoint)), Some(&1));
+    assert_eq!(b.endpoints(1, A), ["127.2.0.10", "127.2.0.11"]);
+}
+
 /// Mutation seen to fail: `refresh_endpoints` walks over all services.
 #[test]
 fn one_endpoint_change_encodes_one_assignment_per_class() {

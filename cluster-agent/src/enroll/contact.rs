@@ -99,7 +99,14 @@ impl Contact {
     fn error(&self, status: &tonic::Status) -> EnrollError {
         match status.code() {
             Code::Unauthenticated | Code::PermissionDenied | Code::NotFound => EnrollError::Refused,
-            Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown => EnrollError::Unreachable {
+            // None of these says that the join was not taken: a connection that ends in the middle of an answer is
+            // `Internal` as often as `Unknown`.
+            Code::Unavailable
+            | Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Unknown
+            | Code::Internal
+            | Code::DataLoss => EnrollError::Unreachable {
                 target: self.target.clone(),
                 cause: meshfed_runtime::telemetry::chain(status),
             },
@@ -110,9 +117,7 @@ impl Contact {
             | Code::FailedPrecondition
             | Code::Aborted
             | Code::OutOfRange
-            | Code::Unimplemented
-            | Code::Internal
-            | Code::DataLoss => EnrollError::Denied(status.message().to_owned()),
+            | Code::Unimplemented => EnrollError::Denied(status.message().to_owned()),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Edge. The data directory of a member: built beside its place as `E.pending`, and moved there whole.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use meshfed_ca::keys::SigningKey;
-use meshfed_ca::pem;
+use meshfed_ca::{anchor, pem};
 use meshfed_model::identity::TrustDomain;
 use meshfed_runtime::files::{self, FileError};
 
@@ -11,6 +13,15 @@ use super::{AgentFile, EnrollError};
 
 /// The largest key file, in bytes.
 const KEY_LIMIT: usize = 64 << 10;
+
+/// The largest anchor file, in bytes.
+const ANCHOR_LIMIT: usize = 64 << 10;
+/// The cluster's anchor.
+const ANCHOR: &str = "ca/anchor.pem";
+/// Which token was asked with, and the trust domain it is for: what a repetition needs to be the same join.
+const ASKED: &str = "asked";
+/// The largest such file, in bytes.
+const ASKED_LIMIT: usize = 4 << 10;
 
 /// A directory that is not yet a member's.
 pub(super) struct Pending {
@@ -51,11 +62,29 @@ impl Pending {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(refuse(&format!("cannot be used: {error}"))),
         }
-        let mut pending = name.to_owned();
-        pending.push(".pending");
-        let path = data_dir.with_file_name(pending);
+        let path = beside(data_dir, name);
         files::create_data_dir(&path).map_err(|error| failure(&error))?;
         Ok(Self { path, target: data_dir.to_owned() })
+    }
+
+    /// The trust domain that a join of `data_dir` with this token asked for before it broke off, if one did.
+    pub(super) fn asked(data_dir: &Path, token_id: &str) -> Option<TrustDomain> {
+        let text = files::read_text(&beside(data_dir, data_dir.file_name()?).join(ASKED), ASKED_LIMIT).ok()?;
+        let (id, trust_domain) = text.trim_end().split_once(' ')?;
+        TrustDomain::new(trust_domain).ok().filter(|_| id == token_id)
+    }
+
+    /// Remembers what is about to be asked: the federator takes a repetition for the same join by key and anchor.
+    pub(super) fn ask(&self, token_id: &str, trust_domain: &TrustDomain, anchor: &[u8]) -> Result<(), EnrollError> {
+        self.secret(ANCHOR, &pem::encode_certificates([anchor]))?;
+        self.secret(ASKED, &format!("{token_id} {trust_domain}\n"))
+    }
+
+    /// The anchor that was asked with, where it is (still) one of the trust domain.
+    pub(super) fn anchor(&self, trust_domain: &TrustDomain, now: SystemTime) -> Option<Vec<u8>> {
+        let text = files::read_text(&self.path.join(ANCHOR), ANCHOR_LIMIT).ok()?;
+        let anchor = pem::certificates(&text).ok()?.into_iter().next()?.to_vec();
+        anchor::verify(&anchor, trust_domain, now).ok().map(|()| anchor)
     }
 
     /// The key of that name, made when it is not there: a join that broke off is repeated with the same key.
@@ -85,6 +114,7 @@ impl Pending {
     pub(super) fn finish(self, content: &Content<'_>) -> Result<(), EnrollError> {
         let written = self.write(content);
         let moved = written.and_then(|()| {
+            let _removed = files::remove(&self.path.join(ASKED)).map_err(|error| failure(&error))?;
             std::fs::rename(&self.path, &self.target).map_err(|error| EnrollError::Directory {
                 path: self.target.clone(),
                 problem: format!("cannot be put in its place: {error}"),
@@ -100,7 +130,7 @@ impl Pending {
             files::create_private_dir(&self.path.join(directory)).map_err(|error| failure(&error))?;
         }
         let certificates = [
-            ("ca/anchor.pem", content.anchor),
+            (ANCHOR, content.anchor),
             ("ca/lineage.pem", content.lineage),
             ("ca/root.pem", content.root),
             ("identity/cert.pem", content.agent_certificate),
@@ -128,6 +158,13 @@ impl Pending {
             tracing::warn!(path = %self.path.display(), %error, "a refused join left its pending directory");
         }
     }
+}
+
+/// `E.pending`.
+fn beside(data_dir: &Path, name: &OsStr) -> PathBuf {
+    let mut pending = name.to_owned();
+    pending.push(".pending");
+    data_dir.with_file_name(pending)
 }
 
 fn failure(error: &FileError) -> EnrollError {

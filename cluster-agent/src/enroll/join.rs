@@ -9,6 +9,7 @@ use meshfed_ca::keys::SigningKey;
 use meshfed_ca::token::Token;
 use meshfed_ca::{anchor, csr, lineage};
 use meshfed_model::bundle::Bundle;
+use meshfed_model::identity::TrustDomain;
 
 use super::contact::{Contact, credential};
 use super::directory::{Content, Pending};
@@ -53,9 +54,13 @@ pub async fn join(options: Options) -> Result<Joined, EnrollError> {
         return already_member(member, &federator, &token).await;
     }
     let mut contact = Contact::open(&federator, &token).await?;
-    let (_, placement) = contact.plan(&token, Vec::new()).await?;
+    // What was asked before may have been taken: asking what the token would give, of a used one, would be refused.
+    let trust_domain = match Pending::asked(&data_dir, &token.id) {
+        Some(trust_domain) => trust_domain,
+        None => contact.plan(&token, Vec::new()).await?.1.trust_domain,
+    };
     let pending = Pending::open(&data_dir)?;
-    let result = enroll(&mut contact, &token, &pending, &placement, replace).await;
+    let result = enroll(&mut contact, &token, &pending, &trust_domain, replace).await;
     match result {
         Ok(enrolled) => {
             pending.finish(&enrolled.content())?;
@@ -109,15 +114,20 @@ async fn enroll(
     contact: &mut Contact,
     token: &Token,
     pending: &Pending,
-    placement: &Placement,
+    trust_domain: &TrustDomain,
     replace: bool,
 ) -> Result<Enrolled, EnrollError> {
     let now = meshfed_runtime::clock::wall();
     let ca_key = pending.key("ca/key.pem")?;
     let agent_key = pending.key("identity/key.pem")?;
     let cannot = |what: &str, error: &dyn std::error::Error| contact.untrusted(&format!("no {what} for it: {error}"));
-    let own_anchor = anchor::self_signed(&ca_key, &placement.trust_domain, now, ANCHOR_TTL)
-        .map_err(|error| cannot("anchor", &error))?;
+    let own_anchor = match pending.anchor(trust_domain, now) {
+        Some(anchor) => anchor,
+        None => {
+            anchor::self_signed(&ca_key, trust_domain, now, ANCHOR_TTL).map_err(|error| cannot("anchor", &error))?
+        }
+    };
+    pending.ask(&token.id, trust_domain, &own_anchor)?;
     let ca_request = csr::create(&ca_key).map_err(|error| cannot("certificate request", &error))?;
     let agent_request = csr::create(&agent_key).map_err(|error| cannot("certificate request", &error))?;
     let request = pb::JoinRequest {
@@ -128,7 +138,7 @@ async fn enroll(
         replace,
     };
     let (response, confirmed) = contact.join(request).await?;
-    let bundles = check(contact, placement, &confirmed, &response, &own_anchor, &agent_key)?;
+    let bundles = check(contact, trust_domain, &confirmed, &response, &own_anchor, &agent_key)?;
     let agent_file = AgentFile {
         cluster: confirmed.cluster,
         trust_domain: confirmed.trust_domain,
@@ -160,14 +170,14 @@ fn with_target(advertised: Vec<String>, target: &str) -> Vec<String> {
 /// The federator must answer for this cluster, key and fleet, and prove its own anchor's lineage.
 fn check(
     contact: &Contact,
-    planned: &Placement,
+    asked: &TrustDomain,
     confirmed: &Placement,
     response: &pb::JoinResponse,
     own_anchor: &[u8],
     agent_key: &SigningKey,
 ) -> Result<Vec<Bundle>, EnrollError> {
     let now = meshfed_runtime::clock::wall();
-    if (&planned.cluster, &planned.trust_domain) != (&confirmed.cluster, &confirmed.trust_domain) {
+    if *asked != confirmed.trust_domain {
         return Err(contact.untrusted("it planned one cluster and joined another"));
     }
     lineage::verify(own_anchor, &response.lineage, &response.root, &confirmed.trust_domain, now)
