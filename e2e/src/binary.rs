@@ -19,6 +19,7 @@ pub fn target_dir() -> PathBuf {
 }
 
 /// The `meshfed` binary of the profile of this test run; `MESHFED_BIN` names another one (benchmarks).
+#[expect(clippy::disallowed_methods, reason = "the benchmarks' runner says what to measure")]
 pub fn meshfed() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {

@@ -34,6 +34,7 @@ pub fn binary() -> &'static Path {
 }
 
 /// Where foreign binaries are kept between runs.
+#[expect(clippy::disallowed_methods, reason = "the cache lies where the user's other caches lie")]
 #[must_use]
 pub fn cache() -> PathBuf {
     let base = std::env::var_os("XDG_CACHE_HOME").map_or_else(

@@ -36,6 +36,10 @@ mod tests {
             "outbound_.8080_._.b.shop.svc.clusterset.local"
         );
         assert_eq!(
+            outbound_cluster(&b, 8080, &SubsetName::all(), CLUSTER_DOMAIN),
+            "outbound|8080||b.shop.svc.cluster.local"
+        );
+        assert_eq!(
             outbound_cluster(&b, 8080, &SubsetName::new("v1").unwrap(), CLUSTER_DOMAIN),
             "outbound|8080|v1|b.shop.svc.cluster.local"
         );

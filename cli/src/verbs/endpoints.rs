@@ -24,9 +24,10 @@ impl FromStr for Target {
     fn from_str(s: &str) -> Result<Self, String> {
         let (service, port) = match s.rsplit_once(':') {
             None => (s, None),
-            Some((service, port)) => {
-                (service, Some(port.parse::<u16>().ok().filter(|p| *p > 0).ok_or(format!("'{port}' is no port"))?))
-            }
+            Some((service, port)) => (
+                service,
+                Some(port.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(|| format!("'{port}' is no port"))?),
+            ),
         };
         let form = || format!("'{s}' is neither NAMESPACE/NAME[:PORT] nor NAME.NAMESPACE.svc.DOMAIN[:PORT]");
         let (namespace, name) = if let Some((namespace, name)) = service.split_once('/') {

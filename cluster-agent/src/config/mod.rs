@@ -181,7 +181,7 @@ fn listeners(args: &AgentArgs) -> (Vec<ListenFlag>, Vec<ListenFlag>) {
     let loopback = IpAddr::from([127, 0, 0, 1]);
     let bind = args.bind;
     let xds = if args.xds_listen.is_empty() {
-        at(bind.unwrap_or(IpAddr::from([0, 0, 0, 0])), XDS_PORT)
+        at(bind.unwrap_or_else(|| IpAddr::from([0, 0, 0, 0])), XDS_PORT)
     } else {
         args.xds_listen.clone()
     };

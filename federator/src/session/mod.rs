@@ -11,5 +11,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use hub::{Hub, HubError, SessionMetrics};
+pub use hub::{BytesLabel, ClusterLabel, Hub, HubError, RefusedLabel, SessionMetrics};
+pub use report::Report;
 pub use state::{Freshness, HEARTBEAT, SILENCE_MAX, STALE_AFTER};
+pub use stream::Sessions;

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use crate::state::{Listener, ListenerCell, StateHandle};
-pub use held::{Held, IDENTITY_SECRET, ListenerChange, TRUST_SECRET};
+pub use held::{Applied, Held, IDENTITY_SECRET, ListenerChange, TRUST_SECRET};
 pub use kind::Kind;
 use metrics::DiscoveryMetrics;
 

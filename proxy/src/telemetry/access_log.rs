@@ -129,8 +129,8 @@ impl LogBuffer {
         let p = record.parties;
         let out = &mut self.lines;
         out.push_str(record.head);
-        let reason = record.reason.map_or("null".to_owned(), |r| format!("\"{}\"", r.as_str()));
-        let upstream = record.upstream.map_or("null".to_owned(), |a| format!("\"{a}\""));
+        let reason = record.reason.map_or_else(|| "null".to_owned(), |r| format!("\"{}\"", r.as_str()));
+        let upstream = record.upstream.map_or_else(|| "null".to_owned(), |a| format!("\"{a}\""));
         let _infallible = writeln!(
             out,
             ",\"status\":{},\"flags\":\"{}\",\"reason\":{reason},\"bytesReceived\":{},\"bytesSent\":{},\
