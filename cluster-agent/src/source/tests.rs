@@ -252,8 +252,9 @@ async fn a_file_that_is_written_again_and_again_is_never_empty() {
     source.stop().await;
 }
 
-/// From the write to the update: the median of fifty writes. Mutation seen to fail: `is_reading` without its
-/// exception (the period then finds the change, after hundreds of milliseconds).
+/// From the write to the update: the quickest of fifty writes, so that a busy machine does not fail the test. Where the
+/// period finds them, each takes about the period: the write before ended with a look. Mutation seen to fail:
+/// `is_reading` without its exception.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_is_noticed_at_once() {
     let (_dir, root, state) = dirs();
@@ -267,7 +268,7 @@ async fn a_write_is_noticed_at_once() {
         times.push(begin.elapsed());
     }
     times.sort();
-    println!("median {:?}, worst {:?}", times[25], times[49]);
-    assert!(times[25] < Duration::from_millis(50), "{times:?}");
+    println!("quickest {:?}, median {:?}, worst {:?}", times[0], times[25], times[49]);
+    assert!(times[0] < watch::PERIOD / 2, "{times:?}");
     source.stop().await;
 }

@@ -18,7 +18,7 @@ use super::{SourceConfig, SourceError, SourceUpdate};
 
 /// How often everything is looked at, for file systems and moments that inotify misses. With [`SETTLED`] below the
 /// second in which changes must be noticed.
-const PERIOD: Duration = Duration::from_millis(300);
+pub(super) const PERIOD: Duration = Duration::from_millis(300);
 /// A file that looks changed, but was not seen to be closed, is read once it has looked the same for so long.
 const SETTLED: Duration = Duration::from_millis(450);
 /// The same for an empty file that was not seen to be closed: most probably somebody is about to write it.

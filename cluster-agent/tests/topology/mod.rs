@@ -311,7 +311,7 @@ impl Case {
                 continue;
             }
             let key = OfferKey::Group(GroupKey { service: service.clone(), port: 8080, subset, network, locality });
-            let group = all.entry(key).or_insert(OfferValue::Group(GroupOffer::default()));
+            let group = all.entry(key).or_insert_with(|| OfferValue::Group(GroupOffer::default()));
             let OfferValue::Group(group) = group else { panic!("a group") };
             group.total += 1;
             if e.ready {

@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::tasks;
 use tokio::net::{TcpListener, TcpStream};
@@ -119,9 +118,13 @@ async fn accept(socket: TcpListener, cell: Arc<ListenerCell>, worker: Rc<Worker>
             }
         }
     }
-    // Whoever connected before the end is served.
-    while let Some(Ok((stream, peer))) = socket.accept().now_or_never() {
-        take(&worker, &cell, stream, peer);
+    // Whoever connected before the end is served. The system is asked itself: the runtime knows only of connections
+    // that had come when it looked last, and the others would be reset with the socket.
+    let Ok(socket) = socket.into_std() else { return };
+    while let Ok((stream, peer)) = socket.accept() {
+        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+            take(&worker, &cell, stream, peer);
+        }
     }
 }
 
