@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "meshfed/workload/v1/workload.proto",
             "envoy/service/discovery/v3/ads.proto",
             "envoy/service/secret/v3/sds.proto",
+            "spiffe/workloadapi.proto",
         ],
         ["proto"],
     )?;

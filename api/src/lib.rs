@@ -23,6 +23,10 @@ pub mod proto {
     pub mod workload {
         tonic::include_proto!("meshfed.workload.v1");
     }
+    /// The SPIFFE Workload API; its proto has no package.
+    pub mod spiffe {
+        tonic::include_proto!("_");
+    }
     /// Envoy's, under the module paths that the generated code expects.
     pub mod envoy {
         pub mod service {

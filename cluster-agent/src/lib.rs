@@ -3,7 +3,7 @@
 //! ```text
 //! up:     source → index → uplink   ⇒ the hub
 //! down:   the hub ⇒ downlink → view → translate → xds ⇒ proxies
-//! beside: identity (issuing, attestation, SDS), status, bootstrap, enroll (join)
+//! beside: identity (issuing, attestation, SDS), workload (SPIFFE Workload API), status, bootstrap, enroll (join)
 //! ```
 //! It does not speak to other clusters' agents, keeps no endpoint of another network, and hands private keys to
 //! nobody but the attested workload they belong to.
@@ -21,6 +21,7 @@ pub mod status;
 pub mod translate;
 pub mod uplink;
 pub mod view;
+pub mod workload;
 pub mod xds;
 
 pub use app::run;

@@ -41,6 +41,11 @@ impl Range {
         taken.insert(octet);
         Self { octet }
     }
+    /// The range `127.OCTET.0.0/16`, which the caller knows to be nobody else's.
+    #[must_use]
+    pub const fn at(octet: u8) -> Self {
+        Self { octet }
+    }
     /// An address of the range.
     #[must_use]
     pub fn host(&self, last: u8) -> IpAddr {
@@ -285,10 +290,16 @@ impl Cluster {
     /// Starts the agent of a cluster that has joined.
     #[must_use]
     pub fn restart(fleet: &Fleet, place: Place<'_>, name: &str, bind: IpAddr) -> Self {
+        Self::restart_with(fleet, place, name, bind, &[])
+    }
+
+    /// Starts the agent of a cluster that has joined, with more flags.
+    #[must_use]
+    pub fn restart_with(fleet: &Fleet, place: Place<'_>, name: &str, bind: IpAddr, flags: &[&str]) -> Self {
         let (data_dir, source) = (fleet.path(name), fleet.path(&format!("fleet-{name}")));
         let mut start = command(place);
         start.args(["agent", "--data-dir"]).arg(&data_dir).arg("--source").arg(format!("dir:{}", source.display()));
-        start.args(["--bind", &bind.to_string()]);
+        start.args(["--bind", &bind.to_string()]).args(flags);
         let agent = Process::start(&format!("{name}-agent"), &fleet.path("logs"), &mut start);
         let socket = data_dir.join("run/xds.sock");
         Self { name: name.to_owned(), agent, source, socket, logs: fleet.path("logs"), data_dir }

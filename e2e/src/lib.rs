@@ -12,5 +12,6 @@ pub mod netns;
 pub mod objects;
 pub mod process;
 pub mod relay;
+pub mod spiffe;
 pub mod tls;
 pub mod wait;

@@ -169,7 +169,7 @@ pub fn root(dir: Option<PathBuf>, clusters: &[Cluster]) -> anyhow::Result<PathBu
         }
     };
     for root in candidates {
-        let longest = clusters.iter().map(|c| root.join(c.name).join("run/xds.sock").as_os_str().len()).max();
+        let longest = clusters.iter().map(|c| root.join(c.name).join("run/workload.sock").as_os_str().len()).max();
         ensure!(
             longest.unwrap_or_default() <= SOCKET_PATH_MAX,
             "{} is too long a path: the sockets in it would have {} bytes, at most {SOCKET_PATH_MAX} are possible; \

@@ -38,6 +38,7 @@ use crate::identity::Authority;
 use crate::index::{Index, IndexSettings};
 use crate::source;
 use crate::view::persist::Loaded;
+use crate::workload::{WorkloadMetrics, WorkloadServer};
 use crate::xds::{XdsMetrics, XdsServer, tcp_tls};
 
 /// Connections on the sockets: a proxy has one or two.
@@ -86,6 +87,7 @@ pub struct Agent {
 #[derive(Debug)]
 struct Bound {
     unix: UnixListener,
+    workload: UnixListener,
     xds: Vec<TcpListener>,
     admin: Vec<TcpListener>,
     addresses: Addresses,
@@ -96,14 +98,15 @@ impl Bound {
         let mut addresses = Addresses::new();
         let xds = listen("MF0109", "--xds-listen", "xds", &config.xds, &mut addresses, problems);
         let admin = listen("MF0109", "--admin-listen", "admin", &config.admin, &mut addresses, problems);
-        let unix = match grpc::bind_unix("--run-dir", &config.xds_socket()) {
+        let mut socket = |path| match grpc::bind_unix("--run-dir", path) {
             Ok(unix) => Some(unix),
             Err(error) => {
                 problems.environment("MF0110", "--run-dir", chain(&error));
                 None
             }
         };
-        Some(Self { unix: unix?, xds, admin, addresses })
+        let (unix, workload) = (socket(&config.xds_socket()), socket(&config.workload_socket()));
+        Some(Self { unix: unix?, workload: workload?, xds, admin, addresses })
     }
 }
 
@@ -194,7 +197,7 @@ impl Agent {
             source: Some(readiness.guard("source: not scanned yet")),
             view: (!loaded.is_some()).then(|| readiness.guard("view: none is saved, and the hub has not spoken yet")),
         };
-        let xds_guard = readiness.guard("xds: not bound yet");
+        let served = ["xds", "workload"].map(|name| readiness.guard(format!("{name}: not bound yet")));
 
         let shown = config.shown();
         let source_config = source_of(&config, state.join("source"));
@@ -236,7 +239,8 @@ impl Agent {
             Err(error) => tasks.spawn("xds-tcp", async move { Err::<(), _>(error) }),
         }
         tasks.spawn("xds-unix", grpc::serve_unix(bound.unix, routes, watch.clone(), options));
-        xds_guard.ready();
+        tasks.spawn("workload", workload_api(bound.workload, &commands, &metrics, &watch, config.args.drain_timeout));
+        served.into_iter().for_each(meshfed_runtime::readiness::Guard::ready);
         tasks.spawn("health", health_of(readiness.clone(), reporter, watch.clone()));
 
         let pages = Router::new().route("/debug/source", get(debug_source)).with_state(commands);
@@ -245,6 +249,22 @@ impl Agent {
             tasks.spawn("admin", admin.serve(bound.admin, watch));
         }
     }
+}
+
+/// Serves the SPIFFE Workload API. A socket of its own with limits of its own: who exhausts it stops no proxy.
+fn workload_api(
+    listener: UnixListener,
+    commands: &mpsc::Sender<Command>,
+    metrics: &Metrics,
+    watch: &drain::Watch,
+    drain_deadline: std::time::Duration,
+) -> impl Future<Output = Result<(), grpc::ServeError>> + use<> {
+    let server = WorkloadServer::new(commands.clone(), watch.clone(), WorkloadMetrics::register(metrics));
+    let options = ServeOptions {
+        limits: Limits { connections: CONNECTIONS_MAX, drain_deadline, ..Limits::default() },
+        metrics: ConnectionMetrics::register(metrics, "meshfed_workload"),
+    };
+    grpc::serve_unix(listener, server.routes(), watch.clone(), options)
 }
 
 /// The core with what was known when the agent ended.

@@ -21,6 +21,12 @@ mod tests;
 pub const XDS_PORT: u16 = 15012;
 /// Default of `--admin-listen`.
 pub const ADMIN_PORT: u16 = 15014;
+/// The socket of xDS, in the run directory.
+const XDS_SOCKET: &str = "xds.sock";
+/// The socket of the SPIFFE Workload API, in the run directory.
+const WORKLOAD_SOCKET: &str = "workload.sock";
+/// The shortest `--svid-ttl`: below it, renewals would be the agent's main work.
+const SVID_TTL_MIN: Duration = Duration::from_secs(10);
 /// The largest PEM file that is read.
 const PEM_MAX: usize = 256 * 1024;
 
@@ -48,6 +54,9 @@ pub struct AgentArgs {
     /// Where sockets and addresses.json are. [default: E/run]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
+    /// Life of the certificates of workloads, from 10s to 24h; they are renewed at half of it.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub svid_ttl: Duration,
     /// Time for streams to end after SIGTERM.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub drain_timeout: Duration,
@@ -57,6 +66,21 @@ pub struct AgentArgs {
     /// error, warn, info, debug, trace, or directives such as info,meshfed_cluster_agent=debug.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
+}
+
+/// The sockets must have room in an address.
+fn check_sockets(run_dir: &Path, problems: &mut Problems) {
+    for name in [XDS_SOCKET, WORKLOAD_SOCKET] {
+        let socket = run_dir.join(name);
+        let length = socket.as_os_str().len();
+        if length > UNIX_PATH_MAX {
+            let text = format!(
+                "the socket path {} has {length} bytes, at most {UNIX_PATH_MAX} are possible; give a shorter directory with --run-dir",
+                socket.display()
+            );
+            problems.flag("MF0104", "--run-dir", text);
+        }
+    }
 }
 
 /// `10s`, `500ms`, `1m`.
@@ -92,7 +116,12 @@ impl Config {
     /// The Unix socket of xDS.
     #[must_use]
     pub fn xds_socket(&self) -> PathBuf {
-        self.run_dir.join("xds.sock")
+        self.run_dir.join(XDS_SOCKET)
+    }
+    /// The Unix socket of the SPIFFE Workload API.
+    #[must_use]
+    pub fn workload_socket(&self) -> PathBuf {
+        self.run_dir.join(WORKLOAD_SOCKET)
     }
 
     /// Reads flags and files.
@@ -107,14 +136,10 @@ impl Config {
         }
         let (xds, admin) = listeners(&args);
         let run_dir = args.run_dir.clone().unwrap_or_else(|| args.data_dir.join("run"));
-        let socket = run_dir.join("xds.sock");
-        let length = socket.as_os_str().len();
-        if length > UNIX_PATH_MAX {
-            let text = format!(
-                "the socket path {} has {length} bytes, at most {UNIX_PATH_MAX} are possible; give a shorter directory with --run-dir",
-                socket.display()
-            );
-            problems.flag("MF0104", "--run-dir", text);
+        check_sockets(&run_dir, &mut problems);
+        if args.svid_ttl < SVID_TTL_MIN || args.svid_ttl > meshfed_ca::svid::TTL_MAX {
+            let text = format!("{:?} is not between 10s and 24h", args.svid_ttl);
+            problems.flag("MF0113", "--svid-ttl", text);
         }
         let files = Files::read(&args.data_dir, &mut problems);
         match (source, files) {
@@ -124,7 +149,7 @@ impl Config {
                 xds,
                 admin,
                 agent: files.agent,
-                authority: files.authority,
+                authority: files.authority.with_ttl(args.svid_ttl),
                 identity_certificate: files.identity_certificate,
                 identity_key: files.identity_key,
                 args,
@@ -143,6 +168,7 @@ impl Config {
             "runDir": self.run_dir,
             "xdsListen": flags(&self.xds),
             "adminListen": flags(&self.admin),
+            "svidTtl": format!("{:?}", self.args.svid_ttl),
             "drainTimeout": format!("{:?}", self.args.drain_timeout),
             "cluster": self.agent.cluster,
             "trustDomain": self.agent.trust_domain,

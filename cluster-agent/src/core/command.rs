@@ -6,6 +6,7 @@ use meshfed_model::names::{ClusterName, Namespace, ServiceName};
 use meshfed_model::offer::{OfferKey, OfferValue};
 
 use crate::translate::Kind;
+use crate::workload::Word;
 use crate::xds::stream::Response;
 
 use super::store::StreamId;
@@ -39,6 +40,8 @@ pub enum Outbound {
 pub struct Effects {
     /// To streams.
     pub outbound: Vec<(StreamId, Outbound)>,
+    /// To streams of the Workload API, which are numbered by themselves.
+    pub words: Vec<(StreamId, Word)>,
     /// All that is offered of these services now.
     pub offers: BTreeMap<ServiceName, BTreeMap<OfferKey, OfferValue>>,
     /// All gateways that are offered.

@@ -3,6 +3,7 @@
 
 mod build;
 pub mod command;
+mod holders;
 mod policies;
 mod proxies;
 mod resolve;
@@ -31,6 +32,7 @@ use crate::source::SourceUpdate;
 use crate::translate::ServiceFacts;
 use crate::translate::secrets::{self, Bundles};
 use crate::view::{View, ViewChange, ViewDirty};
+use crate::workload::{BundleSet, Holders};
 
 use command::Effects;
 use proxies::{Entry, Proxy, Report};
@@ -92,6 +94,8 @@ pub struct Core {
     reports: BTreeMap<StreamId, Report>,
     /// When the certificate of a workload is to be renewed.
     renewals: BTreeMap<WorkloadKey, Instant>,
+    /// Who asks over the Workload API.
+    holders: Holders,
     touched: BTreeSet<StreamId>,
     /// Streams whose workload changed.
     moved: BTreeSet<StreamId>,
@@ -109,6 +113,7 @@ impl Core {
     /// A core with a view as it was loaded (`view_loaded`: there was one) and nothing scanned yet.
     #[must_use]
     pub fn new(settings: CoreSettings, index: Index, view: View, view_loaded: bool, authority: Authority) -> Self {
+        let bundles = BundleSet::new(settings.trust_domain.clone(), authority.anchor(), &BTreeMap::new());
         let mut core = Self {
             settings,
             index,
@@ -125,6 +130,7 @@ impl Core {
             proxies: BTreeMap::new(),
             reports: BTreeMap::new(),
             renewals: BTreeMap::new(),
+            holders: Holders::new(bundles),
             touched: BTreeSet::new(),
             moved: BTreeSet::new(),
             changed_proxies: BTreeSet::new(),
@@ -269,6 +275,8 @@ impl Core {
         // The own anchor is the cluster's own truth, whatever the hub says.
         let own = meshfed_ca::pem::encode_certificates([self.authority.anchor()]);
         self.bundles.entry(self.settings.trust_domain.clone()).or_insert(own);
+        let domain = self.settings.trust_domain.clone();
+        self.holders.set_bundles(BundleSet::new(domain, self.authority.anchor(), bundles));
         self.serials = bundles.iter().map(|(domain, bundle)| (domain.clone(), bundle.serial)).collect();
         self.store.put(&Scope::Everybody, secrets::trust(&self.bundles));
         self.rebuild_trust();
@@ -286,6 +294,7 @@ impl Core {
     pub fn tick(&mut self, now: Instant, wall: SystemTime) {
         self.expire_proxies(now);
         self.renew(now, wall);
+        self.holders.renew(now);
         let due: Vec<StreamId> = self
             .streams
             .iter()
@@ -301,7 +310,7 @@ impl Core {
     pub fn deadline(&self) -> Option<Instant> {
         let streams = self.streams.values().filter_map(|e| e.machine.deadline());
         let proxies = self.proxies.values().filter_map(Proxy::deadline);
-        streams.chain(proxies).chain(self.renewals.values().copied()).min()
+        streams.chain(proxies).chain(self.renewals.values().copied()).chain(self.holders.deadline()).min()
     }
 
     /// What is to be done.
@@ -349,6 +358,9 @@ impl Core {
             self.rebuild_gateways();
         }
         self.workloads_changed(&dirty.workloads);
+        if dirty.owners {
+            self.holders.owners_changed();
+        }
         self.effects.rows = true;
     }
 

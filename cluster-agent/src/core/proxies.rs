@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::identity::{Peer, SVID_TTL, plausible};
+use crate::identity::{Peer, plausible};
 use crate::index::{Workload, WorkloadKey, WorkloadState};
 use crate::translate::{Kind, Mode, Node, secrets};
 use crate::xds::stream::{Outcome, Protocol, Request, Stream};
@@ -416,8 +416,8 @@ impl Core {
         })?;
         self.effects.issued += 1;
         let scope = Scope::Workload(workload.key.clone());
-        self.store.put(&scope, secrets::default(&issued.chain, &issued.key));
-        self.renewals.insert(workload.key.clone(), now + SVID_TTL / 2);
+        self.store.put(&scope, secrets::default(&issued.chain_pem(), &issued.key_pem()));
+        self.renewals.insert(workload.key.clone(), now + self.authority.renew_after());
         Ok(())
     }
 
@@ -473,7 +473,7 @@ impl Core {
 
     /// Sends what changed until nothing changes any more. A workload that becomes ready changes assignments, which are
     /// sent, which may settle a proxy; every round needs an event of its own, so this ends.
-    pub(super) fn settle(&mut self, now: Instant, wall: SystemTime) {
+    pub(super) fn settle_streams(&mut self, now: Instant, wall: SystemTime) {
         loop {
             if std::mem::take(&mut self.retry_waiting) {
                 for id in self.waiting.clone() {

@@ -25,6 +25,7 @@ use crate::source::SourceUpdate;
 use crate::status;
 use crate::translate::{Kind, Node};
 use crate::uplink::UplinkHandle;
+use crate::workload::Word;
 use crate::xds::stream::{Protocol, Request};
 
 /// Commands of streams that wait for the core. A stream has few on their way: it waits for answers.
@@ -86,6 +87,20 @@ pub enum Command {
     /// A report stream is gone.
     ReportClosed {
         /// The report stream.
+        id: StreamId,
+    },
+    /// A stream of the Workload API.
+    Hold {
+        /// The stream, among those of the Workload API.
+        id: StreamId,
+        /// Who asks, by the kernel.
+        uid: u32,
+        /// Where the latest word goes; nothing before the first.
+        words: watch::Sender<Option<Word>>,
+    },
+    /// A stream of the Workload API is gone.
+    Released {
+        /// The stream.
         id: StreamId,
     },
     /// `GET /debug/source`.
@@ -163,6 +178,7 @@ pub struct Actor {
     metrics: CoreMetrics,
     guards: Guards,
     streams: BTreeMap<StreamId, mpsc::Sender<Outbound>>,
+    holders: BTreeMap<StreamId, watch::Sender<Option<Word>>>,
     rows: status::Rows,
     rows_due: Option<Instant>,
     view_due: Option<Instant>,
@@ -185,6 +201,7 @@ impl Actor {
             metrics,
             guards,
             streams: BTreeMap::new(),
+            holders: BTreeMap::new(),
             rows: status::Rows::default(),
             rows_due: None,
             view_due: None,
@@ -272,6 +289,14 @@ impl Actor {
                 self.streams.remove(&id);
                 self.core.report_closed(id, now, wall);
             }
+            Command::Hold { id, uid, words } => {
+                self.holders.insert(id, words);
+                self.core.hold(id, uid, now, wall);
+            }
+            Command::Released { id } => {
+                self.holders.remove(&id);
+                self.core.released(id);
+            }
             Command::DebugSource { answer } => {
                 let source = self.core.source();
                 let errors = source.errors.iter().chain(self.core.index().errors());
@@ -313,6 +338,11 @@ impl Actor {
             // Never full: at most one response per kind is unanswered. Closed: its task says so itself.
             if responses.try_send(outbound).is_err() || last {
                 self.streams.remove(&id);
+            }
+        }
+        for (id, word) in effects.words {
+            if let Some(words) = self.holders.get(&id) {
+                words.send_replace(Some(word));
             }
         }
         for (service, resources) in effects.offers {

@@ -8,7 +8,7 @@ use meshfed_ca::{IssueError, keys, svid};
 use meshfed_model::identity::{SpiffeId, TrustDomain};
 use zeroize::Zeroizing;
 
-/// Life of an SVID; it is renewed at half of it.
+/// Life of an SVID where `--svid-ttl` says nothing; it is renewed at half of it.
 pub const SVID_TTL: Duration = Duration::from_secs(3600);
 
 /// Why no identity could be issued.
@@ -32,12 +32,31 @@ pub enum AuthorityError {
 
 /// A workload's certificate with its key.
 pub struct Issued {
+    certificate: Vec<u8>,
+    key: SigningKey,
+}
+
+impl Issued {
+    /// The chain, DER: the certificate alone, as the anchor issues it itself.
+    #[must_use]
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
     /// The chain, PEM.
-    pub chain: String,
+    #[must_use]
+    pub fn chain_pem(&self) -> String {
+        encode_certificates([self.certificate.as_slice()])
+    }
     /// The key, PKCS#8 PEM.
-    pub key: Zeroizing<String>,
-    /// When to issue the next one.
-    pub renew_at: SystemTime,
+    #[must_use]
+    pub fn key_pem(&self) -> Zeroizing<String> {
+        self.key.to_pkcs8_pem()
+    }
+    /// The key, PKCS#8 DER.
+    #[must_use]
+    pub fn key_der(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.key.to_private_key_der().secret_der().to_vec())
+    }
 }
 
 /// The cluster's CA key and anchor.
@@ -45,6 +64,7 @@ pub struct Authority {
     key: SigningKey,
     anchor: Vec<u8>,
     trust_domain: TrustDomain,
+    ttl: Duration,
 }
 
 impl Authority {
@@ -54,7 +74,18 @@ impl Authority {
     /// [`AuthorityError::Key`].
     pub fn new(key_pem: &str, anchor: Vec<u8>, trust_domain: TrustDomain) -> Result<Self, AuthorityError> {
         let key = SigningKey::from_pkcs8_pem(key_pem).map_err(AuthorityError::Key)?;
-        Ok(Self { key, anchor, trust_domain })
+        Ok(Self { key, anchor, trust_domain, ttl: SVID_TTL })
+    }
+    /// With another life of what it issues.
+    #[must_use]
+    pub const fn with_ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+    /// How long after its issue a certificate is to be renewed.
+    #[must_use]
+    pub fn renew_after(&self) -> Duration {
+        self.ttl / 2
     }
     /// The trust domain it issues for.
     #[must_use]
@@ -75,13 +106,9 @@ impl Authority {
             return Err(AuthorityError::Foreign { id: id.clone(), own: self.trust_domain.clone() });
         }
         let key = SigningKey::generate().map_err(AuthorityError::Key)?;
-        let certificate = svid::issue(&self.key, &self.anchor, id, key.public_key_der(), SVID_TTL, now)
+        let certificate = svid::issue(&self.key, &self.anchor, id, key.public_key_der(), self.ttl, now)
             .map_err(AuthorityError::Issue)?;
-        Ok(Issued {
-            chain: encode_certificates([certificate.as_ref()]),
-            key: key.to_pkcs8_pem(),
-            renew_at: now + SVID_TTL / 2,
-        })
+        Ok(Issued { certificate, key })
     }
 }
 

@@ -2,8 +2,10 @@
 
 mod attest;
 mod authority;
+mod entitled;
 #[cfg(test)]
 mod tests;
 
 pub use attest::{Denied, Peer, attest, plausible};
 pub use authority::{Authority, AuthorityError, Issued, SVID_TTL};
+pub use entitled::{Entitled, entitled};

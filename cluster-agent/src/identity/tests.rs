@@ -21,10 +21,12 @@ fn only_the_own_trust_domain_is_issued() {
     let west = authority("west.mesh.example");
     let id = "spiffe://west.mesh.example/ns/shop/sa/a".parse().unwrap();
     let issued = west.issue(&id, clock::wall()).unwrap();
-    let leaf = pem::certificates(&issued.chain).unwrap();
+    let leaf = pem::certificates(&issued.chain_pem()).unwrap();
     assert_eq!(leaf.len(), 1, "a handshake carries the SVID alone");
     assert_eq!(peer_spiffe_id(&leaf[0]).unwrap(), id);
-    assert!(issued.key.contains("PRIVATE KEY"));
+    assert_eq!(leaf[0].as_ref(), issued.certificate());
+    let key = SigningKey::from_pkcs8_der(&issued.key_der()).unwrap();
+    assert_eq!(*key.to_pkcs8_pem(), *issued.key_pem());
     for foreign in [
         "spiffe://east.mesh.example/ns/shop/sa/a",
         "spiffe://mesh.example/federator/1",

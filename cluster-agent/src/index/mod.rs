@@ -6,6 +6,7 @@
 mod exports;
 mod gateways;
 mod offers;
+mod owners;
 mod policies;
 mod select;
 mod services;
@@ -19,6 +20,7 @@ use meshfed_crds::{Body, Change, Kind, Object, ObjectError, ObjectKey};
 use meshfed_model::names::{Namespace, NetworkName, ServiceName, WorkloadRef};
 use meshfed_model::offer::{OfferKey, OfferValue};
 
+use owners::Owners;
 use policies::Policies;
 use select::PairIndex;
 pub use types::{
@@ -36,6 +38,7 @@ pub struct Index {
     workloads: BTreeMap<WorkloadKey, Workload>,
     labels: PairIndex<WorkloadKey>,
     accounts: BTreeMap<(Namespace, Arc<str>), BTreeSet<WorkloadKey>>,
+    owners: Owners,
     states: BTreeMap<WorkloadKey, WorkloadState>,
     gateways: BTreeMap<ServiceName, LocalGateway>,
     exports: BTreeMap<ServiceName, Arc<Object>>,
@@ -58,6 +61,7 @@ impl Index {
             workloads: BTreeMap::new(),
             labels: PairIndex::default(),
             accounts: BTreeMap::new(),
+            owners: Owners::default(),
             states: BTreeMap::new(),
             gateways: BTreeMap::new(),
             exports: BTreeMap::new(),
@@ -213,6 +217,16 @@ impl Index {
     #[must_use]
     pub fn workload_by_key(&self, key: &WorkloadKey) -> Option<&Workload> {
         self.workloads.get(key)
+    }
+
+    /// The service accounts of workloads whose annotation names this user; `None`: whose annotation names none.
+    pub fn accounts_of(&self, uid: Option<u32>) -> impl Iterator<Item = &(Namespace, Arc<str>)> {
+        self.owners.of(uid)
+    }
+
+    /// The service accounts of all workloads; one that several users own occurs several times.
+    pub fn accounts_of_all(&self) -> impl Iterator<Item = &(Namespace, Arc<str>)> {
+        self.owners.all()
     }
 
     /// All workloads, by key.

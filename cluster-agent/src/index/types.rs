@@ -241,6 +241,8 @@ pub struct Dirty {
     pub gateways: bool,
     /// Workloads that changed, came or went.
     pub workloads: BTreeSet<WorkloadKey>,
+    /// Whether another user owns a service account than before.
+    pub owners: bool,
     /// Whether the set of namespaces changed.
     pub namespaces: bool,
     /// Whether a failover policy changed: any service may have another one.

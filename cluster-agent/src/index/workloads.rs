@@ -23,13 +23,14 @@ impl Index {
                 return;
             }
         }
-        self.unindex(&key);
+        self.unindex(&key, dirty);
         let before = std::mem::take(&mut new.services);
         new.services = self.services_for(&new);
         for (name, value) in new.labels.iter() {
             self.labels.insert(&key.namespace, name, value, &key);
         }
         let account = (key.namespace.clone(), Arc::clone(&new.service_account));
+        dirty.owners |= self.owners.add(new.unix_uid, &account);
         self.accounts.entry(account).or_default().insert(key.clone());
         let touched: BTreeSet<ServiceName> = before.union(&new.services).cloned().collect();
         self.workloads.insert(key.clone(), new);
@@ -38,7 +39,7 @@ impl Index {
     }
 
     pub(super) fn remove_workload(&mut self, key: &WorkloadKey, dirty: &mut Dirty) {
-        self.unindex(key);
+        self.unindex(key, dirty);
         if let Some(gone) = self.workloads.remove(key) {
             self.refresh_endpoints(key, &gone.services, dirty);
             dirty.workloads.insert(key.clone());
@@ -85,12 +86,13 @@ impl Index {
         })
     }
 
-    fn unindex(&mut self, key: &WorkloadKey) {
+    fn unindex(&mut self, key: &WorkloadKey, dirty: &mut Dirty) {
         let Some(old) = self.workloads.get(key) else { return };
         for (name, value) in old.labels.iter() {
             self.labels.remove(&key.namespace, name, value, key);
         }
         let account = (key.namespace.clone(), Arc::clone(&old.service_account));
+        dirty.owners |= self.owners.remove(old.unix_uid, &account);
         if let Some(keys) = self.accounts.get_mut(&account) {
             keys.remove(key);
             if keys.is_empty() {

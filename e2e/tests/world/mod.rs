@@ -54,7 +54,11 @@ impl World {
 
     /// Starts everything but a's sidecar.
     pub fn start_without_a() -> Self {
-        let (east_range, west_range) = (Range::take(), Range::take());
+        Self::start_without_a_on(Range::take(), Range::take())
+    }
+
+    /// As [`Self::start_without_a`], on ranges of the caller.
+    pub fn start_without_a_on(east_range: Range, west_range: Range) -> Self {
         let fleet = Fleet::start();
         let east = Cluster::start(
             &fleet,
