@@ -1,10 +1,9 @@
 """A workload that knows SPIFFE and nothing of meshfed: the PyPI package `spiffe`, Python's ssl and cryptography.
 
-Prints one JSON object per line. Becomes --uid before it speaks, as the kernel tells the agent who connects.
+Prints one JSON object per line.
 """
 import argparse
 import json
-import os
 import socket
 import ssl
 import sys
@@ -41,7 +40,6 @@ def shown(context):
         bundle = bundles.get_bundle_for_trust_domain(svid.spiffe_id.trust_domain)
         svids.append({
             "id": str(svid.spiffe_id),
-            "hint": svid.hint,
             "serial": str(svid.leaf.serial_number),
             "chain": len(svid.cert_chain),
             "verified": verified(svid, bundle),
@@ -95,13 +93,12 @@ def call(client, args):
         say(refused=str(error))
 
 
-def raw(_client, args):
+def raw(stub, args):
     """The bare stub: every message of a stream, and how it ended."""
-    stub = workload_pb2_grpc.SpiffeWorkloadAPIStub(grpc.insecure_channel("unix:" + args.socket))
     metadata = [] if args.no_header else [("workload.spiffe.io", "true")]
     try:
         for message in stub.FetchX509SVID(workload_pb2.X509SVIDRequest(), metadata=metadata):
-            say(ids=[svid.spiffe_id for svid in message.svids])
+            say(ids=[svid.spiffe_id for svid in message.svids], hints=[svid.hint for svid in message.svids])
         say(end="OK")
     except grpc.RpcError as error:
         say(end=error.code().name, details=error.details())
@@ -110,7 +107,6 @@ def raw(_client, args):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--socket", required=True)
-    parser.add_argument("--uid", type=int)
     verbs = parser.add_subparsers(required=True)
     for verb in (fetch, bundles, watch, call, raw):
         sub = verbs.add_parser(verb.__name__)
@@ -121,12 +117,9 @@ def main():
         if verb is raw:
             sub.add_argument("--no-header", action="store_true")
     args = parser.parse_args()
-    if args.uid is not None:
-        os.setgroups([])
-        os.setgid(args.uid)
-        os.setuid(args.uid)
-    client = None
-    if args.verb is not raw:
+    if args.verb is raw:
+        client = workload_pb2_grpc.SpiffeWorkloadAPIStub(grpc.insecure_channel("unix:" + args.socket))
+    else:
         client = WorkloadApiClient("unix:" + args.socket)
     try:
         args.verb(client, args)

@@ -42,9 +42,13 @@ pub struct Client<'a> {
 
 impl Client<'_> {
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(python());
-        command.arg("-u").arg(workspace().join("e2e/foreign/workload_client.py"));
-        command.arg("--socket").arg(self.socket).args(["--uid", &self.uid.to_string()]).args(args);
+        // Another user may not be able to read Python or the package: it may read what root may, and is nothing else.
+        let mut command = Command::new("setpriv");
+        let uid = self.uid;
+        command.args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups"]);
+        command.args(["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]);
+        command.arg(python()).arg("-u").arg(workspace().join("e2e/foreign/workload_client.py"));
+        command.arg("--socket").arg(self.socket).args(args);
         command
     }
 

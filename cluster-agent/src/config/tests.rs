@@ -26,6 +26,8 @@ fn all_problems_are_told_at_once() {
         "kubernetes",
         "--dns-listen",
         "127.0.0.1:15053",
+        "--svid-ttl",
+        "9s",
         "--run-dir",
         &deep,
     ]);
@@ -34,6 +36,7 @@ fn all_problems_are_told_at_once() {
     for part in [
         "--source:0:0: error[MF0103]: 'kubernetes' is not in this version",
         "--dns-listen",
+        "--svid-ttl:0:0: error[MF0113]: 9s is not between 10s and 24h",
         "--run-dir",
         "agent.yaml",
         "identity/cert.pem",
@@ -43,6 +46,20 @@ fn all_problems_are_told_at_once() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+}
+
+/// Mutation seen to fail: only `xds.sock` is measured.
+#[test]
+fn the_longer_socket_needs_room_too() {
+    let told = |length: usize| {
+        let mut problems = Problems::new();
+        check_sockets(Path::new(&format!("/{}", "x".repeat(length - 1))), &mut problems);
+        problems.to_string()
+    };
+    assert_eq!(told(UNIX_PATH_MAX - "/workload.sock".len()), "");
+    let text = told(UNIX_PATH_MAX - "/xds.sock".len());
+    assert!(text.contains("/workload.sock has 112 bytes") && text.contains("--run-dir"), "{text}");
+    assert!(!text.contains("xds.sock"), "{text}");
 }
 
 /// Mutation seen to fail: a missing file counts as a flag's fault.

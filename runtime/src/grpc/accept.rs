@@ -16,6 +16,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+use super::authority::Mender;
 use super::{ConnectionMetrics, PeerInfo, TCP_USER_TIMEOUT, UCred};
 use crate::drain::Watch;
 use crate::{tasks, tls};
@@ -163,6 +164,7 @@ enum Transport {
 /// A connection that knows its peer, counts itself, and can be cut.
 pub(super) struct PeerIo {
     transport: Transport,
+    mender: Mender,
     peer: PeerInfo,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     metrics: ConnectionMetrics,
@@ -176,6 +178,7 @@ impl PeerIo {
         acceptor.metrics.open.inc();
         Self {
             transport,
+            mender: Mender::default(),
             peer,
             cut: Box::pin(acceptor.cut.clone().cancelled_owned()),
             metrics: acceptor.metrics.clone(),
@@ -203,9 +206,15 @@ impl AsyncRead for PeerIo {
         if self.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        match &mut self.transport {
+        let Self { transport, mender, .. } = &mut *self;
+        match transport {
             Transport::Tls(s) => Pin::new(s).poll_read(cx, buf),
-            Transport::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Transport::Unix(s) => {
+                let before = buf.filled().len();
+                let read = Pin::new(s).poll_read(cx, buf);
+                mender.mend(buf.filled_mut().get_mut(before..).unwrap_or_default());
+                read
+            }
         }
     }
 }

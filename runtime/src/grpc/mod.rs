@@ -3,6 +3,7 @@
 //! A service learns who speaks from [`PeerInfo`] only, never from what a message says.
 
 mod accept;
+mod authority;
 mod client;
 mod serve;
 #[cfg(test)]
