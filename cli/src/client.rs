@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use base64::Engine as _;
 use bytes::Bytes;
+use clap::builder::TypedValueParser;
 use http::{Method, Request, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -24,18 +25,28 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Where the API is and who we are there.
 #[derive(clap::Args, Debug, Clone, Default)]
 pub struct ServerArgs {
-    /// Credentials: an admin.yaml [default: $MESHFED_CONFIG, else $XDG_CONFIG_HOME/meshfed/config.yaml]
-    #[arg(long, env = "MESHFED_CONFIG", value_name = "FILE", global = true)]
+    /// Credentials: an admin.yaml [default: $MESHFED_CONFIG, else $XDG_CONFIG_HOME/meshfed/config.yaml, else
+    /// ~/.config/meshfed/config.yaml]
+    #[arg(long, env = "MESHFED_CONFIG", hide_env = true, value_name = "FILE", global = true, value_parser = path())]
     pub config: Option<PathBuf>,
     /// Another server than the one the credentials name, say https://127.0.0.1:15680
     #[arg(long, value_name = "URL", global = true)]
     pub server: Option<String>,
     /// Base of user configuration, as the XDG specification says
-    #[arg(long, env = "XDG_CONFIG_HOME", hide = true, global = true)]
+    #[arg(long, env = "XDG_CONFIG_HOME", hide = true, global = true, value_parser = path())]
     pub xdg_config_home: Option<PathBuf>,
     /// The home directory
-    #[arg(long, env = "HOME", hide = true, global = true)]
+    #[arg(long, env = "HOME", hide = true, global = true, value_parser = path())]
     pub home: Option<PathBuf>,
+}
+
+/// A path, also an empty one: an empty environment variable counts as none.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    clap::builder::OsStringValueParser::new().map(PathBuf::from)
+}
+
+fn given(path: Option<&PathBuf>) -> Option<&Path> {
+    path.map(PathBuf::as_path).filter(|path| !path.as_os_str().is_empty())
 }
 
 /// The content of an `admin.yaml`.
@@ -47,8 +58,13 @@ struct Credentials {
     token: String,
 }
 
+/// How a server is written.
+const FORM: &str = "https://HOST:15680";
+
 /// A client of one federator.
 pub struct Client {
+    /// Where the credentials are from.
+    credentials: PathBuf,
     server: http::Uri,
     token: String,
     tls: Arc<rustls::ClientConfig>,
@@ -109,14 +125,15 @@ impl Client {
     /// # Errors
     /// Usage when none are named; bad input when the file is no `admin.yaml`.
     pub fn new(args: &ServerArgs) -> Result<Self, Failure> {
-        let path = args
-            .config
-            .clone()
-            .or_else(|| Some(args.xdg_config_home.as_ref()?.join("meshfed/config.yaml")))
-            .or_else(|| Some(args.home.as_ref()?.join(".config/meshfed/config.yaml")))
-            .ok_or_else(|| {
-                Failure::usage("no credentials: set MESHFED_CONFIG or --config to the federator's admin.yaml")
-            })?;
+        let named = given(args.config.as_ref()).map(Path::to_owned);
+        let default = given(args.xdg_config_home.as_ref())
+            .map(|base| base.join("meshfed/config.yaml"))
+            .or_else(|| given(args.home.as_ref()).map(|home| home.join(".config/meshfed/config.yaml")));
+        let path = match (named, default) {
+            (Some(named), _) => named,
+            (None, Some(default)) if default.exists() => default,
+            (None, default) => return Err(no_credentials(default.as_deref())),
+        };
         let credentials = read_credentials(&path)?;
         let bad = |what: &str| {
             Failure::bad_input(format!("{}: {what}; use the admin.yaml that the federator wrote", path.display()))
@@ -130,14 +147,17 @@ impl Client {
                 certificate.map_err(|_not_pem| bad("certificateAuthorityData holds no PEM certificate"))?;
             roots.add(certificate).map_err(|_refused| bad("certificateAuthorityData holds no CA certificate"))?;
         }
+        if roots.is_empty() {
+            return Err(bad("certificateAuthorityData holds no certificate"));
+        }
         let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
         let server = args.server.as_ref().unwrap_or(&credentials.server);
         let server: http::Uri =
-            server.parse().map_err(|_no_url| Failure::usage(format!("--server {server} is no URL")))?;
+            server.parse().map_err(|_no_url| Failure::usage(format!("--server '{server}' is no URL; write {FORM}")))?;
         if server.scheme_str() != Some("https") || server.host().is_none() {
-            return Err(Failure::usage(format!("the server {server} is no https:// URL")));
+            return Err(Failure::usage(format!("the server '{server}' is no https:// URL; write {FORM}")));
         }
-        Ok(Self { server, token: credentials.token, tls: Arc::new(tls) })
+        Ok(Self { server, token: credentials.token, tls: Arc::new(tls), credentials: path })
     }
 
     /// GETs a path below `/api/v1`.
@@ -164,13 +184,54 @@ impl Client {
     pub async fn call(&self, method: Method, path: &str, body: Option<&serde_json::Value>) -> Result<Answer, Failure> {
         let call = self.call_once(method, path, body);
         match tokio::time::timeout(CALL_TIMEOUT, call).await {
-            Ok(answer) => answer.map_err(|error| {
-                Failure::failed(format!("the federator at {} does not answer: {error:#}", self.server))
-            }),
+            Ok(Ok(answer)) if answer.status == 401 => Err(Failure::failed(format!(
+                "the federator at {} does not know the token in {}; use the admin.yaml in its data directory (HTTP 401)",
+                self.place(),
+                self.credentials.display()
+            ))),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.unreachable(&error)),
             Err(_elapsed) => {
-                Err(Failure::failed(format!("the federator at {} did not answer within 30 s", self.server)))
+                Err(Failure::failed(format!("the federator at {} did not answer within 30 s", self.place())))
             }
         }
+    }
+
+    /// `HOST:PORT` as it was written.
+    fn place(&self) -> String {
+        self.server.authority().map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// What kept the call from being answered, and what usually helps.
+    fn unreachable(&self, error: &anyhow::Error) -> Failure {
+        use rustls::{CertificateError as C, Error as E};
+        let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+        let tls = error.chain().find_map(|cause| {
+            let inside = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            cause.downcast_ref::<E>().or_else(|| inside?.downcast_ref::<E>())
+        });
+        let (place, file) = (self.place(), self.credentials.display());
+        #[expect(clippy::wildcard_enum_match_arm, reason = "rustls' enums are non-exhaustive")]
+        let remedy = match tls {
+            Some(E::InvalidCertificate(
+                C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. },
+            )) => "compare the clocks of both machines; the federator makes a new certificate at each start".to_owned(),
+            Some(E::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. })) => {
+                "start the federator with --http-san and this name, or name it with --server as its certificate does"
+                    .to_owned()
+            }
+            Some(E::InvalidCertificate(_)) => {
+                format!(
+                    "another server than the one that wrote {file} answers there; its HTTP API is the address of --http-listen (port 15680)"
+                )
+            }
+            Some(_) => "no HTTPS is spoken there; the HTTP API is the address of --http-listen (port 15680)".to_owned(),
+            None if io.is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused) => {
+                format!("see that the federator runs; {file} or --server says where")
+            }
+            None => format!("see {file} or --server, which say where it is"),
+        };
+        Failure::failed(format!("the federator at {place} cannot be asked: {error:#}; {remedy}"))
     }
 
     async fn call_once(&self, method: Method, path: &str, body: Option<&serde_json::Value>) -> anyhow::Result<Answer> {
@@ -189,7 +250,7 @@ impl Client {
         }
         let request = request
             .uri(format!("/api/v1/{path}"))
-            .header(header::HOST, self.server.authority().map(ToString::to_string).unwrap_or_default())
+            .header(header::HOST, self.place())
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
             .header(header::ACCEPT, "application/json, application/problem+json")
             .header(header::CONTENT_TYPE, "application/json")
@@ -206,10 +267,17 @@ impl Client {
     }
 }
 
+fn no_credentials(default: Option<&Path>) -> Failure {
+    let looked = default.map(|path| format!(" and there is no {}", path.display())).unwrap_or_default();
+    Failure::usage(format!(
+        "no credentials: neither --config nor MESHFED_CONFIG is set{looked}; set one to the admin.yaml in the federator's data directory"
+    ))
+}
+
 fn read_credentials(path: &Path) -> Result<Credentials, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
-        Failure::usage(format!(
-            "credentials {}: {error}; set MESHFED_CONFIG or --config to the federator's admin.yaml",
+        Failure::bad_input(format!(
+            "credentials {}: {error}; set --config or MESHFED_CONFIG to the admin.yaml in the federator's data directory",
             path.display()
         ))
     })?;

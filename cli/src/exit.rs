@@ -67,12 +67,12 @@ const DAEMONS: &[&str] = &["federator", "agent", "proxy"];
 ///
 /// A daemon tells all wrong flags at once, in the form of its other configuration errors.
 #[expect(clippy::print_stderr, reason = "the one place where the command line reports wrong usage")]
-pub fn usage<C: clap::Parser>(error: clap::Error) -> ExitCode {
+pub fn usage<C: clap::Parser>(error: clap::Error, rest: impl FnOnce(C) -> Vec<String>) -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
     let verb = args.iter().skip(1).filter_map(|a| a.to_str()).find(|a| !a.starts_with('-'));
     if error.use_stderr() && verb.is_some_and(|v| DAEMONS.contains(&v)) {
         let shown = error.render();
-        match meshfed_cli::flags::all_errors::<C>(args, error) {
+        match meshfed_cli::flags::all_errors(args, error, rest) {
             Some(lines) => lines.iter().for_each(|line| eprintln!("{line}")),
             None => eprint!("{shown}"),
         }

@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use meshfed_runtime::config::Problems;
 
 /// A flag that cannot be parsed.
 const CODE: &str = "MF0100";
@@ -11,7 +12,13 @@ const CODE: &str = "MF0100";
 const MOST: usize = 64;
 
 /// Every error of the arguments, a line each; nothing when the error is none of a single flag (clap then says it best).
-pub fn all_errors<C: clap::Parser>(mut args: Vec<OsString>, first: clap::Error) -> Option<Vec<String>> {
+///
+/// `rest` judges what is left once the wrong flags are taken out, and adds its own lines.
+pub fn all_errors<C: clap::Parser>(
+    mut args: Vec<OsString>,
+    first: clap::Error,
+    rest: impl FnOnce(C) -> Vec<String>,
+) -> Option<Vec<String>> {
     let mut lines = Vec::new();
     let mut told = Vec::new();
     let mut error = first;
@@ -42,10 +49,19 @@ pub fn all_errors<C: clap::Parser>(mut args: Vec<OsString>, first: clap::Error) 
         };
         match C::try_parse_from(&args) {
             Err(next) if taken => error = next,
-            Ok(_) | Err(_) => break,
+            Ok(left) => {
+                lines.extend(rest(left));
+                break;
+            }
+            Err(_missing) => break,
         }
     }
     (!lines.is_empty()).then_some(lines)
+}
+
+/// A line for each problem.
+pub fn lines(problems: Option<Problems>) -> Vec<String> {
+    problems.iter().flat_map(Problems::as_slice).map(ToString::to_string).collect()
 }
 
 fn strings(value: Option<&ContextValue>) -> Vec<String> {
@@ -117,7 +133,15 @@ mod tests {
     fn errors(args: &[&str]) -> Option<Vec<String>> {
         let args: Vec<OsString> = ["daemon"].iter().chain(args).map(Into::into).collect();
         let first = <Daemon as clap::Parser>::try_parse_from(&args).unwrap_err();
-        all_errors::<Daemon>(args, first)
+        all_errors::<Daemon>(args, first, |left| left.dir.is_empty().then(|| "empty".to_owned()).into_iter().collect())
+    }
+
+    /// Mutation seen to fail: `rest` is not asked.
+    #[test]
+    fn what_is_left_is_judged_too() {
+        let told = errors(&["--format", "xml", "--dir", ""]).unwrap();
+        assert_eq!((told.len(), told[1].as_str()), (2, "empty"), "{told:?}");
+        assert_eq!(errors(&["--format", "xml", "--dir", "d"]).unwrap().len(), 1);
     }
 
     /// Mutation seen to fail: the loop ends after one error.

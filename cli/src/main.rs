@@ -17,6 +17,6 @@ fn main() -> std::process::ExitCode {
     meshfed_runtime::tls::install_provider();
     match verbs::Cli::try_parse() {
         Ok(cli) => verbs::run(cli),
-        Err(error) => exit::usage::<verbs::Cli>(error),
+        Err(error) => exit::usage(error, verbs::configuration_errors),
     }
 }

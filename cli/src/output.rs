@@ -21,7 +21,7 @@ pub enum Format {
 /// `-o`.
 #[derive(clap::Args, Debug, Clone)]
 pub struct OutputArgs {
-    /// How to print
+    /// Form of the output
     #[arg(short, long, value_enum, default_value = "table", value_name = "FORMAT")]
     pub output: Format,
 }

@@ -24,5 +24,5 @@ pub mod view;
 pub mod workload;
 pub mod xds;
 
-pub use app::run;
+pub use app::{configure, run};
 pub use config::AgentArgs;

@@ -37,6 +37,9 @@ const ENROLL_MAX: usize = 4 << 20;
 /// How often the reserve of revisions is looked at.
 const RESERVE_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// The registry's file in the data directory.
+const REGISTRY: &str = "registry.redb";
+
 /// How long the end of the process waits for the registry's last user, after the drain.
 const CLOSE_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -52,17 +55,30 @@ pub struct Ended {
 #[must_use]
 pub fn run(args: FederatorArgs) -> ExitCode {
     tls::install_provider();
-    let mut problems = Problems::new();
-    if let Err(error) = telemetry::init(args.log_format, &args.log_level) {
-        problems.flag("MF0206", "--log-level", error.to_string());
-    }
-    let config = problems.take(Config::load(args));
-    let (Some(config), true) = (config, problems.is_empty()) else { return refuse(&problems) };
+    let config = match configure(args) {
+        Ok(config) => config,
+        Err(problems) => return refuse(&problems),
+    };
     let federator = match Federator::build(config) {
         Ok(federator) => federator,
         Err(problems) => return refuse(&problems),
     };
     run_until_signal(|stop| federator.run(stop))
+}
+
+/// Starts the log and checks the flags.
+///
+/// # Errors
+/// All problems that were found.
+pub fn configure(args: FederatorArgs) -> Result<Config, Problems> {
+    let mut problems = Problems::new();
+    if let Err(error) = telemetry::init(args.log_format, &args.log_level) {
+        problems.flag("MF0206", "--log-level", error.to_string());
+    }
+    match problems.take(Config::load(args)) {
+        Some(config) => problems.finish(config),
+        None => Err(problems),
+    }
 }
 
 /// A federator with its listeners bound and its registry open.
@@ -91,7 +107,7 @@ fn federators(config: &Config, addresses: &Addresses) -> Vec<String> {
 
 /// The registry, and the moment at which its file is free for another process.
 fn open(config: &Config, federators: Vec<String>, problems: &mut Problems) -> Option<(Registry, Closed)> {
-    let path = config.args.data_dir.join("registry.redb");
+    let path = config.args.data_dir.join(REGISTRY);
     let store = match RedbStore::open(&path) {
         Ok(store) => Arc::new(store),
         Err(error @ (OpenError::InUse | OpenError::Damaged(_) | OpenError::File(_))) => {
@@ -126,6 +142,9 @@ impl Federator {
             problems.file("MF0211", data_dir.display().to_string(), chain(&error));
             return Err(problems);
         }
+        if config.fleet.is_none() && !data_dir.join(REGISTRY).exists() {
+            problems.flag("MF0209", "--fleet", chain(&RegistryError::NoFleet));
+        }
         let mut addresses = Addresses::new();
         let grpc = listen("MF0207", "--grpc-listen", "grpc", &config.grpc, &mut addresses, &mut problems);
         let http = listen("MF0207", "--http-listen", "http", &config.http, &mut addresses, &mut problems);
@@ -134,6 +153,10 @@ impl Federator {
             return Err(problems);
         }
         let registry = open(&config, federators(&config, &addresses), &mut problems);
+        if registry.is_none() {
+            // Whoever has the registry open goes on: its credentials and addresses.json are not ours to write.
+            return Err(problems);
+        }
         let http_addresses = addresses.0.get("http").cloned().unwrap_or_default();
         let credentials = match http::ensure(data_dir, &http_addresses, &config.args.http_san) {
             Ok(credentials) => Some(credentials),
@@ -147,7 +170,9 @@ impl Federator {
             problems.file("MF0213", data_dir.join("state").display().to_string(), chain(&error));
             None
         });
-        if let Err(error) = addresses.write(&data_dir.join("run")) {
+        if problems.is_empty()
+            && let Err(error) = addresses.write(&data_dir.join("run"))
+        {
             problems.file("MF0211", data_dir.join("run").display().to_string(), chain(&error));
         }
         match (registry, credentials) {

@@ -1,6 +1,6 @@
 //! Edge. The federator's flags, all errors at once (`contracts.md` 1.2, 1.3).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use meshfed_model::identity::TrustDomain;
@@ -19,30 +19,32 @@ const ADMIN: &str = "127.0.0.1:15690";
 #[derive(Debug, Clone, clap::Args)]
 pub struct FederatorArgs {
     /// Where the federator keeps its registry, keys and credentials
-    #[arg(long, value_name = "D")]
+    #[arg(long, value_name = "DIR")]
     pub data_dir: PathBuf,
-    /// The fleet's domain, say mesh.example; needed once
-    #[arg(long, value_name = "F")]
+    /// The fleet's domain, say mesh.example; needed at the first start
+    #[arg(long, value_name = "DOMAIN")]
     pub fleet: Option<String>,
     /// Where agents and joiners connect, several times [default: 0.0.0.0:15600]
     #[arg(long, value_name = "HOST:PORT")]
     pub grpc_listen: Vec<ListenFlag>,
-    /// The HTTP API, several times [default: 127.0.0.1:15680]
+    /// The HTTP API (always HTTPS), several times [default: 127.0.0.1:15680]
     #[arg(long, value_name = "HOST:PORT|off")]
     pub http_listen: Vec<ListenFlag>,
-    /// Health, metrics and debug pages [default: 127.0.0.1:15690]
+    /// Health, metrics and debug pages, several times [default: 127.0.0.1:15690]; other than loopback addresses show
+    /// health and metrics only
     #[arg(long, value_name = "HOST:PORT|off")]
     pub admin_listen: Vec<ListenFlag>,
-    /// An address that agents can reach this federator at, several times [default: where it listens]
+    /// An address at which agents reach this federator, several times [default: where it listens]; needed when it
+    /// listens on all addresses and agents are on other machines
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Vec<String>,
-    /// Objects that bind every cluster: FailoverPolicy and ExportPolicy
+    /// Fleet-wide objects, which bind every cluster: FailoverPolicy and ExportPolicy (kubernetes is not in this version)
     #[arg(long, value_name = "dir:PATH|kubernetes")]
     pub source: Option<String>,
-    /// The registry's engine; etcd is not in this version
+    /// Where the registry is stored (etcd is not in this version)
     #[arg(long, value_name = "redb|etcd:URL", default_value = "redb")]
     pub store: String,
-    /// One more name of the HTTP API's certificate, several times
+    /// One more name or address in the HTTP API's certificate, several times
     #[arg(long, value_name = "NAME")]
     pub http_san: Vec<String>,
     /// The root's key where it is not kept in the data directory
@@ -96,7 +98,13 @@ impl Config {
             problems.flag("MF0201", "--store", "only redb, the embedded store, is in this version");
         }
         let source = args.source.as_deref().and_then(|text| match text.split_once(':') {
-            Some(("dir", path)) if !path.is_empty() => Some(PathBuf::from(path)),
+            Some(("dir", path)) if !path.is_empty() => {
+                // Later a directory may be away for a while: what was read before stands, and the fault is told.
+                if !Path::new(path).is_dir() && !args.data_dir.join("state").exists() {
+                    problems.file("MF0213", path, "is no directory; --source dir:PATH names one");
+                }
+                Some(PathBuf::from(path))
+            }
             _ if text == "kubernetes" => {
                 problems.flag("MF0202", "--source", "kubernetes is not in this version; use dir:PATH");
                 None
@@ -114,6 +122,9 @@ impl Config {
             if !port.is_some_and(|(host, port)| !host.is_empty() && port > 0) {
                 problems.flag("MF0204", "--advertise", format!("'{advertised}' is not HOST:PORT"));
             }
+        }
+        for san in args.http_san.iter().filter(|san| !crate::http::is_san(san)) {
+            problems.flag("MF0214", "--http-san", format!("'{san}' is neither a DNS name nor an IP address"));
         }
         let fleet = args.fleet.as_ref().and_then(|text| match TrustDomain::new(text) {
             Ok(fleet) => Some(fleet),

@@ -22,5 +22,5 @@ pub mod source;
 pub mod store;
 pub mod trust;
 
-pub use app::{Ended, Federator, run};
+pub use app::{Ended, Federator, configure, run};
 pub use config::FederatorArgs;

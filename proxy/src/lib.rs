@@ -46,5 +46,5 @@ pub mod app;
 pub mod probe;
 pub mod telemetry;
 
-pub use app::run;
+pub use app::{configure, run};
 pub use config::ProxyArgs;

@@ -96,6 +96,22 @@ pub fn create_private_dir(path: &Path) -> Result<(), FileError> {
     create_dir(path, MODE_PRIVATE_DIR)
 }
 
+/// Holds `path` for this process alone, until the file is dropped or the process ends, however it ends.
+/// `None`: another process holds it.
+///
+/// # Errors
+/// [`FileError::Io`].
+pub fn lock(path: &Path) -> Result<Option<fs::File>, FileError> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(MODE_SECRET);
+    let file = options.open(path).map_err(failed("open", path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(source)) => Err(failed("lock", path)(source)),
+    }
+}
+
 /// Replaces `path` by `bytes` with `mode`: temporary file, fsync, rename, fsync of the directory.
 /// After a crash the file has its old or its new content, never a part.
 ///
@@ -190,6 +206,19 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    /// Mutation seen to fail: `try_lock` replaced by `try_lock_shared`.
+    #[test]
+    fn a_lock_is_held_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = lock(&path).unwrap();
+        assert!(held.is_some());
+        assert!(lock(&path).unwrap().is_none());
+        drop(held);
+        assert!(lock(&path).unwrap().is_some());
+        assert!(lock(&dir.path().join("no/lock")).unwrap_err().is_not_found());
     }
 
     /// Mutation seen to fail: `MODE_DATA_DIR` as 0o755; `set_permissions` left out of `write_then_rename`.

@@ -20,7 +20,8 @@ fn main() -> std::process::ExitCode {
         Ok(cli) => meshfed_proxy::run(cli.proxy),
         Err(error) if error.use_stderr() => {
             let shown = error.render();
-            match meshfed_cli::flags::all_errors::<Cli>(std::env::args_os().collect(), error) {
+            let rest = |cli: Cli| meshfed_cli::flags::lines(meshfed_proxy::configure(&cli.proxy).err());
+            match meshfed_cli::flags::all_errors(std::env::args_os().collect(), error, rest) {
                 Some(lines) => lines.iter().for_each(|line| eprintln!("{line}")),
                 None => eprint!("{shown}"),
             }

@@ -18,7 +18,7 @@ pub struct BootstrapArgs {
 
 #[derive(clap::Subcommand)]
 enum Kind {
-    /// For a stock Envoy as client-side sidecar: YAML on stdout
+    /// Print the bootstrap of a stock Envoy as client-side sidecar, as YAML
     Envoy(EnvoyArgs),
     /// For proxyless gRPC (not in this version)
     Grpc(Rest),
@@ -44,7 +44,7 @@ struct EnvoyArgs {
     /// Where it takes outbound HTTP [default: 15001 on its hosts]
     #[arg(long, value_name = "HOST:PORT")]
     outbound_listen: Vec<SocketAddr>,
-    /// A plain TCP listener for one service
+    /// A plain TCP listener for one service, say 127.0.0.1:9000=db.shop.svc.clusterset.local:5432, several times
     #[arg(long, value_name = "LISTEN=HOST:PORT", value_parser = outbound)]
     outbound: Vec<(String, String)>,
     /// Envoy's own admin port [default: a free one on 127.0.0.1]

@@ -9,7 +9,7 @@ use crate::output::{Column, OutputArgs, age, column, items, names, show, text, w
 /// Arguments of `meshfed clusters`.
 #[derive(clap::Args)]
 pub struct ClustersArgs {
-    /// One cluster alone
+    /// Show this cluster alone
     name: Option<String>,
     #[command(flatten)]
     server: ServerArgs,

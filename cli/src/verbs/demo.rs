@@ -9,7 +9,7 @@ use crate::exit::{Failure, Outcome};
 /// Where the demo's clusters live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// The best that this machine can do
+    /// What this machine can do: loopback addresses, in this version
     Auto,
     /// A network namespace per cluster (not in this version)
     Netns,
@@ -23,13 +23,13 @@ pub struct DemoArgs {
     /// Walk the fleet step by step, print a line for each, and exit 0 or 1
     #[arg(long)]
     check: bool,
-    /// Keep the fleet's files here [default: a temporary directory, removed at the end]
+    /// Keep the fleet's files in this directory [default: a temporary one, removed at the end]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Where the clusters live
+    /// What separates the clusters
     #[arg(long, value_enum, default_value = "auto")]
     mode: Mode,
-    /// Where the sample application answers
+    /// Where the sample application answers, with port 0 on a free port
     #[arg(long, default_value = "127.0.0.1:15700", value_name = "HOST:PORT")]
     listen: SocketAddr,
 }

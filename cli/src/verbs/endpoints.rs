@@ -46,6 +46,9 @@ impl FromStr for Target {
 
 /// Arguments of `meshfed endpoints`.
 #[derive(clap::Args)]
+#[command(after_help = "Example:
+  meshfed endpoints shop/b:8080 --from west
+  meshfed endpoints b.shop.svc.clusterset.local:8080 --from west/shop/a -o wide")]
 pub struct EndpointsArgs {
     /// NAMESPACE/NAME or a host name, with optional :PORT [default: the service's only port]
     service: Target,

@@ -14,24 +14,33 @@ use crate::output::{Format, OutputArgs, print};
 const TOKEN_LIMIT: u64 = 4096;
 
 /// Arguments of `meshfed join`.
+///
+/// The federator is known by the token: nothing is sent to a server that does not hold the key the token names.
 #[derive(clap::Args)]
+#[command(after_help = "Example:
+  meshfed join https://hub.example:15600 --token-file east.token --data-dir east --plan --source dir:objects
+  meshfed join https://hub.example:15600 --token-file east.token --data-dir east
+  meshfed agent --data-dir east --source dir:objects
+
+Again with the same directory changes nothing and exits 0.")]
 pub struct JoinArgs {
-    /// A federator: https://HOST:15600
-    #[arg(value_name = "https://HOST:PORT")]
+    /// A federator, where its --grpc-listen takes agents
+    #[arg(value_name = "https://HOST:15600")]
     federator: String,
     /// A file that holds the token; '-' reads stdin
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The token itself; a file is safer
+    /// The token itself; a file is safer: other users of this machine see arguments
     #[arg(long, env = "MESHFED_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// The directory to make a member: keys, certificates and settings of the cluster's agent
-    #[arg(long, value_name = "E")]
+    /// The directory to make: keys, certificates and settings of the cluster's agent; it appears on success only
+    #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
     /// The objects that the cluster's agent will read, so that --plan can name what would merge; else not looked at
     #[arg(long, value_name = "dir:PATH")]
     source: Option<String>,
-    /// Say what would happen; change nothing, and keep the token unused: exit 0 nothing blocks, 79 findings
+    /// Say what a join would do, change nothing and keep the token unused: exit 0 when nothing blocks, 79 when
+    /// something does
     #[arg(long)]
     plan: bool,
     /// Take the place of a live cluster of this name; the token must allow it (token create --replace)
@@ -81,8 +90,12 @@ fn read_token(args: &JoinArgs) -> Result<String, Failure> {
             let read = file.take(TOKEN_LIMIT).read_to_string(&mut text);
             read.map_err(|error| Failure::bad_input(format!("--token-file {}: {error}", path.display())))?;
         }
-        (None, Some(token)) => text.clone_from(token),
-        (None, None) => return Err(Failure::usage("name the token: --token-file FILE, or MESHFED_TOKEN")),
+        (None, Some(token)) if !token.is_empty() => text.clone_from(token),
+        (None, _) => {
+            return Err(Failure::usage(
+                "no token: name its file with --token-file, or set MESHFED_TOKEN; 'meshfed token create' makes one",
+            ));
+        }
     }
     Ok(text)
 }

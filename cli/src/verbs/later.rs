@@ -10,6 +10,9 @@ macro_rules! later {
             $($(#[$doc])* #[command(disable_help_flag = true)] $name(Rest),)*
         }
         impl Later {
+            fn rest(&self) -> &[String] {
+                match self { $(Self::$name(rest) => &rest.rest,)* }
+            }
             const fn name(&self) -> &'static str {
                 match self { $(Self::$name(_) => stringify!($name),)* }
             }
@@ -66,5 +69,8 @@ pub fn run(verb: &Later) -> Outcome {
         out.push(c.to_ascii_lowercase());
         out
     });
-    Err(Failure::later(&format!("meshfed {kebab}")))
+    // `cluster drain`, `failover get`: what was asked for, not only its first word.
+    let rest = verb.rest().first().filter(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'));
+    let sub = rest.filter(|word| !word.starts_with('-')).map(|word| format!(" {word}")).unwrap_or_default();
+    Err(Failure::later(&format!("meshfed {kebab}{sub}")))
 }

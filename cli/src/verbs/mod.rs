@@ -21,10 +21,15 @@ use crate::exit::{self, Failure, Outcome};
 
 /// meshfed joins many clusters into one service mesh, without a flat network and without copied credentials.
 ///
-/// `meshfed demo` shows it on this machine. Verbs that ask the federator take its credentials from --config, else from
-/// the environment variable MESHFED_CONFIG: the file admin.yaml in the federator's data directory.
+/// A federator keeps the registry and certifies who is a member; an agent in each cluster configures its proxies;
+/// east-west gateways carry traffic between networks. `meshfed demo` shows all of it on this machine.
+///
+/// Verbs that ask the federator take its credentials from --config, else from the environment variable MESHFED_CONFIG:
+/// the file admin.yaml in the federator's data directory.
 #[derive(clap::Parser)]
 #[command(name = "meshfed", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 fine, 1 failed or not ready, 64 wrong usage or not in this version, \
+65 bad file, input or address, 79 findings.")]
 pub struct Cli {
     /// End with the process that started this one (the demo's children)
     #[arg(long, hide = true)]
@@ -39,27 +44,27 @@ enum Verb {
     Demo(demo::DemoArgs),
     /// Run the federator: the global registry and the root CA
     Federator(meshfed_federator::FederatorArgs),
-    /// Run a cluster's agent
+    /// Run a cluster's agent: it offers what the cluster exports, and configures the cluster's proxies
     Agent(meshfed_cluster_agent::AgentArgs),
     /// Run the data plane of one workload: sidecar or gateway
     Proxy(meshfed_proxy::ProxyArgs),
     /// Make, list and revoke join tokens
     Token(token::TokenArgs),
-    /// Make this directory a member of the fleet
+    /// Join a cluster to the fleet: makes the data directory that its agent runs with
     Join(join::JoinArgs),
-    /// Whether the fleet is up, and what it waits for
+    /// Show whether the fleet is ready, and what it waits for: exit 0 ready, 1 not
     Status(status::StatusArgs),
-    /// The member clusters
+    /// List the member clusters, or show one
     Clusters(clusters::ClustersArgs),
-    /// The services of the fleet
+    /// List the services that clusters export, or show one
     Services(services::ServicesArgs),
-    /// What a client is handed for a service
+    /// Show the addresses that a client is handed for a service, and its share of requests for each
     Endpoints(endpoints::EndpointsArgs),
-    /// The fleet's trust
+    /// Show the fleet's trust: root, bundles, and who holds them
     Trust(trust::TrustArgs),
-    /// Print the bootstrap of a foreign data plane
+    /// Print the bootstrap file of another data plane than the bundled proxy
     Bootstrap(bootstrap::BootstrapArgs),
-    /// The version of this program
+    /// Print the version of this program
     Version(version::VersionArgs),
     /// The sample application of the demo
     #[command(hide = true)]
@@ -92,6 +97,27 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Reactor(args) => exit::finish(block_on(reactor::run(args))),
         Verb::Later(verb) => exit::finish(later::run(&verb)),
     }
+}
+
+/// What is wrong with a daemon's configuration beside flags that cannot be parsed, a line each.
+pub fn configuration_errors(cli: Cli) -> Vec<String> {
+    meshfed_cli::flags::lines(match cli.verb {
+        Verb::Federator(args) => meshfed_federator::configure(args).err(),
+        Verb::Agent(args) => meshfed_cluster_agent::configure(args).err(),
+        Verb::Proxy(args) => meshfed_proxy::configure(&args).err(),
+        Verb::Demo(_)
+        | Verb::Token(_)
+        | Verb::Join(_)
+        | Verb::Status(_)
+        | Verb::Clusters(_)
+        | Verb::Services(_)
+        | Verb::Endpoints(_)
+        | Verb::Trust(_)
+        | Verb::Bootstrap(_)
+        | Verb::Version(_)
+        | Verb::Reactor(_)
+        | Verb::Later(_) => None,
+    })
 }
 
 fn block_on(verb: impl Future<Output = Outcome>) -> Outcome {

@@ -10,7 +10,7 @@ use crate::output::{Column, OutputArgs, column, items, show, text, wide};
 /// Arguments of `meshfed services`.
 #[derive(clap::Args)]
 pub struct ServicesArgs {
-    /// One service alone: NAMESPACE/NAME or its host name
+    /// Show this service alone: NAMESPACE/NAME or its host name
     service: Option<Target>,
     #[command(flatten)]
     server: ServerArgs,

@@ -26,12 +26,17 @@ enum TokenVerb {
 }
 
 #[derive(clap::Args)]
+#[command(
+    override_usage = "meshfed token create --cluster <NAME> --network <NET[=CIDR,…]>... --region <R>... [OPTIONS]",
+    after_help = "The token goes to stdout, and nothing else (with -o json or yaml the API's whole answer). Example:
+  meshfed token create --cluster east --network net-east=10.1.0.0/16 --region eu --zone eu-1 > east.token"
+)]
 struct CreateArgs {
     /// The cluster that may join
     #[arg(long, value_name = "NAME", required_unless_present = "workload")]
     cluster: Option<String>,
-    /// A network of the cluster, with the address ranges it may use, several times; the first is the default of its
-    /// endpoints
+    /// A network of the cluster and the address ranges its endpoints may have, several times; the first network is the
+    /// default of its endpoints. Without ranges, loopback, link-local, multicast and metadata addresses are refused
     #[arg(long = "network", value_name = "NET[=CIDR,…]", value_parser = network, required_unless_present = "workload")]
     networks: Vec<Value>,
     /// A region the cluster may claim, several times

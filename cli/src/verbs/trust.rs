@@ -16,7 +16,7 @@ pub struct TrustArgs {
 
 #[derive(clap::Subcommand)]
 enum TrustVerb {
-    /// The bundles, and who holds them
+    /// Show the bundles, and which clusters hold their current serial
     Status(StatusArgs),
     /// Rotate an anchor (not in this version)
     Rotate(Rest),
@@ -63,9 +63,10 @@ fn acked(bundle: &Value) -> String {
 pub async fn run(args: TrustArgs) -> Outcome {
     let status = match args.verb {
         TrustVerb::Status(status) => status,
-        TrustVerb::Rotate(_) | TrustVerb::Add(_) | TrustVerb::Remove(_) | TrustVerb::Approve(_) => {
-            return Err(Failure::later("meshfed trust rotate|add|remove|approve"));
-        }
+        TrustVerb::Rotate(_) => return Err(Failure::later("meshfed trust rotate")),
+        TrustVerb::Add(_) => return Err(Failure::later("meshfed trust add")),
+        TrustVerb::Remove(_) => return Err(Failure::later("meshfed trust remove")),
+        TrustVerb::Approve(_) => return Err(Failure::later("meshfed trust approve")),
     };
     let answer = Client::new(&status.server)?.get("trust").await?.ok()?;
     let rows = |body: &Value| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -58,17 +58,30 @@ pub struct Ended {
 #[must_use]
 pub fn run(args: AgentArgs) -> ExitCode {
     tls::install_provider();
-    let mut problems = Problems::new();
-    if let Err(error) = telemetry::init(args.log_format, &args.log_level) {
-        problems.flag("MF0108", "--log-level", error.to_string());
-    }
-    let config = problems.take(Config::load(args));
-    let (Some(config), true) = (config, problems.is_empty()) else { return refuse(&problems) };
+    let config = match configure(args) {
+        Ok(config) => config,
+        Err(problems) => return refuse(&problems),
+    };
     let agent = match Agent::build(config) {
         Ok(agent) => agent,
         Err(problems) => return refuse(&problems),
     };
     run_until_signal(|stop| agent.run(stop))
+}
+
+/// Starts the log and checks flags and files.
+///
+/// # Errors
+/// All problems that were found.
+pub fn configure(args: AgentArgs) -> Result<Config, Problems> {
+    let mut problems = Problems::new();
+    if let Err(error) = telemetry::init(args.log_format, &args.log_level) {
+        problems.flag("MF0108", "--log-level", error.to_string());
+    }
+    match problems.take(Config::load(args)) {
+        Some(config) => problems.finish(config),
+        None => Err(problems),
+    }
 }
 
 /// An agent with its listeners bound.
@@ -82,6 +95,8 @@ pub struct Agent {
     trust: Arc<TrustStore>,
     link: Link,
     opened: Opened,
+    /// Keeps a second agent away from the data directory while this one uses it.
+    lock: std::fs::File,
 }
 
 #[derive(Debug)]
@@ -118,6 +133,7 @@ impl Agent {
     pub fn build(config: Config) -> Result<Self, Problems> {
         let mut problems = Problems::new();
         let data_dir = &config.args.data_dir;
+        let lock = lock(data_dir)?;
         for made in [files::create_data_dir(data_dir), files::create_dir(&config.run_dir, files::MODE_RUN_DIR)] {
             if let Err(error) = made {
                 problems.file("MF0111", config.run_dir.display().to_string(), chain(&error));
@@ -154,7 +170,7 @@ impl Agent {
                     return Err(problems);
                 }
                 let readiness = Readiness::new();
-                Ok(Self { config, bound, metrics, readiness, identity, trust, link, opened })
+                Ok(Self { config, bound, metrics, readiness, identity, trust, link, opened, lock })
             }
             _ => Err(problems),
         }
@@ -174,7 +190,7 @@ impl Agent {
         let timeout = self.config.args.drain_timeout;
         let (trigger, watch) = drain::channel();
         let mut tasks = TaskGroup::new();
-        self.start(&mut tasks, watch);
+        let _held_to_the_end = self.start(&mut tasks, watch);
         tokio::select! {
             () = stop => {}
             (name, reason) = tasks.first_end() => {
@@ -189,8 +205,8 @@ impl Agent {
         Ok(())
     }
 
-    fn start(self, tasks: &mut TaskGroup, watch: drain::Watch) {
-        let Self { config, bound, metrics, readiness, identity, trust, link, opened } = self;
+    fn start(self, tasks: &mut TaskGroup, watch: drain::Watch) -> std::fs::File {
+        let Self { config, bound, metrics, readiness, identity, trust, link, opened, lock } = self;
         let Opened { uplink, commands: downlink, loaded, bundles } = opened;
         let state = config.args.data_dir.join("state");
         let guards = Guards {
@@ -248,6 +264,7 @@ impl Agent {
         if !bound.admin.is_empty() {
             tasks.spawn("admin", admin.serve(bound.admin, watch));
         }
+        lock
     }
 }
 
@@ -265,6 +282,22 @@ fn workload_api(
         metrics: ConnectionMetrics::register(metrics, "meshfed_workload"),
     };
     grpc::serve_unix(listener, server.routes(), watch.clone(), options)
+}
+
+/// The data directory, for this agent alone: two that share one would take turns at the hub and undo each other.
+fn lock(data_dir: &Path) -> Result<std::fs::File, Problems> {
+    let state = data_dir.join("state");
+    let taken = files::create_private_dir(&state).and_then(|()| files::lock(&state.join("lock")));
+    let mut problems = Problems::new();
+    match taken {
+        Ok(Some(lock)) => return Ok(lock),
+        Ok(None) => {
+            let text = "another agent runs with this data directory; stop it first, or name another --data-dir";
+            problems.file("MF0113", data_dir.display().to_string(), text);
+        }
+        Err(error) => problems.file("MF0113", state.display().to_string(), chain(&error)),
+    }
+    Err(problems)
 }
 
 /// The core with what was known when the agent ended.

@@ -33,37 +33,39 @@ const PEM_MAX: usize = 256 * 1024;
 /// `meshfed agent`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AgentArgs {
-    /// The directory that `meshfed join` made.
-    #[arg(long, value_name = "E")]
+    /// The directory that `meshfed join` made
+    #[arg(long, value_name = "DIR")]
     pub data_dir: PathBuf,
-    /// Where this cluster's objects are: dir:PATH.
+    /// Where this cluster's objects are: dir:PATH reads every .yaml, .yml and .json file below PATH, and follows changes
     #[arg(long, value_name = "dir:PATH")]
     pub source: String,
-    /// Host of all TCP listeners; with a loopback address of its own each, several agents share a machine.
+    /// Host of all TCP listeners; with a loopback address of its own each, several agents share a machine
+    /// [default: xDS on all addresses, admin on 127.0.0.1]
     #[arg(long, value_name = "HOST")]
     pub bind: Option<IpAddr>,
-    /// xDS over mutual TLS, several times; off: the Unix socket only. [default: BIND:15012]
+    /// xDS over mutual TLS, several times; off leaves the Unix socket alone [default: BIND:15012]
     #[arg(long, value_name = "HOST:PORT|off")]
     pub xds_listen: Vec<ListenFlag>,
-    /// Health, metrics and debug pages. [default: 15014 on --bind where that is loopback, else on 127.0.0.1]
+    /// Health, metrics and debug pages, several times [default: 15014 on --bind where that is loopback, else on
+    /// 127.0.0.1]; other than loopback addresses show health and metrics only
     #[arg(long, value_name = "HOST:PORT|off")]
     pub admin_listen: Vec<ListenFlag>,
-    /// DNS: not in this version.
+    /// DNS (not in this version)
     #[arg(long, value_name = "HOST:PORT|off")]
     pub dns_listen: Vec<ListenFlag>,
-    /// Where sockets and addresses.json are. [default: E/run]
+    /// Where the sockets and addresses.json are [default: run in the data directory]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
-    /// Life of the certificates of workloads, from 10s to 24h; they are renewed at half of it.
+    /// Life of the certificates of workloads, from 10s to 24h; they are renewed at half of it
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
     pub svid_ttl: Duration,
-    /// Time for streams to end after SIGTERM.
+    /// Time for streams to end after SIGTERM
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub drain_timeout: Duration,
-    /// Form of the logs on stderr.
+    /// Form of the logs on stderr
     #[arg(long, value_name = "FORMAT", default_value_t)]
     pub log_format: LogFormat,
-    /// error, warn, info, debug, trace, or directives such as info,meshfed_cluster_agent=debug.
+    /// error, warn, info, debug, trace, or directives such as info,meshfed_cluster_agent=debug
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
 }
@@ -230,6 +232,10 @@ struct Files {
 impl Files {
     fn read(data_dir: &Path, problems: &mut Problems) -> Option<Self> {
         let shown = |p: &Path| p.display().to_string();
+        if !["agent.yaml", "identity", "ca"].iter().any(|name| data_dir.join(name).exists()) {
+            problems.file("MF0106", shown(data_dir), joins_first(data_dir));
+            return None;
+        }
         let agent = match AgentFile::read(data_dir) {
             Ok(agent) => Some(agent),
             Err(error) => {
@@ -282,6 +288,11 @@ impl Files {
             identity_key: texts.get("identity/key.pem")?.clone(),
         })
     }
+}
+
+fn joins_first(data_dir: &Path) -> String {
+    let dir = data_dir.display();
+    format!("has not joined a fleet; run 'meshfed join https://FEDERATOR:15600 --token-file FILE --data-dir {dir}'")
 }
 
 fn missing(error: &files::FileError, data_dir: &Path) -> String {

@@ -18,6 +18,7 @@ fn load(line: &[&str]) -> Problems {
 fn all_problems_are_told_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path().join("east");
+    std::fs::create_dir_all(dir.join("ca")).unwrap();
     let deep = format!("/tmp/{}", "x".repeat(110));
     let problems = load(&[
         "--data-dir",
@@ -70,7 +71,9 @@ fn an_empty_data_directory_says_join() {
     let problems =
         load(&["--data-dir", directory.path().to_str().unwrap(), "--source", &source, "--dns-listen", "off"]);
     assert_eq!(problems.exit_code(), 65);
-    assert!(problems.to_string().contains("meshfed join https://FEDERATOR:15600"), "{problems}");
+    let text = problems.to_string();
+    assert!(text.contains("has not joined a fleet; run 'meshfed join https://FEDERATOR:15600"), "{text}");
+    assert_eq!(text.lines().count(), 1, "one cause is one line: {text}");
 }
 
 /// Mutation seen to fail: the admin port is on `--bind` also where that is not loopback.

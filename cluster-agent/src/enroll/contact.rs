@@ -6,7 +6,9 @@ use meshfed_api::border::Placement;
 use meshfed_api::proto::federation as pb;
 use meshfed_api::proto::federation::enrollment_client::EnrollmentClient;
 use meshfed_ca::token::Token;
+use meshfed_runtime::grpc::ConnectError;
 use meshfed_runtime::pin::{PinnedFleet, PinnedFleetVerifier};
+use meshfed_runtime::tls::SvidError;
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -37,8 +39,15 @@ impl Contact {
             .map_err(|error| unreachable(error.to_string()))?;
         let channel = match meshfed_runtime::grpc::connect(target, tls).await {
             Ok(channel) => channel,
+            Err(error) if error.refusal().is_some_and(SvidError::is_of_the_clock) => {
+                // The pin was right: no secret to keep, and another token would not help.
+                let why = error.refusal().map(ToString::to_string).unwrap_or_default();
+                let problem = format!("{why}; compare the clocks of both machines");
+                return Err(EnrollError::Untrusted { target: target.to_owned(), problem });
+            }
             Err(error) if error.refusal().is_some() => return Err(EnrollError::Refused),
-            Err(error) => return Err(unreachable(error.to_string())),
+            Err(ConnectError::Failed { cause, .. }) => return Err(unreachable(cause)),
+            Err(error @ ConnectError::Target { .. }) => return Err(unreachable(error.to_string())),
         };
         let fleet = verifier.accepted().ok_or_else(|| unreachable("no handshake took place".to_owned()))?;
         let client = EnrollmentClient::new(channel).max_decoding_message_size(ANSWER_LIMIT);

@@ -48,7 +48,14 @@ pub async fn join(options: Options) -> Result<Joined, EnrollError> {
     let member = match AgentFile::read(&data_dir) {
         Ok(member) => Some(member),
         Err(super::AgentFileError::Missing(..)) => None,
-        Err(error) => return Err(EnrollError::Directory { path: data_dir, problem: error.to_string() }),
+        Err(error) => {
+            let problem = if data_dir.is_dir() {
+                meshfed_runtime::telemetry::chain(&error)
+            } else {
+                "is no directory; name a new one with --data-dir".to_owned()
+            };
+            return Err(EnrollError::Directory { path: data_dir, problem });
+        }
     };
     if let Some(member) = member {
         return already_member(member, &federator, &token).await;

@@ -24,7 +24,9 @@ pub enum EnrollError {
     #[error("the federator refused: {0}")]
     Denied(String),
     /// The federator could not be reached, or broke off.
-    #[error("the federator at {target} cannot be reached: {cause}")]
+    #[error(
+        "the federator at {target} cannot be reached: {cause}; see that it runs, and that this is where its --grpc-listen takes agents (port 15600)"
+    )]
     Unreachable {
         /// `HOST:PORT`.
         target: String,

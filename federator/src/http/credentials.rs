@@ -201,16 +201,23 @@ fn names(listen: &[SocketAddr], sans: &[String]) -> Result<BTreeSet<Name>, Crede
     names.insert(Name::Dns("localhost".to_owned()));
     names.extend(listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).map(Name::Address));
     for san in sans {
-        names.insert(match san.parse::<IpAddr>() {
-            Ok(ip) => Name::Address(ip),
-            Err(_no_address) => {
-                let host = san.strip_prefix("*.").unwrap_or(san);
-                DnsName::try_from(host).map_err(|_no_name| CredentialError::Name(san.clone()))?;
-                Name::Dns(san.to_ascii_lowercase())
-            }
-        });
+        names.insert(name(san).ok_or_else(|| CredentialError::Name(san.clone()))?);
     }
     Ok(names)
+}
+
+fn name(san: &str) -> Option<Name> {
+    if let Ok(ip) = san.parse::<IpAddr>() {
+        return Some(Name::Address(ip));
+    }
+    let host = san.strip_prefix("*.").unwrap_or(san);
+    DnsName::try_from(host).is_ok().then(|| Name::Dns(san.to_ascii_lowercase()))
+}
+
+/// Whether a certificate can have that name: a DNS name, with `*.` in front or not, or an IP address.
+#[must_use]
+pub fn is_san(san: &str) -> bool {
+    name(san).is_some()
 }
 
 fn server_config(

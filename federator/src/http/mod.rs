@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use crate::fleet::{Bundles, FleetRead, Members, Revisions};
 use crate::members::Registry;
 
-pub use credentials::{CredentialError, Credentials, ensure};
+pub use credentials::{CredentialError, Credentials, ensure, is_san};
 pub use operations::{Operations, Refused};
 pub use router::router;
 pub use serve::{ServeError, serve};

@@ -168,10 +168,10 @@ impl FleetSource {
         if *told == now {
             return;
         }
-        let text = |e: &ObjectError| serde_json::to_string(e).unwrap_or_default();
+        let text = |e: &ObjectError| e.to_string();
         let known: BTreeSet<String> = told.iter().map(text).collect();
         for fault in now.iter().map(text).filter(|f| !known.contains(f)) {
-            tracing::warn!(fault, "fleet source: an object or file is refused; what stood before stays");
+            tracing::warn!(%fault, "fleet source: an object or file is refused; what stood before stays");
         }
         *told = now;
     }

@@ -29,13 +29,10 @@ use sockets::ProcessSockets;
 #[must_use]
 pub fn run(args: ProxyArgs) -> ExitCode {
     meshfed_runtime::tls::install_provider();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut problems = Problems::new();
-    if let Err(error) = meshfed_runtime::telemetry::init(args.log_format, &args.log_level) {
-        problems.flag(CODE_FLAG, "--log-level", error.to_string());
-    }
-    let config = problems.take(Config::new(&args, cores));
-    let (Some(config), true) = (config, problems.is_empty()) else { return refuse(&problems) };
+    let config = match configure(&args) {
+        Ok(config) => config,
+        Err(problems) => return refuse(&problems),
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -47,6 +44,22 @@ pub fn run(args: ProxyArgs) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(problems) => refuse(&problems),
+    }
+}
+
+/// Starts the log and checks the flags.
+///
+/// # Errors
+/// All problems that were found.
+pub fn configure(args: &ProxyArgs) -> Result<Config, Problems> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut problems = Problems::new();
+    if let Err(error) = meshfed_runtime::telemetry::init(args.log_format, &args.log_level) {
+        problems.flag(CODE_FLAG, "--log-level", error.to_string());
+    }
+    match problems.take(Config::new(args, cores)) {
+        Some(config) => problems.finish(config),
+        None => Err(problems),
     }
 }
 

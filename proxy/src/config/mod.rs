@@ -24,9 +24,9 @@ pub const CODE_LATER: &str = "MF0103";
 /// What a proxy is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// Beside one workload.
+    /// Beside one workload
     Sidecar,
-    /// An east-west gateway.
+    /// The east-west gateway of a network
     Gateway,
 }
 
@@ -44,76 +44,77 @@ impl Mode {
 /// How connections come to the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Capture {
-    /// The application names the proxy.
+    /// The application names the proxy
     None,
-    /// nftables REDIRECT.
+    /// By nftables REDIRECT (not in this version)
     Redirect,
-    /// nftables TPROXY.
+    /// By nftables TPROXY (not in this version)
     Tproxy,
 }
 
 /// `meshfed proxy`: the data plane, beside a workload or as east-west gateway.
 #[derive(Debug, Clone, Args)]
 pub struct ProxyArgs {
-    /// The agent: unix:PATH of its xds.sock.
+    /// The agent: unix:PATH of its run/xds.sock (HOST:PORT is not in this version)
     #[arg(long, value_name = "unix:PATH|HOST:PORT")]
     pub agent: String,
-    /// The workload: NAMESPACE/SERVICE_ACCOUNT[/NAME].
+    /// The workload: namespace, service account, and the WorkloadEntry's name where several have that account
     #[arg(long, value_name = "NS/SA[/NAME]")]
     pub workload: String,
-    /// What to be.
+    /// What to be
     #[arg(long, value_enum, default_value = "sidecar")]
     pub mode: Mode,
-    /// Host of all listeners (default: all addresses of the workload).
+    /// Host of all listeners, several times [default: all addresses of the WorkloadEntry]
     #[arg(long, value_name = "HOST")]
     pub bind: Vec<String>,
-    /// How connections come to the proxy.
+    /// How connections come to the proxy
     #[arg(long, value_enum, default_value = "none")]
     pub capture: Capture,
-    /// Where the application listens: PORT=HOST:PORT (default 127.0.0.1:PORT).
+    /// Where the application listens for a port of the workload, several times [default: PORT=127.0.0.1:PORT]
     #[arg(long, value_name = "PORT=HOST:PORT")]
     pub inbound: Vec<String>,
-    /// A plain TCP listener for one service: LISTEN=HOST:PORT.
+    /// A plain TCP listener for one service, say 127.0.0.1:9000=db.shop.svc.clusterset.local:5432, several times
     #[arg(long, value_name = "LISTEN=HOST:PORT")]
     pub outbound: Vec<String>,
-    /// How the application is probed: tcp, http://HOST:PORT/PATH or off.
+    /// How the application is probed: a connect to each inbound target, a GET of a URL, or not at all
     #[arg(long, value_name = "http://…|tcp|off", default_value = "tcp")]
     pub app_probe: String,
-    /// Where the application's HTTP is taken (default bind:15001).
+    /// Where the application's outbound HTTP is taken, several times [default: BIND:15001]
     #[arg(long, value_name = "HOST:PORT|off")]
     pub outbound_listen: Vec<ListenFlag>,
-    /// Where peers are taken (default bind:PORT for each port of the workload).
+    /// Where peers are taken, several times [default: BIND:PORT for each port of the workload]
     #[arg(long, value_name = "HOST:PORT")]
     pub inbound_listen: Vec<ListenFlag>,
-    /// Where a gateway listens (default: its declared addresses).
+    /// Where a gateway listens, several times [default: its declared addresses]
     #[arg(long, value_name = "HOST:PORT")]
     pub gateway_listen: Vec<ListenFlag>,
-    /// Admin (default loopback:15000).
+    /// Health, metrics and debug pages, several times [default: 15000 on the workload's address where that is loopback,
+    /// else on 127.0.0.1]; other than loopback addresses show health and metrics only
     #[arg(long, value_name = "HOST:PORT|off")]
     pub admin_listen: Vec<ListenFlag>,
-    /// Metrics (default bind:15020).
+    /// Metrics, several times [default: BIND:15020]
     #[arg(long, value_name = "HOST:PORT|off")]
     pub metrics_listen: Vec<ListenFlag>,
-    /// Readiness (default bind:15021).
+    /// Readiness, GET /healthz/ready, several times [default: BIND:15021]
     #[arg(long, value_name = "HOST:PORT|off")]
     pub ready_listen: Vec<ListenFlag>,
-    /// Where addresses.json is written.
+    /// Where addresses.json is written [default: nowhere]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
-    /// Worker threads (default: one per core).
+    /// Worker threads [default: one per core]
     #[arg(long, visible_alias = "concurrency", value_name = "N")]
     pub workers: Option<usize>,
-    /// The access log: off, stderr or a file.
+    /// Where a line for each request goes
     #[arg(long, value_name = "off|stderr|FILE", default_value = "off")]
     pub access_log: String,
-    /// How long connections may take to end after SIGTERM.
+    /// Time for connections to end after SIGTERM
     #[arg(long, value_name = "DURATION", default_value = "10s")]
     pub drain_timeout: String,
-    /// Format of the log on stderr.
-    #[arg(long, value_enum, default_value = "text")]
+    /// Form of the logs on stderr
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
-    /// Log level or filter.
-    #[arg(long, default_value = "info")]
+    /// error, warn, info, debug, trace, or directives such as info,meshfed_proxy=debug
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
 }
 

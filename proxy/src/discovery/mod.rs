@@ -99,6 +99,7 @@ impl Discovery {
     /// The first listeners could not be bound.
     pub async fn run<S: Sockets>(mut self, sockets: &mut S, drain: Watch) -> Result<(), Problems> {
         let mut backoff = Backoff::with(RETRY_BASE, RETRY_CAP, fastrand::u64(..));
+        let mut told = String::new();
         loop {
             let ended = tokio::select! {
                 biased;
@@ -109,7 +110,13 @@ impl Discovery {
             self.channel.send_replace(None);
             let pause = backoff.failed(clock::instant());
             let pause_milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(agent = %self.config.agent.display(), reason = %ended, pause_milliseconds, "discovery: agent lost; what is known stays");
+            // The same reason again and again would bury everything else in the log.
+            if ended == told {
+                tracing::debug!(reason = %ended, pause_milliseconds, "discovery: still no agent");
+            } else {
+                tracing::warn!(agent = %self.config.agent.display(), reason = %ended, "discovery: agent lost; what is known stays, and it is tried again");
+            }
+            told = ended;
             tokio::select! {
                 () = drain.signaled() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
@@ -121,7 +128,7 @@ impl Discovery {
     async fn once<S: Sockets>(&mut self, sockets: &mut S, backoff: &mut Backoff) -> Result<String, Problems> {
         let channel = match meshfed_runtime::grpc::connect_unix(&self.config.agent).await {
             Ok(channel) => channel,
-            Err(error) => return Ok(error.to_string()),
+            Err(error) => return Ok(format!("{error}; is the agent running, and is this its run/xds.sock?")),
         };
         backoff.connected(clock::instant());
         stream::follow(self, channel, sockets).await

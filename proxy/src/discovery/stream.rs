@@ -23,6 +23,8 @@ const MESSAGE_MAX: usize = 64 * 1024 * 1024;
 const REQUESTS: usize = 64;
 /// How long listeners wait for what they refer to before they are refused, and for the first clusters.
 const WARM_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a stream may bring nothing to listen on before that is told, once.
+const QUIET: Duration = Duration::from_secs(3);
 /// Longest text of a refusal.
 const REFUSAL_MAX: usize = 4096;
 /// gRPC's INVALID_ARGUMENT.
@@ -52,6 +54,7 @@ enum Event {
     Response(Box<DeltaDiscoveryResponse>),
     End(String),
     Deadline,
+    Quiet,
 }
 
 /// Follows one stream to its end and says why it ended.
@@ -77,7 +80,9 @@ pub(super) async fn follow<S: Sockets>(
     };
     this.metrics.connected.set(1);
     this.channel.send_replace(Some(channel));
+    let mut quiet = Some(Instant::from_std(clock::instant()) + QUIET);
     loop {
+        quiet = quiet.filter(|_| !this.started);
         let event = tokio::select! {
             message = responses.message() => match message {
                 Ok(Some(response)) => Event::Response(Box::new(response)),
@@ -85,6 +90,7 @@ pub(super) async fn follow<S: Sockets>(
                 Err(status) => Event::End(describe(&status)),
             },
             () = sleep_until(talk.deadline()) => Event::Deadline,
+            () = sleep_until(quiet) => Event::Quiet,
         };
         match event {
             Event::End(why) => return Ok(why),
@@ -98,6 +104,14 @@ pub(super) async fn follow<S: Sockets>(
                 }
             }
             Event::Deadline => talk.expire(this),
+            Event::Quiet => {
+                quiet = None;
+                tracing::warn!(
+                    node = this.config.node.id,
+                    "the agent has nothing for this workload yet: no WorkloadEntry names it, or --mode gateway and no gateway Service selects it; waiting"
+                );
+                continue;
+            }
         }
         talk.settle(this, sockets)?;
         if talk.requests.is_closed() {

@@ -112,6 +112,25 @@ pub enum SvidError {
 }
 
 impl SvidError {
+    /// Whether only the time is wrong: the peer's certificates are genuine, or as good as that.
+    #[must_use]
+    pub const fn is_of_the_clock(&self) -> bool {
+        match self {
+            Self::NoValidAnchor { .. } | Self::Expired { .. } | Self::NotYetValid { .. } => true,
+            Self::ChainLimit(_)
+            | Self::Malformed(_)
+            | Self::NoUriSan
+            | Self::ManyUriSans(_)
+            | Self::NotSpiffeId(_)
+            | Self::CaLeaf
+            | Self::KeyUsage
+            | Self::ExtendedKeyUsage { .. }
+            | Self::UnknownTrustDomain { .. }
+            | Self::BadChain { .. }
+            | Self::NotAccepted { .. }
+            | Self::WrongPin => false,
+        }
+    }
     /// A stable word for metric labels.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
