@@ -17,7 +17,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use super::authority::Mender;
-use super::{ConnectionMetrics, PeerInfo, TCP_USER_TIMEOUT, UCred};
+use super::{ConnectionMetrics, Limits, PeerInfo, TCP_USER_TIMEOUT, UCred};
+use crate::connection::{ConnectionLimits, Guarded, Stalling};
 use crate::drain::Watch;
 use crate::{tasks, tls};
 
@@ -29,8 +30,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Acceptor {
     pub(super) ready: mpsc::Sender<io::Result<PeerIo>>,
     pub(super) permits: Arc<Semaphore>,
+    pub(super) strangers: Arc<Semaphore>,
     pub(super) metrics: ConnectionMetrics,
-    pub(super) handshake_deadline: Duration,
+    pub(super) limits: Limits,
     /// Cuts all connections.
     pub(super) cut: CancellationToken,
     pub(super) drain: Watch,
@@ -96,7 +98,9 @@ impl Acceptor {
         permit: OwnedSemaphorePermit,
     ) -> Option<PeerIo> {
         set_options(&stream);
-        let stream = match tokio::time::timeout(self.handshake_deadline, acceptor.accept(stream)).await {
+        let deadline = self.limits.handshake_deadline;
+        let stream = Stalling::new(stream, self.limits.each.write_stall);
+        let stream = match tokio::time::timeout(deadline, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(e)) => {
                 let reason = tls::refusal(&e).map(tls::SvidError::as_str);
@@ -107,7 +111,7 @@ impl Acceptor {
             }
             Err(_elapsed) => {
                 self.metrics.refuse("handshake_timeout");
-                tracing::info!(peer = %address, "handshake not finished within {:?}", self.handshake_deadline);
+                tracing::info!(peer = %address, "handshake not finished within {deadline:?}");
                 return None;
             }
         };
@@ -118,7 +122,19 @@ impl Acceptor {
             leaf_sha256 = digest(&SHA256, leaf).as_ref().try_into().ok();
         }
         let peer = PeerInfo { id: tls::peer_verified(conn), address: Some(address), uds_cred: None, leaf_sha256 };
-        Some(PeerIo::new(Transport::Tls(Box::new(stream)), peer, permit, self))
+        let mut permits = vec![permit];
+        let mut limits = self.limits.each;
+        if peer.id.is_none() {
+            let Ok(permit) = Arc::clone(&self.strangers).try_acquire_owned() else {
+                self.metrics.refuse("strangers");
+                tracing::debug!(peer = %address, "connection refused: too many without a certificate");
+                return None;
+            };
+            permits.push(permit);
+            limits.age = Some(self.limits.stranger_age);
+        }
+        let stream = Guarded::new(stream, &limits, self.metrics.on_cut(shown(&peer)));
+        Some(PeerIo::new(Transport::Tls(Box::new(stream)), peer, permits, self))
     }
 
     pub(super) async fn accept_unix(self, listener: UnixListener) {
@@ -142,11 +158,24 @@ impl Acceptor {
             };
             let uds_cred = Some(UCred { uid: cred.uid(), gid: cred.gid(), pid: cred.pid() });
             let peer = PeerInfo { uds_cred, ..PeerInfo::default() };
-            let io = PeerIo::new(Transport::Unix(stream), peer, permit, &self);
+            let limits: ConnectionLimits = self.limits.each;
+            let stream = Stalling::new(stream, limits.write_stall);
+            let stream = Guarded::new(stream, &limits, self.metrics.on_cut(shown(&peer)));
+            let io = PeerIo::new(Transport::Unix(Box::new(stream)), peer, vec![permit], &self);
             if self.ready.send(Ok(io)).await.is_err() {
                 return;
             }
         }
+    }
+}
+
+/// A peer in the log.
+fn shown(peer: &PeerInfo) -> String {
+    match (&peer.id, peer.address, peer.uds_cred) {
+        (Some(id), Some(address), _) => format!("{id} at {address}"),
+        (_, Some(address), _) => address.to_string(),
+        (_, None, Some(cred)) => format!("uid {}", cred.uid),
+        (_, None, None) => "unknown".to_owned(),
     }
 }
 
@@ -157,8 +186,8 @@ pub(super) fn set_options(stream: &TcpStream) {
 }
 
 enum Transport {
-    Tls(Box<TlsStream<TcpStream>>),
-    Unix(UnixStream),
+    Tls(Box<Guarded<TlsStream<Stalling<TcpStream>>>>),
+    Unix(Box<Guarded<Stalling<UnixStream>>>),
 }
 
 /// A connection that knows its peer, counts itself, and can be cut.
@@ -168,13 +197,13 @@ pub(super) struct PeerIo {
     peer: PeerInfo,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     metrics: ConnectionMetrics,
-    _permit: OwnedSemaphorePermit,
+    _permits: Vec<OwnedSemaphorePermit>,
     /// The drain waits for open connections.
     _drain: Watch,
 }
 
 impl PeerIo {
-    fn new(transport: Transport, peer: PeerInfo, permit: OwnedSemaphorePermit, acceptor: &Acceptor) -> Self {
+    fn new(transport: Transport, peer: PeerInfo, permits: Vec<OwnedSemaphorePermit>, acceptor: &Acceptor) -> Self {
         acceptor.metrics.open.inc();
         Self {
             transport,
@@ -182,7 +211,7 @@ impl PeerIo {
             peer,
             cut: Box::pin(acceptor.cut.clone().cancelled_owned()),
             metrics: acceptor.metrics.clone(),
-            _permit: permit,
+            _permits: permits,
             _drain: acceptor.drain.clone(),
         }
     }

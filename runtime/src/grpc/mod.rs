@@ -18,6 +18,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
+use crate::connection::{ConnectionLimits, Cut, OnCut};
 use crate::metrics::Metrics;
 
 pub use client::{ConnectError, connect, connect_unix};
@@ -71,6 +72,12 @@ impl PeerInfo {
 pub struct Limits {
     /// Connections at the same time, handshakes included; more are closed at once.
     pub connections: usize,
+    /// Of them, those whose peer has no certificate: strangers never take the places of members.
+    pub strangers: usize,
+    /// How long such a connection may stand: a join takes a few requests.
+    pub stranger_age: Duration,
+    /// What each connection may do.
+    pub each: ConnectionLimits,
     /// Streams of one connection at the same time.
     pub streams: u32,
     /// Bytes of one stream's receive window.
@@ -90,6 +97,9 @@ impl Default for Limits {
         Self {
             // 1,000 clusters with two agent replicas, and as many joiners again.
             connections: 4096,
+            strangers: 2048,
+            stranger_age: Duration::from_secs(120),
+            each: ConnectionLimits::default(),
             streams: 100,
             stream_window: 64 * 1024,
             connection_window: 1024 * 1024,
@@ -103,7 +113,14 @@ impl Default for Limits {
 /// Label of refused connections.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusedLabel {
-    /// `limit`, `handshake_timeout`, `handshake`, `accept`, or the word of a [`crate::tls::SvidError`].
+    /// `limit`, `strangers`, `handshake_timeout`, `handshake`, `accept`, or the word of a [`crate::tls::SvidError`].
+    pub reason: &'static str,
+}
+
+/// Label of connections that were cut.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CutLabel {
+    /// The word of a [`Cut`].
     pub reason: &'static str,
 }
 
@@ -112,12 +129,14 @@ pub struct RefusedLabel {
 pub struct ConnectionMetrics {
     /// Connections that did not come to speak.
     pub refused: Family<RefusedLabel, Counter>,
+    /// Connections that broke a limit.
+    pub cut: Family<CutLabel, Counter>,
     /// Connections that stand.
     pub open: Gauge,
 }
 
 impl ConnectionMetrics {
-    /// Registers `<prefix>_connections_refused_total` and `<prefix>_connections`.
+    /// Registers `<prefix>_connections_refused_total`, `<prefix>_connections_cut_total` and `<prefix>_connections`.
     #[must_use]
     pub fn register(metrics: &Metrics, prefix: &str) -> Self {
         Self {
@@ -125,11 +144,25 @@ impl ConnectionMetrics {
                 &format!("{prefix}_connections_refused"),
                 "Connections that were closed before they could speak, by reason",
             ),
+            cut: metrics.counters(
+                &format!("{prefix}_connections_cut"),
+                "Connections that were cut because they broke a limit, by reason",
+            ),
             open: metrics.gauge(&format!("{prefix}_connections"), "Connections that stand"),
         }
     }
-    fn refuse(&self, reason: &'static str) {
+    /// Counts a connection that does not come to speak.
+    pub fn refuse(&self, reason: &'static str) {
         self.refused.get_or_create(&RefusedLabel { reason }).inc();
+    }
+    /// Counts and logs a connection of `peer` that is cut.
+    #[must_use]
+    pub fn on_cut(&self, peer: String) -> OnCut {
+        let counted = self.cut.clone();
+        Box::new(move |cut: Cut| {
+            counted.get_or_create(&CutLabel { reason: cut.as_str() }).inc();
+            tracing::info!(peer, reason = cut.as_str(), "connection cut: {cut}");
+        })
     }
 }
 

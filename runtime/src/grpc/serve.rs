@@ -142,8 +142,9 @@ fn acceptor(drain: Watch, options: &ServeOptions) -> (Acceptor, Ready, Watch) {
     let acceptor = Acceptor {
         ready,
         permits: Arc::new(Semaphore::new(options.limits.connections)),
+        strangers: Arc::new(Semaphore::new(options.limits.strangers)),
         metrics: options.metrics.clone(),
-        handshake_deadline: options.limits.handshake_deadline,
+        limits: options.limits.clone(),
         cut: CancellationToken::new(),
         drain: drain.clone(),
     };
@@ -163,10 +164,11 @@ async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(limits.header_list)
         .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(RESETS_MAX))
         .initial_stream_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
         .max_concurrent_streams(limits.streams)
-        .add_routes(routes)
+        .add_routes(few_headers(routes))
         .serve_with_incoming_shutdown(ready, {
             let drain = drain.clone();
             async move { drain.signaled().await }
@@ -190,5 +192,21 @@ async fn serve(
     all.await
 }
 
-/// Streams reset by the peer before a service saw them; more close the connection (SY4: at most 200).
+/// Streams reset by the peer before a service saw them, and streams that we reset for the peer's faults; more close the
+/// connection (SY4: at most 200).
 const RESETS_MAX: usize = 200;
+/// Headers of one request (SY4).
+const HEADERS_MAX: usize = 100;
+
+/// Refuses requests with more than [`HEADERS_MAX`] headers: `h2` bounds their bytes, not their number.
+fn few_headers(routes: Routes) -> Routes {
+    async fn check(request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
+        let headers = request.headers().len();
+        if headers <= HEADERS_MAX {
+            return next.run(request).await;
+        }
+        let refused = format!("{headers} headers, at most {HEADERS_MAX} are allowed");
+        tonic::Status::resource_exhausted(refused).into_http()
+    }
+    routes.into_axum_router().layer(axum::middleware::from_fn(check)).into()
+}

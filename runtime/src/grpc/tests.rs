@@ -1,5 +1,7 @@
 //! Handshakes over real sockets: who gets in, who does not and why, drain, limits, garbage, Unix credentials.
 
+mod floods;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +34,8 @@ fn routes(drain: drain::Watch) -> tonic::service::Routes {
     let router = axum::Router::new()
         .route("/who", axum::routing::post(who))
         .route("/hold", axum::routing::post(hold))
-        .route("/forever", axum::routing::post(std::future::pending::<String>));
+        .route("/forever", axum::routing::post(std::future::pending::<String>))
+        .route("/flood", axum::routing::post(|| async { vec![0u8; 32 << 20] }));
     router.into()
 }
 
