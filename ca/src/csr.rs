@@ -1,7 +1,5 @@
 //! Pure. Certificate requests: only the public key is used, and possession of its private key is proven.
 
-use std::ops::Deref;
-
 use meshfed_runtime::limits::LimitExceeded;
 use rcgen::{CertificateParams, DistinguishedName};
 use rustls_pki_types::SignatureVerificationAlgorithm;
@@ -50,21 +48,10 @@ impl PublicKey {
     pub fn spki_der(&self) -> &[u8] {
         &self.0
     }
-    /// DER SubjectPublicKeyInfo.
-    #[must_use]
-    pub fn as_der(&self) -> &[u8] {
-        &self.0
-    }
     /// SHA-256 of [`Self::spki_der`]: what a binding stores (JT3).
     #[must_use]
     pub fn sha256(&self) -> [u8; 32] {
         sha256(&self.0)
-    }
-}
-impl Deref for PublicKey {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        &self.0
     }
 }
 

@@ -32,24 +32,15 @@ pub struct NoRandomness;
 /// A join token: single use, short-lived, bound to one cluster.
 #[derive(Clone)]
 pub struct Token {
-    /// Public part: may be logged, lists show it.
-    pub id: String,
+    id: String,
     secret: Zeroizing<[u8; 32]>,
-    /// SHA-256 of the SubjectPublicKeyInfo of the fleet's anchor.
-    pub pin: [u8; 32],
+    pin: [u8; 32],
 }
 
 /// The secret never reaches a log.
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token").field("id", &self.id).field("secret", &"<hidden>").finish_non_exhaustive()
-    }
-}
-
-/// The whole token with its secret: for the one who asked for it, and nobody else.
-impl fmt::Display for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}.{}.{}.{}", self.id, self.secret_text().as_str(), URL_SAFE_NO_PAD.encode(self.pin))
     }
 }
 
@@ -90,22 +81,6 @@ impl Token {
         rand::fill(secret.as_mut_slice()).map_err(|_unspecified| NoRandomness)?;
         Ok(Self { id: random_id()?, secret, pin })
     }
-    /// Parses a token, exactly: the newline of a token file is the reader's to cut.
-    ///
-    /// # Errors
-    /// [`InvalidToken`].
-    pub fn parse(text: &str) -> Result<Self, InvalidToken> {
-        if text.len() != TOKEN_LEN {
-            return Err(InvalidToken);
-        }
-        let parts: Vec<&str> = text.split('.').collect();
-        let [PREFIX, id, secret, pin] = parts.as_slice() else { return Err(InvalidToken) };
-        if !is_id(id) {
-            return Err(InvalidToken);
-        }
-        let secret = Zeroizing::new(decode(secret).ok_or(InvalidToken)?);
-        Ok(Self { id: (*id).to_owned(), secret, pin: decode(pin).ok_or(InvalidToken)? })
-    }
     /// Public part: may be logged, lists show it.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -125,7 +100,8 @@ impl Token {
     /// The whole token, wiped after use: for the one who asked for it, and nobody else.
     #[must_use]
     pub fn reveal(&self) -> Zeroizing<String> {
-        Zeroizing::new(self.to_string())
+        let (secret, pin) = (self.secret_text(), URL_SAFE_NO_PAD.encode(self.pin));
+        Zeroizing::new(format!("{PREFIX}.{}.{}.{pin}", self.id, secret.as_str()))
     }
     /// What is stored: SHA-256 of the secret.
     #[must_use]
@@ -147,17 +123,19 @@ pub fn same_hash(a: &[u8; 32], b: &[u8; 32]) -> bool {
     verify_slices_are_equal(a, b).is_ok()
 }
 
-/// A new token for a fleet whose anchor's key has hash `pin`.
-///
-/// # Errors
-/// [`NoRandomness`].
-pub fn generate(pin: [u8; 32]) -> Result<Token, NoRandomness> {
-    Token::generate(pin)
-}
-
 impl FromStr for Token {
     type Err = InvalidToken;
-    fn from_str(s: &str) -> Result<Self, InvalidToken> {
-        Self::parse(s)
+    /// Parses a token, exactly: the newline of a token file is the reader's to cut.
+    fn from_str(text: &str) -> Result<Self, InvalidToken> {
+        if text.len() != TOKEN_LEN {
+            return Err(InvalidToken);
+        }
+        let parts: Vec<&str> = text.split('.').collect();
+        let [PREFIX, id, secret, pin] = parts.as_slice() else { return Err(InvalidToken) };
+        if !is_id(id) {
+            return Err(InvalidToken);
+        }
+        let secret = Zeroizing::new(decode(secret).ok_or(InvalidToken)?);
+        Ok(Self { id: (*id).to_owned(), secret, pin: decode(pin).ok_or(InvalidToken)? })
     }
 }

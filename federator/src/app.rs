@@ -4,7 +4,6 @@ use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use meshfed_api::proto::federation::enrollment_server::EnrollmentServer;
 use meshfed_model::identity::{Principal, SpiffeId};
 use meshfed_model::policy::FleetPolicies;
 use meshfed_runtime::admin::AdminServer;
@@ -12,7 +11,7 @@ use meshfed_runtime::config::Problems;
 use meshfed_runtime::grpc::{self, ConnectionMetrics, Limits, ServeOptions};
 use meshfed_runtime::listen::Addresses;
 use meshfed_runtime::metrics::Metrics;
-use meshfed_runtime::process::{listen, refuse, run_until_signal};
+use meshfed_runtime::process::{keep_memory_private, listen, refuse, run_until_signal};
 use meshfed_runtime::readiness::Readiness;
 use meshfed_runtime::tasks::TaskGroup;
 use meshfed_runtime::telemetry::{self, chain};
@@ -22,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, FederatorArgs};
 use crate::fleet::{FleetRead, Inputs};
-use crate::http::{self, Api, Credentials};
+use crate::http::{self, Api, Standing};
 use crate::members::claims::StoredClaims;
 use crate::members::{Enroll, Registry, RegistryError};
 use crate::session::Hub;
@@ -32,14 +31,8 @@ use crate::trust;
 
 /// Connections on port 15600: two per agent of the largest fleet, and joiners.
 const CONNECTIONS_MAX: usize = 8192;
-/// The largest request of a joiner (JT9: parse budget), in bytes: a plan names up to 10,000 services.
-const ENROLL_MAX: usize = 4 << 20;
-/// How often the reserve of revisions is looked at.
-const RESERVE_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
-
 /// The registry's file in the data directory.
 const REGISTRY: &str = "registry.redb";
-
 /// How long the end of the process waits for the registry's last user, after the drain.
 const CLOSE_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -59,6 +52,7 @@ pub fn run(args: FederatorArgs) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return refuse(&problems),
     };
+    keep_memory_private();
     let federator = match Federator::build(config) {
         Ok(federator) => federator,
         Err(problems) => return refuse(&problems),
@@ -86,7 +80,7 @@ pub struct Federator {
     config: Config,
     registry: Arc<Registry>,
     closed: Closed,
-    credentials: Credentials,
+    credentials: Standing,
     metrics: Arc<Metrics>,
     readiness: Readiness,
     grpc: Vec<TcpListener>,
@@ -137,12 +131,7 @@ impl Federator {
     /// All problems that were found.
     pub fn build(config: Config) -> Result<Self, Problems> {
         let mut problems = Problems::new();
-        let data_dir = &config.args.data_dir;
-        if let Err(error) = files::create_data_dir(data_dir) {
-            problems.file("MF0211", data_dir.display().to_string(), chain(&error));
-            return Err(problems);
-        }
-        if config.fleet.is_none() && !data_dir.join(REGISTRY).exists() {
+        if config.fleet.is_none() && !config.args.data_dir.join(REGISTRY).exists() {
             problems.flag("MF0209", "--fleet", chain(&RegistryError::NoFleet));
         }
         let mut addresses = Addresses::new();
@@ -152,6 +141,11 @@ impl Federator {
         if !problems.is_empty() {
             return Err(problems);
         }
+        let data_dir = &config.args.data_dir;
+        if let Err(error) = files::create_data_dir(data_dir) {
+            problems.file("MF0211", data_dir.display().to_string(), chain(&error));
+            return Err(problems);
+        }
         let registry = open(&config, federators(&config, &addresses), &mut problems);
         if registry.is_none() {
             // Whoever has the registry open goes on: its credentials and addresses.json are not ours to write.
@@ -159,7 +153,7 @@ impl Federator {
         }
         let http_addresses = addresses.0.get("http").cloned().unwrap_or_default();
         let credentials = match http::ensure(data_dir, &http_addresses, &config.args.http_san) {
-            Ok(credentials) => Some(credentials),
+            Ok(made) => Some(Standing::new(data_dir, http_addresses, config.args.http_san.clone(), &made)),
             Err(error) => {
                 problems.file("MF0212", data_dir.display().to_string(), chain(&error));
                 None
@@ -253,7 +247,7 @@ impl Federator {
         });
         tasks.spawn("sessions", Arc::clone(&hub).run());
         tasks.spawn("identity", trust::keep_fresh(Arc::clone(&trust), watch.clone()));
-        tasks.spawn("revisions", reserve(Arc::clone(&registry), policies.clone(), watch.clone()));
+        tasks.spawn("upkeep", upkeep(Arc::clone(&registry), policies.clone(), Arc::clone(&metrics), watch.clone()));
         let mut debug = axum::Router::new();
         if let Some(source) = source {
             let faults = source.faults();
@@ -263,8 +257,7 @@ impl Federator {
         }
 
         let enroll = Enroll::new(Arc::clone(&registry), Arc::clone(&hub) as Arc<dyn FleetRead>, &metrics);
-        let routes = tonic::service::Routes::new(hub.service())
-            .add_service(EnrollmentServer::new(enroll.clone()).max_decoding_message_size(ENROLL_MAX));
+        let routes = enroll.routes(tonic::service::Routes::new(hub.service()));
         let fleet = trust.fleet().clone();
         // Only agents have business here with a certificate; everybody else comes without one.
         let policy = move |id: &SpiffeId| id.trust_domain == fleet && matches!(id.principal, Principal::Agent { .. });
@@ -274,6 +267,7 @@ impl Federator {
         let options = ServeOptions {
             limits: Limits {
                 connections: CONNECTIONS_MAX,
+                strangers: CONNECTIONS_MAX / 2,
                 drain_deadline: config.args.drain_timeout,
                 ..Limits::default()
             },
@@ -281,11 +275,24 @@ impl Federator {
         };
         tasks.spawn("grpc", grpc::serve_tls(grpc_listeners, tls, routes, watch.clone(), options));
 
-        let api = Api::new(hub as Arc<dyn FleetRead>, Arc::new(enroll), &credentials, &registry, &metrics);
+        let api = Api {
+            fleet: hub as Arc<dyn FleetRead>,
+            operations: Arc::new(enroll),
+            admin_token_sha256: credentials.token(),
+            domain: trust.fleet().clone(),
+            root: trust.root().to_vec(),
+            root_online: trust.root_online(),
+            members: registry.members(),
+            bundles: registry.bundles(),
+            revisions: Arc::clone(registry.revisions()),
+            requests: http::requests(&metrics),
+        };
         if !http.is_empty() {
-            let served = http::serve(http, credentials.server_config(), http::router(api), watch.clone());
+            let counted = ConnectionMetrics::register(&metrics, "meshfed_http");
+            let served = http::serve(http, credentials.tls(), http::router(api), watch.clone(), counted);
             tasks.spawn("http", served);
         }
+        tasks.spawn("credentials", http::follow(credentials, watch.clone()));
         let admin_server = AdminServer::new(readiness, metrics).config(config.shown()).route(debug);
         if !admin.is_empty() {
             tasks.spawn("admin", admin_server.serve(admin, watch));
@@ -301,16 +308,12 @@ fn source_page(faults: &Faults) -> axum::Json<serde_json::Value> {
     axum::Json(serde_json::json!({ "errors": *faults }))
 }
 
-/// Keeps revisions reserved, and the policies' watch open, until the drain.
-async fn reserve(
+/// The registry's upkeep, which also keeps the policies' watch open.
+async fn upkeep(
     registry: Arc<Registry>,
     _policies: watch::Sender<Arc<FleetPolicies>>,
+    metrics: Arc<Metrics>,
     drain: drain::Watch,
 ) -> Result<(), crate::store::StoreError> {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(RESERVE_EVERY) => registry.reserve().await?,
-            () = drain.signaled() => return Ok(()),
-        }
-    }
+    crate::members::upkeep::run(registry, metrics, drain).await
 }

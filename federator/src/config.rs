@@ -8,6 +8,8 @@ use meshfed_runtime::config::Problems;
 use meshfed_runtime::listen::ListenFlag;
 use meshfed_runtime::telemetry::LogFormat;
 
+use crate::members::RegistryError;
+
 /// Default of `--grpc-listen`.
 const GRPC: &str = "0.0.0.0:15600";
 /// Default of `--http-listen`.
@@ -101,7 +103,7 @@ impl Config {
             Some(("dir", path)) if !path.is_empty() => {
                 // Later a directory may be away for a while: what was read before stands, and the fault is told.
                 if !Path::new(path).is_dir() && !args.data_dir.join("state").exists() {
-                    problems.file("MF0213", path, "is no directory; --source dir:PATH names one");
+                    problems.file("MF0214", path, "is no directory; --source dir:PATH names one");
                 }
                 Some(PathBuf::from(path))
             }
@@ -133,6 +135,11 @@ impl Config {
                 None
             }
         });
+        // Before anything is made: a first start without a fleet leaves nothing behind.
+        let known = ["registry.redb", "node-id"].iter().any(|name| args.data_dir.join(name).exists());
+        if args.fleet.is_none() && !known {
+            problems.flag("MF0209", "--fleet", RegistryError::NoFleet.to_string());
+        }
         let config = Self {
             fleet,
             grpc: or_default(&args.grpc_listen, GRPC),

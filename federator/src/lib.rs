@@ -16,6 +16,7 @@ pub mod fanout;
 pub mod fleet;
 pub mod http;
 pub mod members;
+pub mod operations;
 pub mod plan;
 pub mod session;
 pub mod source;

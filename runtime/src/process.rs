@@ -48,6 +48,14 @@ pub fn listen(
     all
 }
 
+/// Keeps keys out of core dumps, and other processes of the same user out of our memory (`PR_SET_DUMPABLE` 0, CA10).
+/// To be called before the first key is read.
+pub fn keep_memory_private() {
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "this process could be dumped with its keys");
+    }
+}
+
 /// Runs a daemon on a multi-threaded runtime; it gets the signal to stop. Exit code 1 when it ends with an error.
 pub fn run_until_signal<E: Display, F: Future<Output = Result<(), E>>>(daemon: impl FnOnce(Stop) -> F) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -68,5 +76,16 @@ pub fn run_until_signal<E: Display, F: Future<Output = Result<(), E>>>(daemon: i
             tracing::error!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Mutation seen to fail: `NotDumpable` replaced by `Dumpable`.
+    #[test]
+    fn memory_is_private() {
+        super::keep_memory_private();
+        let now = rustix::process::dumpable_behavior().unwrap();
+        assert_eq!(now, rustix::process::DumpableBehavior::NotDumpable);
     }
 }

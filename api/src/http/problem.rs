@@ -75,6 +75,8 @@ pub enum ProblemKind {
     PreconditionRequired,
     /// Too many requests.
     TooManyRequests,
+    /// The head has too many fields.
+    HeadTooLarge,
     /// Our fault.
     Internal,
     /// Named in the contracts, not in this version.
@@ -87,7 +89,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All of them, in the order of their codes.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::BadRequest,
         Self::UnknownParameter,
         Self::InvalidParameter,
@@ -105,6 +107,7 @@ impl ProblemKind {
         Self::UnsupportedMediaType,
         Self::PreconditionRequired,
         Self::TooManyRequests,
+        Self::HeadTooLarge,
         Self::Internal,
         Self::NotInThisVersion,
         Self::Unavailable,
@@ -130,6 +133,7 @@ impl ProblemKind {
             Self::UnsupportedMediaType => ("unsupported-media-type", "Unsupported media type", 415, "MF1415"),
             Self::PreconditionRequired => ("precondition-required", "If-Match is needed", 428, "MF1428"),
             Self::TooManyRequests => ("too-many-requests", "Too many requests", 429, "MF1429"),
+            Self::HeadTooLarge => ("head-too-large", "Request header fields too large", 431, "MF1431"),
             Self::Internal => ("internal", "Internal error", 500, "MF1500"),
             Self::NotInThisVersion => ("not-in-this-version", "Not in this version", 501, "MF1501"),
             Self::Unavailable => ("unavailable", "Unavailable", 503, "MF1503"),

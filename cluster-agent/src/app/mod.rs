@@ -21,7 +21,7 @@ use meshfed_runtime::files;
 use meshfed_runtime::grpc::{self, ConnectionMetrics, Limits, ServeOptions};
 use meshfed_runtime::listen::Addresses;
 use meshfed_runtime::metrics::Metrics;
-use meshfed_runtime::process::{listen, refuse, run_until_signal};
+use meshfed_runtime::process::{keep_memory_private, listen, refuse, run_until_signal};
 use meshfed_runtime::readiness::Readiness;
 use meshfed_runtime::tasks::TaskGroup;
 use meshfed_runtime::tls::{self, Identity, IdentityStore, TrustStore};
@@ -62,6 +62,7 @@ pub fn run(args: AgentArgs) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return refuse(&problems),
     };
+    keep_memory_private();
     let agent = match Agent::build(config) {
         Ok(agent) => agent,
         Err(problems) => return refuse(&problems),

@@ -221,6 +221,9 @@ fn listeners(args: &AgentArgs) -> (Vec<ListenFlag>, Vec<ListenFlag>) {
     (xds, admin)
 }
 
+/// The PEM files of a member.
+const MEMBER_FILES: [&str; 4] = ["identity/cert.pem", "identity/key.pem", "ca/key.pem", "ca/anchor.pem"];
+
 /// The files of a member.
 struct Files {
     agent: AgentFile,
@@ -243,8 +246,12 @@ impl Files {
                 None
             }
         };
+        // Nothing of a member is there: one line says what to do, five more would only hide it.
+        if agent.is_none() && MEMBER_FILES.iter().all(|name| !data_dir.join(name).exists()) {
+            return None;
+        }
         let mut texts = BTreeMap::new();
-        for name in ["identity/cert.pem", "identity/key.pem", "ca/key.pem", "ca/anchor.pem"] {
+        for name in MEMBER_FILES {
             let path = data_dir.join(name);
             match files::read_text(&path, PEM_MAX) {
                 Ok(text) => {

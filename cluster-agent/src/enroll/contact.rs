@@ -33,7 +33,7 @@ impl Contact {
     /// # Errors
     /// [`EnrollError::Refused`] on a wrong pin, [`EnrollError::Unreachable`] else.
     pub async fn open(target: &str, token: &Token) -> Result<Self, EnrollError> {
-        let verifier = Arc::new(PinnedFleetVerifier::new(token.pin));
+        let verifier = Arc::new(PinnedFleetVerifier::new(*token.pin()));
         let unreachable = |cause: String| EnrollError::Unreachable { target: target.to_owned(), cause };
         let tls = meshfed_runtime::tls::client_config_with(None, Arc::clone(&verifier) as _, &[b"h2"])
             .map_err(|error| unreachable(error.to_string()))?;
@@ -133,5 +133,5 @@ impl Contact {
 
 /// The token as the wire carries it.
 pub(super) fn credential(token: &Token) -> pb::TokenCredential {
-    pb::TokenCredential { id: token.id.clone(), secret: token.secret_text().to_string() }
+    pb::TokenCredential { id: token.id().to_owned(), secret: token.secret_text().to_string() }
 }

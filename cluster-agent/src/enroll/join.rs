@@ -62,7 +62,7 @@ pub async fn join(options: Options) -> Result<Joined, EnrollError> {
     }
     let mut contact = Contact::open(&federator, &token).await?;
     // What was asked before may have been taken: asking what the token would give, of a used one, would be refused.
-    let trust_domain = match Pending::asked(&data_dir, &token.id) {
+    let trust_domain = match Pending::asked(&data_dir, token.id()) {
         Some(trust_domain) => trust_domain,
         None => contact.plan(&token, Vec::new()).await?.1.trust_domain,
     };
@@ -83,7 +83,7 @@ pub async fn join(options: Options) -> Result<Joined, EnrollError> {
 }
 
 async fn already_member(member: AgentFile, federator: &str, token: &Token) -> Result<Joined, EnrollError> {
-    if member.token_id == token.id {
+    if member.token_id == token.id() {
         return Ok(Joined { member, unchanged: true });
     }
     let mut contact = Contact::open(federator, token).await?;
@@ -134,7 +134,7 @@ async fn enroll(
             anchor::self_signed(&ca_key, trust_domain, now, ANCHOR_TTL).map_err(|error| cannot("anchor", &error))?
         }
     };
-    pending.ask(&token.id, trust_domain, &own_anchor)?;
+    pending.ask(token.id(), trust_domain, &own_anchor)?;
     let ca_request = csr::create(&ca_key).map_err(|error| cannot("certificate request", &error))?;
     let agent_request = csr::create(&agent_key).map_err(|error| cannot("certificate request", &error))?;
     let request = pb::JoinRequest {
@@ -155,7 +155,7 @@ async fn enroll(
         gateway_cidrs: confirmed.gateway_cidrs,
         regions: confirmed.regions,
         zones: confirmed.zones,
-        token_id: token.id.clone(),
+        token_id: token.id().to_owned(),
     };
     Ok(Enrolled {
         agent_file,

@@ -133,7 +133,9 @@ pub(crate) fn merge(service: &ServiceName, offers: &[(&ClusterName, &ServiceOffe
             merged.clusters.insert((*cluster).clone());
         }
     }
-    let set = |o: &ServiceOffer| o.ports.iter().cloned().collect::<BTreeSet<ServicePort>>();
+    // What is shown is compared: `appProtocol: http` says no more than the name `http` does.
+    let said = |p: &ServicePort| (p.port, p.name.clone(), p.protocol.clone(), p.shown_app_protocol().to_owned());
+    let set = |o: &ServiceOffer| o.ports.iter().map(said).collect::<BTreeSet<_>>();
     let ports_differ = offers.iter().filter(|(_, o)| set(o) != set(first)).count();
     let types_differ = offers.iter().filter(|(_, o)| o.service_type != first.service_type).count();
     let mut fields = Vec::new();

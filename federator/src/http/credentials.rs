@@ -24,6 +24,12 @@ use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, DnsName};
 use zeroize::Zeroizing;
 
+/// The administrator's token.
+pub(super) const ADMIN_TOKEN: &str = "admin.token";
+/// The API's CA certificate.
+pub(super) const CA: &str = "api-ca.pem";
+/// Its key.
+pub(super) const CA_KEY: &str = "api-ca-key.pem";
 /// The largest credential file read, in bytes.
 const FILE_MAX: usize = 64 << 10;
 /// Life of the API's CA.
@@ -44,13 +50,19 @@ pub enum CredentialError {
     #[error("a credential file cannot be used")]
     File(#[from] FileError),
     /// A file holds something else.
-    #[error("{} {what}; remove admin.token, admin.yaml, api-ca.pem and api-ca-key.pem and start again for new credentials", path.display())]
+    #[error("{} {what}; make new credentials with: meshfed credential reset --data-dir DIR", path.display())]
     Damaged {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
         what: &'static str,
     },
+    /// Not the data directory of a federator.
+    #[error("{} is not the data directory of a federator: it holds neither admin.token nor registry.redb", .0.display())]
+    NoFederator(PathBuf),
+    /// The data directory cannot be locked.
+    #[error("the data directory cannot be locked")]
+    Lock(#[source] std::io::Error),
     /// A name that no certificate can have.
     #[error("--http-san '{0}' is neither a DNS name nor an IP address")]
     Name(String),
@@ -105,8 +117,25 @@ impl Credentials {
 /// # Errors
 /// [`CredentialError`]; nothing that exists was changed.
 pub fn ensure(data_dir: &Path, listen: &[SocketAddr], sans: &[String]) -> Result<Credentials, CredentialError> {
+    let _locked = lock(data_dir)?;
+    complete(data_dir, listen, sans)
+}
+
+/// Keeps a reset and a start apart, until it is dropped.
+pub(super) fn lock(data_dir: &Path) -> Result<std::fs::File, CredentialError> {
+    let directory = std::fs::File::open(data_dir).map_err(CredentialError::Lock)?;
+    directory.lock().map_err(CredentialError::Lock)?;
+    Ok(directory)
+}
+
+/// [`ensure`] by the holder of the [`lock`].
+pub(super) fn complete(
+    data_dir: &Path,
+    listen: &[SocketAddr],
+    sans: &[String],
+) -> Result<Credentials, CredentialError> {
     let names = names(listen, sans)?;
-    let token = token(&data_dir.join("admin.token"))?;
+    let token = token(&data_dir.join(ADMIN_TOKEN))?;
     let (key, ca) = authority(data_dir)?;
     let ca_pem = pem::encode_certificates([ca.as_ref()]);
     admin_file(&data_dir.join("admin.yaml"), listen, sans, &ca_pem, &token)?;
@@ -129,6 +158,11 @@ fn token(path: &Path) -> Result<Zeroizing<String>, CredentialError> {
         let damaged = || CredentialError::Damaged { path: path.to_owned(), what: "holds no token" };
         return if ok { Ok(token) } else { Err(damaged()) };
     }
+    write_token(path)
+}
+
+/// A new token.
+pub(super) fn write_token(path: &Path) -> Result<Zeroizing<String>, CredentialError> {
     let mut bytes = Zeroizing::new([0u8; 32]);
     rand::fill(bytes.as_mut_slice()).map_err(|_unspecified| CredentialError::Randomness)?;
     let token = Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice()));
@@ -139,7 +173,7 @@ fn token(path: &Path) -> Result<Zeroizing<String>, CredentialError> {
 
 /// The key comes first, so that a crash in between leaves a key that its certificate can still be made of.
 fn authority(data_dir: &Path) -> Result<(SigningKey, CertificateDer<'static>), CredentialError> {
-    let (key_path, ca_path) = (data_dir.join("api-ca-key.pem"), data_dir.join("api-ca.pem"));
+    let (key_path, ca_path) = (data_dir.join(CA_KEY), data_dir.join(CA));
     let damaged = |path: &Path, what| CredentialError::Damaged { path: path.to_owned(), what };
     let (key, ca) = (read(&key_path)?, read(&ca_path)?);
     let key = match key {

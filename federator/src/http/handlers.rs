@@ -17,7 +17,6 @@ use meshfed_runtime::clock;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::operations::Refused;
 use super::page::{self, Listed};
 use super::problem::{Answer, DRY_RUN, json, names, repeated, shown};
 use super::query::{self, Query};
@@ -25,7 +24,7 @@ use super::read::{Facts, Sight};
 use super::router::{Shared, bearer};
 use super::serve::Peer;
 use crate::fleet::{EndpointsError, EndpointsQuery};
-use crate::members::token;
+use crate::operations::{Refused, WouldBe};
 
 /// The largest body, in bytes (AP3).
 const BODY_MAX: usize = 1 << 20;
@@ -265,11 +264,7 @@ pub(super) async fn create_token(
     let dry = Query::parse(raw.as_deref(), &["dryRun"])?.dry_run()?;
     let request: http::TokenRequest = query::body(&read_body(&headers, body).await?)?;
     if dry {
-        let wanted = token::check(&request).map_err(|errors| {
-            Refused::new(ProblemKind::InvalidBody, "the token cannot be made; see errors").with(errors)
-        })?;
-        let cluster = wanted.grant.cluster.to_string();
-        let expires_at = clock::timestamp().saturating_add(wanted.ttl).unwrap_or(jiff::Timestamp::MAX).to_string();
+        let WouldBe { cluster, expires_at } = shared.api.operations.would_be_token(&request).await?;
         let would_be = WouldBeToken { id: None, token: None, cluster, expires_at, command: None };
         return Ok(marked_dry(json(StatusCode::OK, &would_be)));
     }
@@ -281,6 +276,27 @@ pub(super) async fn create_token(
     Ok(response)
 }
 
+/// One token with the revision of its last change.
+#[derive(Serialize)]
+struct TokenShown {
+    #[serde(flatten)]
+    token: http::Token,
+    revision: String,
+}
+
+fn unknown_token(id: &str) -> Refused {
+    Refused::new(ProblemKind::UnknownToken, format!("no token '{}'", repeated(id)))
+}
+
+pub(super) async fn token(State(shared): Shares, Path(id): Path<String>, RawQuery(raw): RawQuery) -> Answer {
+    Query::parse(raw.as_deref(), &[])?;
+    let found = shared.api.operations.find_token(&id).await?;
+    let (revision, token) = found.ok_or_else(|| unknown_token(&id))?;
+    let revision = revision.to_string();
+    // Tokens expire without a new revision, so the caller's copy is never good enough.
+    Ok(shown(&TokenShown { token, revision: revision.clone() }, &revision, None))
+}
+
 pub(super) async fn revoke_token(
     State(shared): Shares,
     Path(id): Path<String>,
@@ -289,21 +305,15 @@ pub(super) async fn revoke_token(
 ) -> Answer {
     let dry = Query::parse(raw.as_deref(), &["dryRun"])?.dry_run()?;
     let Some(tags) = headers.get(header::IF_MATCH).and_then(|v| v.to_str().ok()) else {
-        let detail = "send 'if-match: \"REVISION\"' with the revision of the list, or 'if-match: *'";
+        let detail = "send 'if-match: \"REVISION\"' with the revision of the token or of the list, or 'if-match: *'";
         return Err(Refused::new(ProblemKind::PreconditionRequired, detail));
     };
-    let unknown = || Refused::new(ProblemKind::UnknownToken, format!("no token '{}'", repeated(&id)));
-    if !meshfed_ca::token::is_id(&id) {
-        return Err(unknown());
-    }
-    if dry || tags.trim() != "*" {
-        let (revision, all) = shared.api.operations.list_tokens().await?;
-        if !names(tags, &revision.to_string()) {
-            let detail = format!("the tokens have changed: they are at revision {revision}; read them again");
+    let (own, _) = shared.api.operations.find_token(&id).await?.ok_or_else(|| unknown_token(&id))?;
+    if !names(tags, &own.to_string()) {
+        let (listed, _) = shared.api.operations.list_tokens().await?;
+        if !names(tags, &listed.to_string()) {
+            let detail = format!("the token is at revision {own}, the list at {listed}; read it again");
             return Err(Refused::new(ProblemKind::PreconditionFailed, detail));
-        }
-        if dry && !all.iter().any(|token| token.id == id) {
-            return Err(unknown());
         }
     }
     if dry {
@@ -312,7 +322,7 @@ pub(super) async fn revoke_token(
     if shared.api.operations.revoke_token(&id).await? {
         Ok(StatusCode::NO_CONTENT.into_response())
     } else {
-        Err(unknown())
+        Err(unknown_token(&id))
     }
 }
 

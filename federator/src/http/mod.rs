@@ -4,11 +4,11 @@
 
 mod credentials;
 mod handlers;
-mod operations;
 mod page;
 mod problem;
 mod query;
 mod read;
+mod renewal;
 mod router;
 mod serve;
 
@@ -22,10 +22,10 @@ use prometheus_client::metrics::family::Family;
 use tokio::sync::watch;
 
 use crate::fleet::{Bundles, FleetRead, Members, Revisions};
-use crate::members::Registry;
+use crate::operations::Operations;
 
 pub use credentials::{CredentialError, Credentials, ensure, is_san};
-pub use operations::{Operations, Refused};
+pub use renewal::{Renewed, Standing, follow, reset};
 pub use router::router;
 pub use serve::{ServeError, serve};
 
@@ -42,8 +42,8 @@ pub struct Api {
     pub fleet: Arc<dyn FleetRead>,
     /// Tokens and plans.
     pub operations: Arc<dyn Operations>,
-    /// SHA-256 of the administrator's token.
-    pub admin_token_sha256: [u8; 32],
+    /// SHA-256 of the administrator's token; follows `meshfed credential reset`.
+    pub admin_token_sha256: watch::Receiver<[u8; 32]>,
     /// F.
     pub domain: TrustDomain,
     /// The root's certificate, DER.
@@ -60,33 +60,9 @@ pub struct Api {
     pub requests: Family<Code, Counter>,
 }
 
-impl Api {
-    /// Over a registry.
-    #[must_use]
-    pub fn new(
-        fleet: Arc<dyn FleetRead>,
-        operations: Arc<dyn Operations>,
-        credentials: &Credentials,
-        registry: &Registry,
-        metrics: &Metrics,
-    ) -> Self {
-        let trust = registry.trust();
-        Self {
-            fleet,
-            operations,
-            admin_token_sha256: credentials.token_sha256(),
-            domain: trust.fleet().clone(),
-            root: trust.root().to_vec(),
-            root_online: trust.root_online(),
-            members: registry.members(),
-            bundles: registry.bundles(),
-            revisions: Arc::clone(registry.revisions()),
-            requests: requests(metrics),
-        }
-    }
-}
-
-fn requests(metrics: &Metrics) -> Family<Code, Counter> {
+/// Counts requests by status.
+#[must_use]
+pub fn requests(metrics: &Metrics) -> Family<Code, Counter> {
     metrics.counters("meshfed_http_requests", "Requests to the HTTP API by status")
 }
 

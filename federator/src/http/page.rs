@@ -8,9 +8,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use meshfed_api::http::{PAGE_MAX, Page, ProblemKind};
 use serde_json::Value;
 
-use super::operations::Refused;
 use super::problem::refuse;
 use super::query::Query;
+use crate::operations::Refused;
 
 /// Lists whose later pages can be asked for. The oldest goes first; a caller that comes too late begins anew (410).
 const KEPT_MAX: usize = 16;

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use meshfed_api::http::{FieldError, PROBLEM_TYPE, Problem, ProblemKind};
 use serde::Serialize;
 
-use super::operations::Refused;
+use crate::operations::Refused;
 
 /// The header of an answer to `dryRun=true`.
 pub(super) const DRY_RUN: HeaderName = HeaderName::from_static("x-meshfed-dry-run");

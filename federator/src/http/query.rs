@@ -6,8 +6,8 @@ use axum::http::{HeaderMap, header};
 use meshfed_api::http::ProblemKind;
 use serde::de::DeserializeOwned;
 
-use super::operations::Refused;
 use super::problem::{refuse, repeated};
+use crate::operations::Refused;
 
 /// The deepest nesting of a body (AP3).
 const DEPTH_MAX: usize = 64;

@@ -13,14 +13,14 @@ use meshfed_api::http::ProblemKind;
 use meshfed_ca::keys::sha256;
 use meshfed_ca::token::same_hash;
 use meshfed_runtime::clock;
+use meshfed_runtime::rate::{Limiter, Rate};
 
 use super::handlers as on;
-use super::operations::Refused;
 use super::page::Kept;
 use super::problem::{problem, seal};
-use super::serve::Peer;
+use super::serve::{HEADERS_MAX, Peer};
 use super::{Api, Code};
-use crate::members::limit::{Limiter, Rate};
+use crate::operations::Refused;
 
 /// What one principal may ask (AP9): fifty a second, a hundred at once. The CLI polls five times a second.
 const RATE: Rate = Rate { per_second: 50.0, burst: 100.0 };
@@ -56,7 +56,7 @@ pub fn router(api: Api) -> Router {
         .route("/services/{namespace}/{name}/endpoints", get(on::endpoints))
         .route("/trust", get(on::trust))
         .route("/tokens", get(on::tokens).post(on::create_token))
-        .route("/tokens/{id}", delete(on::revoke_token))
+        .route("/tokens/{id}", get(on::token).delete(on::revoke_token))
         .route("/joins/plan", post(on::plan))
         .route("/clusters/{name}/drain", post(later))
         .route("/clusters/{name}/undrain", post(later))
@@ -109,7 +109,11 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 fn admit(shared: &Shared, request: &Request) -> Result<(), Refused> {
     let api = &shared.api;
-    let is_admin = bearer(request.headers()).is_some_and(|t| same_hash(&sha256(t.as_bytes()), &api.admin_token_sha256));
+    if request.headers().len() > HEADERS_MAX {
+        return Err(Refused::new(ProblemKind::HeadTooLarge, format!("a request has at most {HEADERS_MAX} headers")));
+    }
+    let admin_token_sha256 = *api.admin_token_sha256.borrow();
+    let is_admin = bearer(request.headers()).is_some_and(|t| same_hash(&sha256(t.as_bytes()), &admin_token_sha256));
     let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let address = request.extensions().get::<Peer>().map_or(nobody, |peer| peer.0.ip());
     // Strangers never use up what the administrator may ask, not even from the same address.

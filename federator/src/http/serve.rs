@@ -13,10 +13,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use meshfed_runtime::{drain, tasks};
+use meshfed_runtime::connection::{ConnectionLimits, Guarded, Stalling};
+use meshfed_runtime::grpc::ConnectionMetrics;
+use meshfed_runtime::{drain, grpc, tasks};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
@@ -36,10 +38,12 @@ const HEAD_MAX: usize = 64 << 10;
 const H2_HEAD_MAX: u32 = 16 << 10;
 /// Requests of one HTTP/2 connection at the same time.
 const H2_STREAMS_MAX: u32 = 64;
+/// Bytes of the receive windows of one HTTP/2 stream and connection.
+const H2_WINDOWS: (u32, u32) = (64 << 10, 1 << 20);
 /// Streams that a peer opened and reset before we saw them (CVE-2023-44487).
 const H2_RESETS_MAX: usize = 20;
 /// Headers of one request.
-const HEADERS_MAX: usize = 64;
+pub(super) const HEADERS_MAX: usize = 100;
 
 /// The HTTP API cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -55,30 +59,28 @@ pub(super) struct Peer(pub(super) SocketAddr);
 
 #[derive(Clone)]
 struct Server {
-    acceptor: TlsAcceptor,
+    tls: watch::Receiver<Arc<ServerConfig>>,
+    metrics: ConnectionMetrics,
     builder: Builder<TokioExecutor>,
     router: Router,
     permits: Arc<Semaphore>,
     drain: drain::Watch,
 }
 
-/// Serves all listeners until the drain; a failed accept or handshake ends nothing.
+/// Serves all listeners until the drain; a failed accept or handshake ends nothing. A new `tls` holds for connections
+/// from then on.
 ///
 /// # Errors
 /// [`ServeError`], at once.
 pub async fn serve(
     listeners: Vec<std::net::TcpListener>,
-    tls: Arc<ServerConfig>,
+    tls: watch::Receiver<Arc<ServerConfig>>,
     router: Router,
     drain: drain::Watch,
+    metrics: ConnectionMetrics,
 ) -> Result<(), ServeError> {
-    let server = Server {
-        acceptor: TlsAcceptor::from(tls),
-        builder: builder(),
-        router,
-        permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        drain,
-    };
+    let server =
+        Server { tls, metrics, builder: builder(), router, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)), drain };
     let mut loops = Vec::with_capacity(listeners.len());
     for listener in listeners {
         listener.set_nonblocking(true).map_err(ServeError::Listener)?;
@@ -104,6 +106,8 @@ fn builder() -> Builder<TokioExecutor> {
         .keep_alive_timeout(Duration::from_secs(10))
         .max_concurrent_streams(H2_STREAMS_MAX)
         .max_header_list_size(H2_HEAD_MAX)
+        .initial_stream_window_size(H2_WINDOWS.0)
+        .initial_connection_window_size(H2_WINDOWS.1)
         .max_pending_accept_reset_streams(H2_RESETS_MAX);
     builder
 }
@@ -113,6 +117,22 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind as K;
     [K::ConnectionAborted, K::ConnectionRefused, K::ConnectionReset, K::Interrupted, K::WouldBlock]
         .contains(&error.kind())
+}
+
+/// Counts a connection while it stands.
+struct Open(ConnectionMetrics);
+
+impl Open {
+    fn new(metrics: &ConnectionMetrics) -> Self {
+        metrics.open.inc();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.dec();
+    }
 }
 
 impl Server {
@@ -126,12 +146,14 @@ impl Server {
                 Ok(accepted) => accepted,
                 Err(error) if is_of_one_connection(&error) => continue,
                 Err(error) => {
+                    self.metrics.refuse("accept");
                     tracing::warn!(%error, "accept failed on the HTTP API; trying again");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
             let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+                self.metrics.refuse("limit");
                 tracing::debug!(peer = %address, "connection refused: the connection limit is reached");
                 continue;
             };
@@ -145,23 +167,29 @@ impl Server {
     }
 
     async fn connection(self, stream: TcpStream, address: SocketAddr) {
-        // Best effort: a socket without it still works.
-        let _nodelay = stream.set_nodelay(true);
-        let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, self.acceptor.accept(stream));
+        grpc::set_options(&stream);
+        let limits = ConnectionLimits::default();
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.tls.borrow()));
+        let handshake = acceptor.accept(Stalling::new(stream, limits.write_stall));
+        let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake);
         let stream = tokio::select! {
             done = handshake => match done {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
+                    self.metrics.refuse("handshake");
                     tracing::debug!(peer = %address, %error, "no TLS handshake on the HTTP API");
                     return;
                 }
                 Err(_elapsed) => {
+                    self.metrics.refuse("handshake_timeout");
                     tracing::debug!(peer = %address, "handshake not finished within {HANDSHAKE_DEADLINE:?}");
                     return;
                 }
             },
             () = self.drain.signaled() => return,
         };
+        let stream = Guarded::new(stream, &limits, self.metrics.on_cut(address.to_string()));
+        let _open = Open::new(&self.metrics);
         let router = self.router;
         let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);

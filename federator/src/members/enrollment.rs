@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, PoisonError};
 
+use axum::extract::State;
 use meshfed_api::border::planned_offers;
 use meshfed_api::http;
 use meshfed_api::proto::federation as pb;
-use meshfed_api::proto::federation::enrollment_server::Enrollment;
+use meshfed_api::proto::federation::enrollment_server::{Enrollment, EnrollmentServer};
 use meshfed_ca::keys::sha256;
 use meshfed_ca::{csr, keys, token as ca_token};
 use meshfed_model::identity::{Principal, SpiffeId};
@@ -16,14 +17,16 @@ use meshfed_runtime::grpc::PeerInfo;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use super::challenge::message;
 use super::issued;
+use super::joining::Joining;
 use super::plan::{Joiner, Known, plan};
 use super::record::{Grant, MemberRecord, StoredState, TokenRecord, member_key};
 use super::refusal::Refusal;
-use super::registry::{Joining, Registry};
+use super::registry::Registry;
 use super::token::{JoinerKeys, TokenRefusal};
 use crate::fleet::{FleetRead, Members, MergePreview};
 use crate::store::{Table, Transaction};
@@ -31,10 +34,16 @@ use crate::store::{Table, Transaction};
 /// The highest agent replica of a cluster.
 const REPLICA_MAX: u32 = 15;
 
+/// The largest plan, in bytes: it names up to 10,000 services.
+const PLAN_MAX: usize = 4 << 20;
+/// The largest of all other messages, in bytes (JT9): an anchor and two certificate requests take some 1,500.
+const MESSAGE_MAX: usize = 4 << 10;
+
 /// Labels of joins.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct JoinLabel {
-    /// `joined`, `planned`, `renewed`, `refused`, `limited`, `invalid` or `failed`.
+    /// `joined`, `planned`, `renewed`, `refused`, `reused` (a used token came with other keys), `limited`, `invalid` or
+    /// `failed`.
     pub(super) result: &'static str,
 }
 
@@ -58,6 +67,19 @@ impl Enroll {
         Self { registry, fleet, joins }
     }
 
+    /// Adds the service to the routes of port 15600. Whoever has no certificate is counted before a message of it is read
+    /// (JT9), and only a plan may be longer than a few certificate requests.
+    #[must_use]
+    pub fn routes(&self, routes: Routes) -> Routes {
+        let served = |most| EnrollmentServer::new(self.clone()).max_decoding_message_size(most);
+        let name = <EnrollmentServer<Self> as tonic::server::NamedService>::NAME;
+        let limited = axum::Router::new()
+            .route_service(&format!("/{name}/Plan"), served(PLAN_MAX))
+            .route_service(&format!("/{name}/{{*method}}"), served(MESSAGE_MAX))
+            .layer(axum::middleware::from_fn_with_state(self.clone(), count));
+        routes.into_axum_router().merge(limited).into()
+    }
+
     /// The registry.
     pub(super) const fn registry(&self) -> &Arc<Registry> {
         &self.registry
@@ -71,7 +93,14 @@ impl Enroll {
             }
             Err(refusal) => {
                 self.joins.get_or_create(&JoinLabel { result: refusal.result() }).inc();
-                tracing::warn!(%address, reason = meshfed_runtime::telemetry::chain(&refusal), "{what}: refused");
+                let reason = meshfed_runtime::telemetry::chain(&refusal);
+                if matches!(refusal, Refusal::Token(TokenRefusal::Used)) {
+                    // Its holder has the secret (JT3).
+                    let stolen = "a used token came again with other keys; if its use was not yours, it was stolen";
+                    tracing::error!(%address, "{what}: refused: {stolen}");
+                } else {
+                    tracing::warn!(%address, reason, "{what}: refused");
+                }
                 Err(refusal.status())
             }
         }
@@ -144,7 +173,7 @@ impl Enroll {
         let checked = (|| {
             let ca_key = csr::verify(&request.ca_request).map_err(|e| invalid("ca_request", e.to_string()))?;
             let agent_key = csr::verify(&request.agent_request).map_err(|e| invalid("agent_request", e.to_string()))?;
-            if anchor_key(&request.anchor).as_deref() != Some(ca_key.as_der()) {
+            if anchor_key(&request.anchor).as_deref() != Some(ca_key.spki_der()) {
                 return Err(invalid("anchor", "it is not the certificate of the CA key that is proved".to_owned()));
             }
             if ca_key == agent_key {
@@ -164,8 +193,8 @@ impl Enroll {
             secret_sha256,
             keys: JoinerKeys { agent_key_sha256: agent_key.sha256(), anchor_sha256: sha256(&request.anchor) },
             anchor: request.anchor,
-            ca_spki: ca_key.as_der().to_vec(),
-            agent_spki: agent_key.as_der().to_vec(),
+            ca_spki: ca_key.spki_der().to_vec(),
+            agent_spki: agent_key.spki_der().to_vec(),
             replace: request.replace,
         };
         let bound = self.registry.join(joining).await?;
@@ -218,7 +247,8 @@ impl Enroll {
         let key = csr::verify(&request.agent_request)
             .map_err(|e| Refusal::Invalid { field: "agent_request", reason: e.to_string() })?;
         let id = SpiffeId::agent(trust.fleet().clone(), cluster.clone(), replica);
-        let agent_certificate = trust.issue_agent(&id, key.spki_der(), clock::wall())?;
+        let _turn = self.registry.renewals.turn(&cluster, clock::instant()).await.ok_or(Refusal::Flooded)?;
+        let agent_certificate = trust.issue_agent(&id, key.spki_der(), self.registry.clock.now()?)?;
         let transaction = issued::record(Transaction::new(), &agent_certificate, &cluster, binding)?;
         self.registry.store.commit(transaction).await?;
         Ok(pb::RenewResponse { agent_certificate, federators: self.registry.federators.clone() })
@@ -241,6 +271,15 @@ impl Enroll {
             return Err(refuse("the signature is not by the cluster's CA key"));
         }
         Ok((cluster, request.replica, member.binding))
+    }
+
+    /// A nonce to sign.
+    fn nonce(&self, cluster: &str) -> Result<[u8; 32], Refusal> {
+        let mut nonce = [0_u8; 32];
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_unspecified| Refusal::Renewal { reason: "no random numbers" })?;
+        let known = ClusterName::new(cluster).map_err(|_name| Refusal::Renewal { reason: "no cluster name" })?;
+        let mut nonces = self.registry.nonces.lock().unwrap_or_else(PoisonError::into_inner);
+        if nonces.give(nonce, known.as_str(), clock::instant()) { Ok(nonce) } else { Err(Refusal::Limited) }
     }
 
     pub(super) fn limited(&self, address: IpAddr) -> Result<(), Refusal> {
@@ -291,57 +330,61 @@ fn anchor_key(der: &[u8]) -> Option<Vec<u8>> {
     rest.is_empty().then(|| parsed.tbs_certificate.subject_pki.raw.to_vec())
 }
 
-fn address_of<T>(request: &Request<T>) -> (IpAddr, Option<SpiffeId>) {
-    let peer = PeerInfo::of(request);
-    (peer.address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |a| a.ip()), peer.id)
+fn address(peer: &PeerInfo) -> IpAddr {
+    peer.address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |a| a.ip())
+}
+
+fn address_of<T>(request: &Request<T>) -> IpAddr {
+    address(&PeerInfo::of(request))
+}
+
+/// Counts the attempts of strangers. Holders of a certificate are bounded by their number, and renew in lanes.
+async fn count(
+    State(enroll): State<Enroll>,
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> axum::response::Response {
+    let peer = request.extensions().get::<PeerInfo>().cloned().unwrap_or_default();
+    let is_renewal = peer.id.is_some() && request.uri().path().ends_with("/Renew");
+    if is_renewal || enroll.registry.admits(address(&peer)) {
+        return next.run(request).await;
+    }
+    match enroll.end::<()>("attempt", address(&peer), Err(Refusal::Limited)) {
+        Err(status) => status.into_http(),
+        Ok(_) => Status::internal("a refusal that is none").into_http(),
+    }
 }
 
 #[tonic::async_trait]
 impl Enrollment for Enroll {
     async fn plan(&self, request: Request<pb::PlanRequest>) -> Result<Response<pb::PlanResponse>, Status> {
-        let (address, _) = address_of(&request);
-        let result = match self.limited(address) {
-            Ok(()) => self.planned(request.into_inner()).await,
-            Err(refusal) => Err(refusal),
-        };
+        let address = address_of(&request);
+        let result = self.planned(request.into_inner()).await;
         if result.is_ok() {
             self.registry.gives_back(address);
         }
         self.end("planned", address, result)
     }
     async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
-        let (address, _) = address_of(&request);
-        let result = match self.limited(address) {
-            Ok(()) => self.joined(request.into_inner()).await,
-            Err(refusal) => Err(refusal),
-        };
+        let address = address_of(&request);
+        let result = self.joined(request.into_inner()).await;
         self.end("joined", address, result)
     }
     async fn challenge(
         &self,
         request: Request<pb::ChallengeRequest>,
     ) -> Result<Response<pb::ChallengeResponse>, Status> {
-        let (address, _) = address_of(&request);
-        let cluster = request.into_inner().cluster;
-        let given = self.limited(address).and_then(|()| {
-            let mut nonce = [0_u8; 32];
-            aws_lc_rs::rand::fill(&mut nonce)
-                .map_err(|_unspecified| Refusal::Renewal { reason: "no random numbers" })?;
-            let known = ClusterName::new(&cluster).map_err(|_name| Refusal::Renewal { reason: "no cluster name" })?;
-            let mut nonces = self.registry.nonces.lock().unwrap_or_else(PoisonError::into_inner);
-            if nonces.give(nonce, known.as_str(), clock::instant()) { Ok(nonce) } else { Err(Refusal::Limited) }
-        });
-        self.end("challenged", address, given.map(|nonce| pb::ChallengeResponse { nonce: nonce.to_vec() }))
+        let address = address_of(&request);
+        self.end(
+            "challenged",
+            address,
+            self.nonce(&request.into_inner().cluster).map(|nonce| pb::ChallengeResponse { nonce: nonce.to_vec() }),
+        )
     }
     async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::RenewResponse>, Status> {
-        let (address, _) = address_of(&request);
         let peer = PeerInfo::of(&request);
-        // Holders of a certificate are bounded by their number; everybody else is a stranger.
-        let admitted = if peer.id.is_some() { Ok(()) } else { self.limited(address) };
-        let result = match admitted {
-            Ok(()) => self.renewed(peer, request.into_inner()).await,
-            Err(refusal) => Err(refusal),
-        };
+        let address = address(&peer);
+        let result = self.renewed(peer, request.into_inner()).await;
         self.end("renewed", address, result)
     }
 }

@@ -4,13 +4,15 @@ pub mod challenge;
 pub mod claims;
 mod enrollment;
 pub mod issued;
-pub mod limit;
+mod joining;
+mod lanes;
 mod operations;
 pub mod plan;
 pub mod record;
 pub mod refusal;
 pub mod registry;
 pub mod token;
+pub mod upkeep;
 
 pub use enrollment::Enroll;
 pub use registry::{Registry, RegistryError};

@@ -1,7 +1,9 @@
 //! Edge. What the HTTP API asks of the members: tokens and plans. A change is durable when it returns.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 
+use jiff::Timestamp;
 use meshfed_api::http::{Plan, PlanRequest, ProblemKind, Token, TokenCreated, TokenRequest};
 use meshfed_ca::token::Token as Secret;
 use meshfed_runtime::clock;
@@ -11,10 +13,10 @@ use super::plan::Joiner;
 use super::record::{AuditRecord, Fate, TokenRecord, audit_key, token_key};
 use super::refusal::{Refusal, TOKEN_SENTENCE};
 use super::token::{check, shown};
-use crate::http::{Operations, Refused};
+use crate::operations::{Operations, Refused, WouldBe};
 use crate::store::{StoreError, Table, Transaction, handle};
 
-/// Tokens that are kept; the oldest ends are dropped first by an operator.
+/// Tokens that are kept; those that ended a week ago go by themselves.
 const TOKENS_MAX: usize = 100_000;
 
 fn failed(error: &StoreError) -> Refused {
@@ -28,18 +30,18 @@ impl Enroll {
             Refused::new(ProblemKind::InvalidBody, "the token cannot be made as asked").with(errors)
         })?;
         let registry = self.registry();
-        let held = registry.store().scan::<TokenRecord>(Table::Tokens).await.map_err(|e| failed(&e))?.len();
+        let held = registry.tokens.load(Ordering::Acquire);
         if held >= TOKENS_MAX {
-            let detail = format!("{held} tokens are kept, at most {TOKENS_MAX} are; revoke old ones");
+            let detail = format!("{held} tokens are kept, at most {TOKENS_MAX} are; they go a week after their end");
             return Err(Refused::new(ProblemKind::TooManyRequests, detail));
         }
         let secret = Secret::generate(registry.trust().pin())
             .map_err(|_none| Refused::new(ProblemKind::Unavailable, "no random numbers"))?;
-        let now = clock::timestamp();
+        let now = self.now()?;
         let expires_at =
             now.checked_add(wanted.ttl).map_err(|error| Refused::new(ProblemKind::InvalidBody, error.to_string()))?;
         let record = TokenRecord {
-            id: secret.id.clone(),
+            id: secret.id().to_owned(),
             secret_sha256: secret.secret_hash().to_vec(),
             grant: wanted.grant,
             created_at: now,
@@ -52,11 +54,12 @@ impl Enroll {
             .create(Table::Tokens, token_key(&record.id), encoded(Table::Tokens, &record)?)
             .put(Table::Audit, audit_key(now, &record.id), encoded(Table::Audit, &audit)?);
         registry.store().commit(transaction).await.map_err(|e| failed(&e))?;
+        registry.tokens.fetch_add(1, Ordering::AcqRel);
         let federator = registry.federators().first().map_or("HOST:15600", String::as_str);
         let cluster = record.grant.cluster.to_string();
         Ok(TokenCreated {
             id: record.id,
-            token: secret.to_string(),
+            token: secret.reveal().to_string(),
             expires_at: expires_at.to_string(),
             command: [
                 "meshfed",
@@ -73,6 +76,22 @@ impl Enroll {
         })
     }
 
+    /// Now, by the clock that issues.
+    fn now(&self) -> Result<Timestamp, Refused> {
+        let now = self.registry().clock.now().map_err(|jump| {
+            tracing::error!("no token was made: {jump}");
+            Refused::new(ProblemKind::Unavailable, format!("the federator's clock jumped: {jump}"))
+        })?;
+        Ok(clock::to_timestamp(now))
+    }
+
+    async fn find(&self, id: &str) -> Result<Option<(TokenRecord, u64)>, Refused> {
+        if !meshfed_ca::token::is_id(id) {
+            return Ok(None);
+        }
+        self.registry().store().get::<TokenRecord>(Table::Tokens, token_key(id)).await.map_err(|e| failed(&e))
+    }
+
     fn audit(&self, token: &TokenRecord, kind: &str, detail: String) -> AuditRecord {
         AuditRecord {
             at: clock::timestamp(),
@@ -84,12 +103,8 @@ impl Enroll {
     }
 
     async fn revoke(&self, id: &str) -> Result<bool, Refused> {
-        if !meshfed_ca::token::is_id(id) {
-            return Ok(false);
-        }
         let registry = self.registry();
-        let found = registry.store().get::<TokenRecord>(Table::Tokens, token_key(id)).await.map_err(|e| failed(&e))?;
-        let Some((mut token, revision)) = found else { return Ok(false) };
+        let Some((mut token, revision)) = self.find(id).await? else { return Ok(false) };
         match token.fate {
             Fate::Revoked { .. } => return Ok(true),
             Fate::Used(_) => {
@@ -118,8 +133,9 @@ fn encoded<T: serde::Serialize>(table: Table, value: &T) -> Result<Vec<u8>, Refu
 fn refused(refusal: &Refusal) -> Refused {
     match refusal {
         Refusal::Token(_) => Refused::new(ProblemKind::Unauthenticated, TOKEN_SENTENCE),
-        Refusal::Limited => Refused::new(ProblemKind::TooManyRequests, refusal.to_string()),
+        Refusal::Limited | Refusal::Flooded => Refused::new(ProblemKind::TooManyRequests, refusal.to_string()),
         Refusal::Store(error) => failed(error),
+        Refusal::Clock(_) => Refused::new(ProblemKind::Unavailable, refusal.to_string()),
         Refusal::Invalid { .. }
         | Refusal::Exists { .. }
         | Refusal::Clash { .. }
@@ -134,6 +150,17 @@ impl Operations for Enroll {
     async fn create_token(&self, request: TokenRequest) -> Result<TokenCreated, Refused> {
         self.create(&request).await
     }
+    async fn would_be_token(&self, request: &TokenRequest) -> Result<WouldBe, Refused> {
+        let wanted = check(request).map_err(|errors| {
+            Refused::new(ProblemKind::InvalidBody, "the token cannot be made; see errors").with(errors)
+        })?;
+        let expires_at = self.now()?.saturating_add(wanted.ttl).unwrap_or(Timestamp::MAX).to_string();
+        Ok(WouldBe { cluster: wanted.grant.cluster.to_string(), expires_at })
+    }
+    async fn find_token(&self, id: &str) -> Result<Option<(u64, Token)>, Refused> {
+        let now = clock::timestamp();
+        Ok(self.find(id).await?.map(|(token, _)| (token.shown_revision, shown(&token, now))))
+    }
     async fn list_tokens(&self) -> Result<(u64, Vec<Token>), Refused> {
         let now = clock::timestamp();
         let all = self.registry().store().scan::<TokenRecord>(Table::Tokens).await.map_err(|e| failed(&e))?;
@@ -147,7 +174,7 @@ impl Operations for Enroll {
         self.limited(peer.ip()).map_err(|r| refused(&r))?;
         let secret: Secret =
             token.parse().map_err(|_no_token| Refused::new(ProblemKind::Unauthenticated, TOKEN_SENTENCE))?;
-        let valid = self.registry().valid_token(&secret.id, &secret.secret_hash()).await.map_err(|r| refused(&r))?;
+        let valid = self.registry().valid_token(secret.id(), &secret.secret_hash()).await.map_err(|r| refused(&r))?;
         let joiner = Joiner { protocol: request.protocol, version: request.version, clock: request.clock.parse().ok() };
         Ok(self.plan_of(&valid, &joiner, &request.offers).0)
     }

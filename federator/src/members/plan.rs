@@ -83,8 +83,13 @@ pub fn plan(token: &TokenRecord, joiner: &Joiner, known: Known<'_>) -> Plan {
     }
 }
 
+/// A time as people read it: to the second.
+fn shown(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+}
+
 fn token_valid(token: &TokenRecord, now: Timestamp) -> PlanCheck {
-    let message = format!("token {} may be used until {}", token.id, token.expires_at);
+    let message = format!("token {} may be used until {}", token.id, shown(token.expires_at));
     let soon = token.expires_at.duration_since(now) < TOKEN_SOON;
     let result = if soon { CheckResult::Warn } else { CheckResult::Pass };
     check("TokenValid", result, message, Some("join at once, or make a new token with a longer --ttl"))
@@ -94,11 +99,12 @@ fn name_free(token: &TokenRecord, members: &Members) -> PlanCheck {
     let name = &token.grant.cluster;
     match members.members.get(name) {
         Some(m) if m.is_live() && token.grant.replace => {
-            let message = format!("cluster '{name}' is a member since {}; this join takes its place", m.joined_at);
+            let message =
+                format!("cluster '{name}' is a member since {}; this join takes its place", shown(m.joined_at));
             check("NameFree", CheckResult::Warn, message, Some("its agent and its workloads lose their identities"))
         }
         Some(m) if m.is_live() => {
-            let message = format!("cluster '{name}' is a member since {}", m.joined_at);
+            let message = format!("cluster '{name}' is a member since {}", shown(m.joined_at));
             let remedy = "choose another name, or make a token that may replace it and join with --replace";
             check("NameFree", CheckResult::Fail, message, Some(remedy))
         }
@@ -238,7 +244,7 @@ mod tests {
             secret_sha256: vec![],
             grant: token::check(&serde_json::from_str(&request).unwrap()).unwrap().grant,
             created_at: Timestamp::UNIX_EPOCH,
-            expires_at: Timestamp::UNIX_EPOCH + SignedDuration::from_mins(15),
+            expires_at: Timestamp::UNIX_EPOCH + SignedDuration::from_mins(15) + SignedDuration::from_nanos(123_456_789),
             shown_revision: 1,
             fate: Fate::Unused,
         }
@@ -249,7 +255,7 @@ mod tests {
         let east = MemberRecord {
             grant: record("east", "10.1.0.0/16", false).grant,
             state: StoredState::Active,
-            joined_at: Timestamp::UNIX_EPOCH,
+            joined_at: Timestamp::UNIX_EPOCH + SignedDuration::from_nanos(123_456_789),
             binding: 1,
             ca_spki: vec![],
             token: String::new(),
@@ -270,10 +276,12 @@ mod tests {
         let joiner = Joiner { protocol: 1, version: version.into(), clock };
         let plan = plan(token, &joiner, known);
         assert_eq!(plan.allowed, plan.checks.iter().all(|c| c.result != CheckResult::Fail));
+        assert!(plan.checks.iter().all(|c| !c.message.contains(".123")), "no fractions of seconds: {:?}", plan.checks);
         plan.checks.into_iter().map(|c| (c.id, c.result)).collect()
     }
 
-    /// Mutation seen to fail: `m.member.cluster != token.grant.cluster` left out; `abs` left out of the skew.
+    /// Mutation seen to fail: `m.member.cluster != token.grant.cluster` left out; `abs` left out of the skew; `shown`
+    /// with the whole time.
     #[test]
     fn each_check_decides_for_itself() {
         use CheckResult::{Fail, Pass, Warn};

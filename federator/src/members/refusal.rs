@@ -1,5 +1,6 @@
 //! Pure. Why a join, a plan or a renewal is refused, and what the caller is told of it.
 
+use meshfed_runtime::clock::ClockJump;
 use tonic::{Code, Status};
 
 use super::token::TokenRefusal;
@@ -22,6 +23,12 @@ pub enum Refusal {
     /// Too many attempts.
     #[error("too many attempts from this address; wait a second and try again")]
     Limited,
+    /// One cluster renews too often.
+    #[error("too many renewals of this cluster; wait a minute and try again")]
+    Flooded,
+    /// The wall clock jumped: nothing is issued.
+    #[error("the federator's clock jumped")]
+    Clock(#[from] ClockJump),
     /// The holder of a valid token sent something wrong.
     #[error("join refused: {field}: {reason}")]
     Invalid {
@@ -69,12 +76,13 @@ impl Refusal {
     #[must_use]
     pub const fn result(&self) -> &'static str {
         match self {
+            Self::Token(TokenRefusal::Used) => "reused",
             Self::Token(_) | Self::Exists { .. } | Self::Clash { .. } | Self::RootOffline | Self::Renewal { .. } => {
                 "refused"
             }
-            Self::Limited => "limited",
+            Self::Limited | Self::Flooded => "limited",
             Self::Invalid { .. } => "invalid",
-            Self::Store(_) | Self::Trust(_) => "failed",
+            Self::Store(_) | Self::Trust(_) | Self::Clock(_) => "failed",
         }
     }
     /// What the caller hears: never more than it may know.
@@ -82,12 +90,12 @@ impl Refusal {
     pub fn status(&self) -> Status {
         match self {
             Self::Token(_) => Status::new(Code::Unauthenticated, TOKEN_SENTENCE),
-            Self::Limited => Status::new(Code::ResourceExhausted, self.to_string()),
+            Self::Limited | Self::Flooded => Status::new(Code::ResourceExhausted, self.to_string()),
             Self::Invalid { .. } => Status::new(Code::InvalidArgument, self.to_string()),
             Self::Exists { .. } => Status::new(Code::AlreadyExists, self.to_string()),
             Self::Clash { .. } | Self::RootOffline => Status::new(Code::FailedPrecondition, self.to_string()),
             Self::Renewal { .. } => Status::new(Code::PermissionDenied, RENEW_SENTENCE),
-            Self::Store(_) | Self::Trust(_) => {
+            Self::Store(_) | Self::Trust(_) | Self::Clock(_) => {
                 Status::new(Code::Unavailable, "the federator cannot do this now; try again, and see its log")
             }
         }

@@ -2,25 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use jiff::Timestamp;
 use meshfed_model::bundle::Bundle;
-use meshfed_model::identity::{SpiffeId, TrustDomain};
+use meshfed_model::identity::TrustDomain;
 use meshfed_model::names::ClusterName;
+use meshfed_runtime::clock::SteadyClock;
+use meshfed_runtime::rate::{Limiter, Rate};
 use meshfed_runtime::{clock, files};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::challenge::Nonces;
-use super::issued;
-use super::limit::{Limiter, Rate};
-use super::record::{
-    AuditRecord, BundleRecord, Fate, MemberRecord, StoredState, TokenRecord, Use, audit_key, bundle_key, member_key,
-    name_of, token_key,
-};
+use super::joining::check_secret;
+use super::lanes::Lanes;
+use super::record::{BundleRecord, MemberRecord, StoredState, TokenRecord, bundle_key, name_of, token_key};
 use super::refusal::Refusal;
-use super::token::{JoinerKeys, Standing, TokenRefusal, judge};
+use super::token::{TokenRefusal, judge};
+use super::upkeep;
 use crate::fleet::{Bundles, Members, Revisions};
 use crate::store::handle::{self, Handle};
 use crate::store::{Key, Store, StoreError, Table, Transaction};
@@ -30,8 +30,6 @@ use crate::trust::{Trust, TrustError};
 const EACH: Rate = Rate { per_second: 1.0, burst: 20.0 };
 /// Attempts of all together (JT9).
 const ALL: Rate = Rate { per_second: 50.0, burst: 100.0 };
-/// How often a transaction that another one overtook is decided anew.
-const ATTEMPTS: usize = 5;
 /// Revisions that are reserved ahead.
 const REVISIONS_BLOCK: u64 = 1 << 20;
 /// The file that says that this directory had a registry.
@@ -90,34 +88,12 @@ pub struct Registry {
     revisions: Arc<Revisions>,
     limiter: Mutex<Limiter>,
     pub(super) nonces: Mutex<Nonces>,
-}
-
-/// What a join was given.
-pub struct Bound {
-    /// The token that was used.
-    pub token: TokenRecord,
-    /// The lineage certificate, DER.
-    pub lineage: Vec<u8>,
-    /// The agent's certificate, DER.
-    pub agent_certificate: Vec<u8>,
-}
-
-/// A join, checked but for its token.
-pub struct Joining {
-    /// The token's id.
-    pub id: String,
-    /// SHA-256 of its secret.
-    pub secret_sha256: [u8; 32],
-    /// The keys.
-    pub keys: JoinerKeys,
-    /// The anchor, DER.
-    pub anchor: Vec<u8>,
-    /// The CA key's SubjectPublicKeyInfo.
-    pub ca_spki: Vec<u8>,
-    /// The agent key's SubjectPublicKeyInfo.
-    pub agent_spki: Vec<u8>,
-    /// Whether the operator wants to take a live cluster's place.
-    pub replace: bool,
+    /// Renewals, each cluster in its own lane.
+    pub(super) renewals: Lanes,
+    /// What is issued is issued by it.
+    pub(super) clock: SteadyClock,
+    /// Tokens in the store. A second federator would count for itself: the limit is against growth, not for a price.
+    pub(super) tokens: AtomicUsize,
 }
 
 impl Registry {
@@ -149,7 +125,7 @@ impl Registry {
             store.commit(&Transaction::new().create(Table::Meta, key, handle::bytes(Table::Meta, &record)?))?;
             files::write_atomic(&node, format!("{}\n", record.federator).as_bytes(), files::MODE_SECRET)?;
         }
-        issued::prune(store.as_ref(), clock::timestamp())?;
+        let kept = upkeep::prune(store.as_ref(), clock::timestamp())?;
         let revisions = Revisions::new(0, 0);
         let registry = Self {
             store: Handle::new(store),
@@ -160,6 +136,9 @@ impl Registry {
             revisions,
             limiter: Mutex::new(Limiter::new(EACH, ALL)),
             nonces: Mutex::default(),
+            renewals: Lanes::default(),
+            clock: SteadyClock::start(kept.latest.map(Into::into)),
+            tokens: AtomicUsize::new(kept.tokens),
         };
         let registry = Self { revisions: registry.reserve_first()?, ..registry };
         registry.publish()?;
@@ -241,7 +220,7 @@ impl Registry {
         Ok(())
     }
 
-    async fn publish_later(&self) -> Result<(), StoreError> {
+    pub(super) async fn publish_later(&self) -> Result<(), StoreError> {
         let trust = Arc::clone(&self.trust);
         let (members, bundles) = self.store.run(move |store| read(store, &trust)).await?;
         self.tell(members, bundles);
@@ -279,141 +258,6 @@ impl Registry {
         judge(&token, None, clock::timestamp()).map_err(Refusal::Token)?;
         Ok(token)
     }
-
-    /// A join that its plan would block is refused, too, and leaves the token unused. Only who holds the token's secret
-    /// hears of other clusters' networks.
-    async fn check_networks(&self, joining: &Joining) -> Result<(), Refusal> {
-        let found: Option<(TokenRecord, u64)> = self.store.get(Table::Tokens, token_key(&joining.id)).await?;
-        let Some((token, _)) = found.filter(|(t, _)| t.fate == Fate::Unused) else { return Ok(()) };
-        if check_secret(&token, &joining.secret_sha256).is_err() {
-            return Ok(());
-        }
-        let members = Arc::clone(&self.members.borrow());
-        super::plan::clash(&token.grant, &members).map_or(Ok(()), |clash| Err(Refusal::Clash { clash }))
-    }
-
-    /// Consumes the token and binds the cluster, in one transaction; durable when it returns.
-    ///
-    /// # Errors
-    /// [`Refusal`]; nothing was changed then.
-    pub async fn join(&self, joining: Joining) -> Result<Bound, Refusal> {
-        self.check_networks(&joining).await?;
-        let joining = Arc::new(joining);
-        let trust = Arc::clone(&self.trust);
-        for _ in 0..ATTEMPTS {
-            let (this, trust) = (Arc::clone(&joining), Arc::clone(&trust));
-            let now = clock::timestamp();
-            let wall = clock::wall();
-            let done = self.store.run(move |store| Ok(bind(store, &trust, &this, now, wall))).await?;
-            match done {
-                Err(Refusal::Store(StoreError::Conflict { .. })) => {}
-                Err(refusal) => return Err(refusal),
-                Ok(bound) => {
-                    self.publish_later().await?;
-                    return Ok(bound);
-                }
-            }
-        }
-        Err(Refusal::Limited)
-    }
-}
-
-/// Compares in constant time.
-fn check_secret(token: &TokenRecord, secret_sha256: &[u8; 32]) -> Result<(), Refusal> {
-    let stored: [u8; 32] =
-        token.secret_sha256.as_slice().try_into().map_err(|_length| Refusal::Token(TokenRefusal::WrongSecret))?;
-    if meshfed_ca::token::same_hash(&stored, secret_sha256) {
-        return Ok(());
-    }
-    Err(Refusal::Token(TokenRefusal::WrongSecret))
-}
-
-/// Reads, decides and commits one join.
-fn bind(
-    store: &dyn Store,
-    trust: &Trust,
-    joining: &Joining,
-    now: Timestamp,
-    wall: std::time::SystemTime,
-) -> Result<Bound, Refusal> {
-    let token: Option<(TokenRecord, u64)> = handle::get(store, Table::Tokens, &token_key(&joining.id))?;
-    let (mut token, token_revision) = token.ok_or(Refusal::Token(TokenRefusal::Unknown))?;
-    check_secret(&token, &joining.secret_sha256)?;
-    match judge(&token, Some(&joining.keys), now).map_err(Refusal::Token)? {
-        Standing::Repeat(used) => {
-            let (lineage, agent_certificate) = (used.lineage.clone(), used.agent_certificate.clone());
-            return Ok(Bound { token, lineage, agent_certificate });
-        }
-        Standing::Fresh => {}
-    }
-    let cluster = token.grant.cluster.clone();
-    let member: Option<(MemberRecord, u64)> = handle::get(store, Table::Members, &member_key(&cluster))?;
-    let live = member.as_ref().is_some_and(|(m, _)| m.state == StoredState::Active);
-    // Made by this very token since it was read above: what became of the token is to be asked again (JT5).
-    if live && member.as_ref().is_some_and(|(m, _)| m.token == token.id) {
-        return Err(Refusal::Store(StoreError::Conflict { table: Table::Members, key: member_key(&cluster) }));
-    }
-    if live && !(joining.replace && token.grant.replace) {
-        return Err(Refusal::Exists { cluster: cluster.to_string() });
-    }
-    if !trust.root_online() {
-        return Err(Refusal::RootOffline);
-    }
-    let trust_domain = domain_of(trust.fleet(), &cluster)?;
-    // The anchor itself says which trust domain the root certifies: it must be that of the token's cluster.
-    meshfed_ca::anchor::verify(&joining.anchor, &trust_domain, wall)
-        .map_err(|error| Refusal::Invalid { field: "anchor", reason: error.to_string() })?;
-    let lineage = trust.certify(&joining.anchor, wall)?;
-    let id = SpiffeId::agent(trust.fleet().clone(), cluster.clone(), 0);
-    let agent_certificate = trust.issue_agent(&id, &joining.agent_spki, wall)?;
-    let binding = member.as_ref().map_or(0, |(m, _)| m.binding) + 1;
-    let record = MemberRecord {
-        grant: token.grant.clone(),
-        state: StoredState::Active,
-        joined_at: now,
-        binding,
-        ca_spki: joining.ca_spki.clone(),
-        token: token.id.clone(),
-    };
-    let held: Option<(BundleRecord, u64)> = handle::get(store, Table::Bundles, &bundle_key(&trust_domain))?;
-    let bundle = BundleRecord {
-        serial: held.as_ref().map_or(0, |(b, _)| b.serial) + 1,
-        anchors: vec![joining.anchor.clone()],
-        lineages: vec![lineage.clone()],
-    };
-    token.fate = Fate::Used(Box::new(Use {
-        at: now,
-        agent_key_sha256: joining.keys.agent_key_sha256.to_vec(),
-        anchor_sha256: joining.keys.anchor_sha256.to_vec(),
-        lineage: lineage.clone(),
-        agent_certificate: agent_certificate.clone(),
-    }));
-    let audit = AuditRecord {
-        at: now,
-        actor: format!("token:{}", token.id),
-        kind: "TokenUsed".to_owned(),
-        cluster: cluster.clone(),
-        detail: format!("cluster {cluster} joined, binding {binding}"),
-    };
-    let revision_of = |found: Option<u64>| found;
-    let transaction = Transaction::new()
-        .replace(Table::Tokens, token_key(&token.id), Some(token_revision), handle::bytes(Table::Tokens, &token)?)
-        .replace(
-            Table::Members,
-            member_key(&cluster),
-            revision_of(member.map(|(_, r)| r)),
-            handle::bytes(Table::Members, &record)?,
-        )
-        .replace(
-            Table::Bundles,
-            bundle_key(&trust_domain),
-            revision_of(held.map(|(_, r)| r)),
-            handle::bytes(Table::Bundles, &bundle)?,
-        )
-        .put(Table::Audit, audit_key(now, &token.id), handle::bytes(Table::Audit, &audit)?);
-    let transaction = issued::record(transaction, &lineage, &cluster, binding)?;
-    store.commit(&issued::record(transaction, &agent_certificate, &cluster, binding)?)?;
-    Ok(Bound { token, lineage, agent_certificate })
 }
 
 /// The trust domain of a cluster.
@@ -440,68 +284,4 @@ fn read(store: &dyn Store, trust: &Trust) -> Result<(Members, Bundles), StoreErr
         members.members.insert(cluster, record.member(trust_domain));
     }
     Ok((members, Bundles { bundles }))
-}
-
-#[cfg(test)]
-mod tests {
-    use jiff::SignedDuration;
-    use tempfile::tempdir;
-
-    use super::*;
-    use crate::store::memory::MemoryStore;
-
-    /// Two joins with one token: the second read it unused, and the member that it made a moment later.
-    ///
-    /// Mutation seen to fail: the check for "this very token" left out of `bind`: the loser hears that the cluster is a
-    /// member already, which no holder of a used token is told.
-    #[test]
-    fn who_loses_a_race_for_a_token_hears_of_the_token_only() {
-        let (dir, now) = (tempdir().unwrap(), Timestamp::UNIX_EPOCH);
-        let fleet: TrustDomain = "mesh.example".parse().unwrap();
-        let trust = Trust::open(dir.path(), fleet, 1, true, None, clock::wall()).unwrap();
-        let request = r#"{"cluster":"east","networks":[{"name":"net-east"}],"regions":["eu"],"zones":[]}"#;
-        let grant = super::super::token::check(&serde_json::from_str(request).unwrap()).unwrap().grant;
-        let token = TokenRecord {
-            id: "abcdefghij".into(),
-            secret_sha256: vec![1; 32],
-            grant: grant.clone(),
-            created_at: now,
-            expires_at: now + SignedDuration::from_secs(900),
-            shown_revision: 1,
-            fate: Fate::Unused,
-        };
-        let joined_with = |token_id: &str| {
-            let member = MemberRecord {
-                grant: grant.clone(),
-                state: StoredState::Active,
-                joined_at: now,
-                binding: 1,
-                ca_spki: vec![],
-                token: token_id.into(),
-            };
-            let store = MemoryStore::new();
-            let put = |t: Transaction, table, key, bytes| t.replace(table, key, None, bytes);
-            let t = put(
-                Transaction::new(),
-                Table::Tokens,
-                token_key(&token.id),
-                handle::bytes(Table::Tokens, &token).unwrap(),
-            );
-            let bytes = handle::bytes(Table::Members, &member).unwrap();
-            store.commit(&put(t, Table::Members, member_key(&grant.cluster), bytes)).unwrap();
-            let joining = Joining {
-                id: token.id.clone(),
-                secret_sha256: [1; 32],
-                keys: JoinerKeys { agent_key_sha256: [2; 32], anchor_sha256: [3; 32] },
-                anchor: vec![],
-                ca_spki: vec![],
-                agent_spki: vec![],
-                replace: false,
-            };
-            bind(&store, &trust, &joining, now, clock::wall()).err()
-        };
-        let lost = joined_with(&token.id);
-        assert!(matches!(lost, Some(Refusal::Store(StoreError::Conflict { .. }))), "{lost:?}");
-        assert!(matches!(joined_with("another000"), Some(Refusal::Exists { .. })));
-    }
 }

@@ -168,10 +168,10 @@ impl FleetSource {
         if *told == now {
             return;
         }
-        let text = |e: &ObjectError| e.to_string();
-        let known: BTreeSet<String> = told.iter().map(text).collect();
-        for fault in now.iter().map(text).filter(|f| !known.contains(f)) {
-            tracing::warn!(%fault, "fleet source: an object or file is refused; what stood before stays");
+        let known: BTreeSet<&ObjectError> = told.iter().collect();
+        for fault in now.iter().filter(|fault| !known.contains(fault)) {
+            // `file:line:column: error[CODE]: text`, as at a start.
+            tracing::warn!("fleet source: {fault}");
         }
         *told = now;
     }

@@ -179,8 +179,9 @@ fn shown(peer: &PeerInfo) -> String {
     }
 }
 
-/// Best effort: a socket without these options still works.
-pub(super) fn set_options(stream: &TcpStream) {
+/// No delay, and an end for connections whose peer acknowledges nothing ([`TCP_USER_TIMEOUT`], SY9). Best effort: a
+/// socket without these options still works.
+pub fn set_options(stream: &TcpStream) {
     let _nodelay = stream.set_nodelay(true);
     let _user_timeout = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
 }

@@ -21,6 +21,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use crate::connection::{ConnectionLimits, Cut, OnCut};
 use crate::metrics::Metrics;
 
+pub use accept::set_options;
 pub use client::{ConnectError, connect, connect_unix};
 pub use serve::{ServeError, UNIX_PATH_MAX, UnixBindError, bind_unix, serve_tls, serve_unix};
 

@@ -1,4 +1,5 @@
-//! Edge. What the HTTP API asks of the rooms that keep members: tokens and plans.
+//! Edge. What the HTTP API asks of the rooms that keep members: tokens and plans. Both rooms know this one, and not each
+//! other.
 
 use std::net::SocketAddr;
 
@@ -29,11 +30,24 @@ impl Refused {
     }
 }
 
+/// A token that a dry run asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WouldBe {
+    /// The cluster.
+    pub cluster: String,
+    /// Until when it could be used, RFC 3339.
+    pub expires_at: String,
+}
+
 /// Tokens and plans, as `members` does them. A change is durable when it returns.
 #[tonic::async_trait]
 pub trait Operations: Send + Sync + 'static {
     /// Makes a token (201). Bad fields: `InvalidBody` with all of them.
     async fn create_token(&self, request: TokenRequest) -> Result<TokenCreated, Refused>;
+    /// What [`Self::create_token`] would make; nothing is changed.
+    async fn would_be_token(&self, request: &TokenRequest) -> Result<WouldBe, Refused>;
+    /// One token, and the revision of its last change.
+    async fn find_token(&self, id: &str) -> Result<Option<(u64, Token)>, Refused>;
     /// All tokens by id, and the revision of the last change of any.
     async fn list_tokens(&self) -> Result<(u64, Vec<Token>), Refused>;
     /// Takes a token back; whether there is one of that id.
