@@ -1,5 +1,5 @@
 //! Pure. The rule by which a receiver takes a trust bundle: lineage by the root pinned at join, a serial that only
-//! rises, and no changed anchor of a trust domain that is known already.
+//! rises, and for a changed anchor of a trust domain that is known already the word of an anchor that is held.
 
 use std::time::SystemTime;
 
@@ -9,6 +9,7 @@ use meshfed_runtime::limits::LimitExceeded;
 
 use crate::anchor;
 use crate::lineage::{self, LineageError};
+use crate::rollover::{self, RolloverError};
 
 /// Most anchors of one bundle: the active one, the next, and those that retire.
 pub const ANCHORS_MAX: usize = 8;
@@ -77,7 +78,16 @@ pub enum BundleError {
         #[source]
         source: LineageError,
     },
-    /// A key that is not yet held for a known trust domain.
+    /// A new key whose rollover certificates do not prove it.
+    #[error("the new anchor of known trust domain {trust_domain} is not proven by what is held of it")]
+    Rollover {
+        /// The trust domain.
+        trust_domain: TrustDomain,
+        /// What is wrong with the last of them.
+        #[source]
+        source: RolloverError,
+    },
+    /// A key that is not yet held for a known trust domain, and nobody vouches for it.
     #[error(
         "the anchor of known trust domain {trust_domain} changed to a key that is not held here; \
          if its owner confirms it, run: meshfed trust approve {trust_domain} --sha256 {sha256}"
@@ -102,6 +112,7 @@ impl BundleError {
             Self::Rollback { .. } => "rollback",
             Self::SameSerial { .. } => "same_serial",
             Self::Lineage { .. } => "lineage",
+            Self::Rollover { .. } => "rollover",
             Self::AnchorChanged { .. } => "anchor_changed",
         }
     }
@@ -119,8 +130,23 @@ pub fn accept(
     root_der: &[u8],
     now: SystemTime,
 ) -> Result<Bundle, BundleError> {
+    accept_with(held, offered, &[], root_der, now)
+}
+
+/// [`accept`] of a bundle that came with rollover certificates, DER: a new anchor of a known trust domain needs one by an
+/// anchor that is held of it already. They prove a change and are not kept.
+///
+/// # Errors
+/// [`BundleError`]; the held bundle stays.
+pub fn accept_with(
+    held: Option<&Bundle>,
+    offered: &Bundle,
+    rollovers: &[Vec<u8>],
+    root_der: &[u8],
+    now: SystemTime,
+) -> Result<Bundle, BundleError> {
     let td = || offered.trust_domain.clone();
-    check_size(offered)?;
+    check_size(offered, rollovers)?;
     if let Some(held) = held {
         if held.trust_domain != offered.trust_domain {
             return Err(BundleError::OtherDomain { held: held.trust_domain.clone(), offered: td() });
@@ -144,16 +170,39 @@ pub fn accept(
     if let Some(held) = held {
         let known: Vec<_> = held.anchors.iter().filter_map(|a| anchor::spki_sha256(a)).collect();
         // A renewed certificate over a held key is signed by that key: the owner vouches for it.
-        for new in offered.anchors.iter().filter_map(|a| anchor::spki_sha256(a)) {
-            if !known.contains(&new) {
-                return Err(BundleError::AnchorChanged { trust_domain: td(), sha256: hex(&new) });
+        for new in &offered.anchors {
+            let key = anchor::spki_sha256(new).unwrap_or_default();
+            if !known.contains(&key) {
+                proven(new, &key, held, rollovers, now)?;
             }
         }
     }
     Ok(offered.clone())
 }
 
-fn check_size(offered: &Bundle) -> Result<(), BundleError> {
+/// Whether one of the rollover certificates is the word of a held anchor for the new one.
+fn proven(
+    new: &[u8],
+    key: &[u8; 32],
+    held: &Bundle,
+    rollovers: &[Vec<u8>],
+    now: SystemTime,
+) -> Result<(), BundleError> {
+    let trust_domain = held.trust_domain.clone();
+    let mut refused = BundleError::AnchorChanged { trust_domain: trust_domain.clone(), sha256: hex(key) };
+    for rollover in rollovers {
+        let anchors = held.anchors.iter().map(Vec::as_slice);
+        match rollover::verify(new, rollover, anchors, &held.trust_domain, now) {
+            Ok(()) => return Ok(()),
+            // One for another anchor of the same bundle is not worth telling.
+            Err(RolloverError::Key(_)) => {}
+            Err(source) => refused = BundleError::Rollover { trust_domain: trust_domain.clone(), source },
+        }
+    }
+    Err(refused)
+}
+
+fn check_size(offered: &Bundle, rollovers: &[Vec<u8>]) -> Result<(), BundleError> {
     let td = || offered.trust_domain.clone();
     if offered.anchors.is_empty() {
         return Err(BundleError::Empty(td()));
@@ -164,7 +213,8 @@ fn check_size(offered: &Bundle) -> Result<(), BundleError> {
         let (anchors, lineages) = (offered.anchors.len(), offered.lineages.len());
         return Err(BundleError::Count { trust_domain: td(), anchors, lineages });
     }
-    for cert in offered.anchors.iter().chain(&offered.lineages) {
+    LimitExceeded::check("rollovers", rollovers.len(), ANCHORS_MAX).map_err(limit)?;
+    for cert in offered.anchors.iter().chain(&offered.lineages).chain(rollovers) {
         LimitExceeded::check("certificate_bytes", cert.len(), CERTIFICATE_MAX).map_err(limit)?;
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 mod authority;
 mod issuance;
+mod rollover;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -65,10 +65,21 @@ fn wrong_files_and_ports_exit_65() {
     let foreign = start(&fleet.path("federator"), "another.example", "127.0.0.1:0");
     assert_eq!(foreign.code, 65, "{foreign:?}");
     assert!(foreign.stderr.contains("mesh.example"), "{foreign:?}");
+    // A first start without a fleet, and with a source that is not there, leaves nothing.
+    let fresh = fleet.path("fresh").display().to_string();
+    let ports = ["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let first = |more: &[&str]| meshfed_run(&[&["federator", "--data-dir", &fresh], &ports[..], more].concat());
+    let unnamed = first(&[]);
+    assert_eq!(unnamed.code, 64, "{unnamed:?}");
+    let nowhere = first(&["--fleet", "mesh.example", "--source", "dir:/nonexistent/nope"]);
+    assert_eq!(nowhere.code, 65, "{nowhere:?}");
+    assert!(nowhere.stderr.starts_with("/nonexistent/nope:0:0: error[MF0214]: "), "{nowhere:?}");
+    assert!(!fleet.path("fresh").exists());
     let source = format!("dir:{}", fleet.dir.path().display());
     let agent = meshfed_run(&["agent", "--data-dir", &fleet.path("nobody").display().to_string(), "--source", &source]);
     assert_eq!(agent.code, 65, "{agent:?}");
     assert!(agent.stderr.contains("meshfed join"), "{agent:?}");
+    assert_eq!(agent.stderr.lines().count(), 1, "one cause is one line: {agent:?}");
 }
 
 /// The same proxy twice: the second ends with 65 and names the address; the first goes on.

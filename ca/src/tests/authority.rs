@@ -10,12 +10,12 @@ use crate::keys::{self, KeyError, SigningKey};
 use crate::lineage::{self, LineageError};
 use crate::{pem, root};
 
-struct Root {
-    key: SigningKey,
-    der: Vec<u8>,
+pub(super) struct Root {
+    pub(super) key: SigningKey,
+    pub(super) der: Vec<u8>,
 }
 
-fn fleet_root() -> Root {
+pub(super) fn fleet_root() -> Root {
     let key = SigningKey::generate().unwrap();
     let der = root::create(&key, &domain("mesh.example"), now(), YEAR * 10).unwrap();
     Root { key, der }

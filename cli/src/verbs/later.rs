@@ -49,8 +49,6 @@ later!(
     Install,
     /// Shell completion (not in this version)
     Completion,
-    /// Renew API credentials (not in this version)
-    Credential,
 );
 
 /// Whatever follows the verb.

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod clusters;
+mod credential;
 mod demo;
 mod endpoints;
 mod join;
@@ -50,6 +51,8 @@ enum Verb {
     Proxy(meshfed_proxy::ProxyArgs),
     /// Make, list and revoke join tokens
     Token(token::TokenArgs),
+    /// Renew the credentials of the federator's HTTP API
+    Credential(credential::CredentialArgs),
     /// Join a cluster to the fleet: makes the data directory that its agent runs with
     Join(join::JoinArgs),
     /// Show whether the fleet is ready, and what it waits for: exit 0 ready, 1 not
@@ -86,6 +89,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Proxy(args) => meshfed_proxy::run(args),
         Verb::Demo(args) => exit::finish(block_on(demo::run(args))),
         Verb::Token(args) => exit::finish(block_on(token::run(args))),
+        Verb::Credential(args) => exit::finish(credential::run(&args)),
         Verb::Join(args) => exit::finish(block_on(join::run(args))),
         Verb::Status(args) => exit::finish(block_on(status::run(args))),
         Verb::Clusters(args) => exit::finish(block_on(clusters::run(args))),

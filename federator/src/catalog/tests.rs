@@ -195,3 +195,21 @@ fn the_first_seen_exporter_wins_and_ports_are_united() {
     assert_eq!(catalog.idle_claims(&cluster("west")), [name("a")]);
     assert_eq!(catalog.by_seniority(&name("a")), [cluster("east")]);
 }
+
+/// Mutation seen to fail: `said` in `merge` with `app_protocol` as it is written.
+#[test]
+fn a_protocol_that_the_name_says_already_is_no_conflict() {
+    let offer = |app: Option<&str>| {
+        let (_, value) = plain("b");
+        let OfferValue::Service(mut offer) = value else { panic!("a service") };
+        offer.ports[0].app_protocol = app.map(str::to_owned);
+        offer
+    };
+    let winner = |first: Option<&str>, second: Option<&str>| {
+        let (east, west) = (cluster("east"), cluster("west"));
+        super::merge(&name("b"), &[(&east, &offer(first)), (&west, &offer(second))]).unwrap().winner
+    };
+    assert_eq!(winner(None, Some("http")), None);
+    assert_eq!(winner(Some("http"), None), None);
+    assert_eq!(winner(None, Some("tcp")), Some(cluster("east")));
+}

@@ -15,4 +15,5 @@ pub mod token;
 pub mod upkeep;
 
 pub use enrollment::Enroll;
+pub use joining::{Bound, Joining};
 pub use registry::{Registry, RegistryError};

@@ -3,13 +3,17 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::stall::is_stall;
-use super::{ConnectionLimits, Cut, Meter, OnCut};
+use super::{ConnectionLimits, Cut, Meter, OnCut, Streams};
 use crate::clock;
+
+/// How often streams are looked at within the time that one may wait.
+const LOOKS: u32 = 4;
 
 /// A connection under [`ConnectionLimits`]; made when the handshake is over. HTTP/2 is known by its preface, so that
 /// other protocols pass uncounted.
@@ -18,6 +22,10 @@ pub struct Guarded<T> {
     meter: Meter,
     first_request: Option<Pin<Box<Sleep>>>,
     age: Option<Pin<Box<Sleep>>>,
+    streams: Streams,
+    write_stall: Duration,
+    /// When to look at the streams again.
+    look: Pin<Box<Sleep>>,
     cut: Option<Cut>,
     on_cut: OnCut,
 }
@@ -31,9 +39,18 @@ impl<T> Guarded<T> {
             meter: Meter::new(limits),
             first_request: Some(Box::pin(sleep(limits.first_request))),
             age: limits.age.map(|age| Box::pin(sleep(age))),
+            streams: Streams::default(),
+            write_stall: limits.write_stall,
+            look: Box::pin(sleep(limits.write_stall / LOOKS)),
             cut: None,
             on_cut,
         }
+    }
+
+    /// The streams of this connection, for the bodies of its responses.
+    #[must_use]
+    pub fn streams(&self) -> Streams {
+        self.streams.clone()
     }
 
     fn cut(&mut self, cut: Cut) -> io::Error {
@@ -68,6 +85,13 @@ impl<T> Guarded<T> {
         }
         if over(&mut self.age, cx) {
             return Err(self.cut(Cut::Age));
+        }
+        while self.look.as_mut().poll(cx).is_ready() {
+            if self.streams.has_waited(self.write_stall, clock::instant()) {
+                return Err(self.cut(Cut::WriteStall));
+            }
+            let next = tokio::time::Instant::now() + self.write_stall / LOOKS;
+            self.look.as_mut().reset(next);
         }
         Ok(())
     }

@@ -3,11 +3,13 @@
 //!
 //! `h2` bounds what a peer can make it keep (streams, header lists, buffers, pending resets), but answers every PING
 //! and SETTINGS frame, and waits for a first request for ever. So [`Guarded`] counts frames on their way in, and
-//! [`Stalling`] lies under TLS, where a write that is taken has left the process.
+//! [`Stalling`] lies under TLS, where a write that is taken has left the process. [`Streams`] notes the streams of a
+//! connection that wait for a peer that keeps its window shut.
 
 mod guarded;
 mod meter;
 mod stall;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +18,7 @@ use std::time::Duration;
 pub use guarded::Guarded;
 pub use meter::{Flood, Meter};
 pub use stall::Stalling;
+pub use streams::Streams;
 
 /// What one connection may do.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,7 +31,7 @@ pub struct ConnectionLimits {
     pub control_frames: u32,
     /// RST_STREAM frames in any ten seconds.
     pub resets: u32,
-    /// Time in which a write that waits must get rid of at least one byte.
+    /// Time in which a write that waits must get rid of at least one byte, and a stream that waits for room gets some.
     pub write_stall: Duration,
 }
 

@@ -18,7 +18,7 @@ use tonic::transport::server::Connected;
 
 use super::authority::Mender;
 use super::{ConnectionMetrics, Limits, PeerInfo, TCP_USER_TIMEOUT, UCred};
-use crate::connection::{ConnectionLimits, Guarded, Stalling};
+use crate::connection::{ConnectionLimits, Guarded, Stalling, Streams};
 use crate::drain::Watch;
 use crate::{tasks, tls};
 
@@ -224,10 +224,21 @@ impl Drop for PeerIo {
     }
 }
 
+/// What the requests of a connection carry on their way in.
+#[derive(Debug, Clone)]
+pub(super) struct Accepted {
+    pub(super) peer: PeerInfo,
+    pub(super) streams: Streams,
+}
+
 impl Connected for PeerIo {
-    type ConnectInfo = PeerInfo;
-    fn connect_info(&self) -> PeerInfo {
-        self.peer.clone()
+    type ConnectInfo = Accepted;
+    fn connect_info(&self) -> Accepted {
+        let streams = match &self.transport {
+            Transport::Tls(s) => s.streams(),
+            Transport::Unix(s) => s.streams(),
+        };
+        Accepted { peer: self.peer.clone(), streams }
     }
 }
 

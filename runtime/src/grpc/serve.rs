@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use super::accept::Acceptor;
+use super::accept::{Accepted, Acceptor};
 use super::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, Limits, ServeOptions};
 use crate::drain::Watch;
 use crate::files::{self, MODE_SOCKET};
@@ -168,7 +168,7 @@ async fn serve(
         .initial_stream_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
         .max_concurrent_streams(limits.streams)
-        .add_routes(few_headers(routes))
+        .add_routes(guarded(routes))
         .serve_with_incoming_shutdown(ready, {
             let drain = drain.clone();
             async move { drain.signaled().await }
@@ -198,15 +198,20 @@ const RESETS_MAX: usize = 200;
 /// Headers of one request (SY4).
 const HEADERS_MAX: usize = 100;
 
-/// Refuses requests with more than [`HEADERS_MAX`] headers: `h2` bounds their bytes, not their number.
-fn few_headers(routes: Routes) -> Routes {
-    async fn check(request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
+/// What holds for every request: it carries its peer, it has few headers (`h2` bounds their bytes, not their number),
+/// and its response is watched.
+fn guarded(routes: Routes) -> Routes {
+    async fn pass(mut request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
         let headers = request.headers().len();
-        if headers <= HEADERS_MAX {
-            return next.run(request).await;
+        if headers > HEADERS_MAX {
+            let refused = format!("{headers} headers, at most {HEADERS_MAX} are allowed");
+            return tonic::Status::resource_exhausted(refused).into_http();
         }
-        let refused = format!("{headers} headers, at most {HEADERS_MAX} are allowed");
-        tonic::Status::resource_exhausted(refused).into_http()
+        let Some(Accepted { peer, streams }) = request.extensions_mut().remove::<Accepted>() else {
+            return tonic::Status::internal("a request of no connection").into_http();
+        };
+        request.extensions_mut().insert(peer);
+        next.run(request).await.map(|body| streams.watch(body))
     }
-    routes.into_axum_router().layer(axum::middleware::from_fn(check)).into()
+    routes.into_axum_router().layer(axum::middleware::from_fn(pass)).into()
 }

@@ -35,8 +35,15 @@ fn routes(drain: drain::Watch) -> tonic::service::Routes {
         .route("/who", axum::routing::post(who))
         .route("/hold", axum::routing::post(hold))
         .route("/forever", axum::routing::post(std::future::pending::<String>))
+        .route("/endless", axum::routing::post(endless))
         .route("/flood", axum::routing::post(|| async { vec![0u8; 32 << 20] }));
     router.into()
+}
+
+/// Kilobytes, as long as somebody takes them.
+async fn endless() -> axum::body::Body {
+    use futures::StreamExt as _;
+    axum::body::Body::from_stream(futures::stream::repeat(vec![0u8; 1024]).map(Ok::<_, std::convert::Infallible>))
 }
 
 struct Server {

@@ -173,7 +173,7 @@ async fn rapid_resets_end_the_connection() {
 
 /// What the server says of itself is what the limits say, and both sizes of a head are held to.
 ///
-/// Mutation seen to fail: `few_headers` left out; `http2_max_header_list_size` four times as large; `max_concurrent_streams`
+/// Mutation seen to fail: `HEADERS_MAX` not looked at; `http2_max_header_list_size` four times as large; `max_concurrent_streams`
 /// left out.
 #[tokio::test]
 async fn limits_are_told_and_held() {
@@ -234,6 +234,34 @@ async fn a_peer_that_does_not_read_is_cut() {
     until("write_stall", || s.cut("write_stall") == 1).await;
     until("closed", || s.metrics.open.get() == 0).await;
     drop(raw);
+    s.stop().await;
+}
+
+/// A peer that reads the socket and answers PINGs but keeps its window shut is cut, too; one that is merely not sent
+/// anything is not.
+///
+/// Mutation seen to fail: `streams.watch` left out of `guarded`; a wait begun although nothing was given.
+#[tokio::test]
+async fn a_peer_that_keeps_its_window_shut_is_cut() {
+    let each = ConnectionLimits { write_stall: Duration::from_millis(400), ..ConnectionLimits::default() };
+    let (s, store, _) = open(Limits { each, ..Limits::default() });
+    let mut idle = Raw::connect(&s, &store, &[]).await;
+    idle.send(&[request(1, "/who", &[]), request(3, "/hold", &[])].concat()).await;
+    idle.until(DATA).await;
+    let mut shut = Raw::connect(&s, &store, &[]).await;
+    shut.send(&request(1, "/endless", &[])).await;
+    let mut taken = 0;
+    while let Some((kind, _, payload)) = shut.next().await {
+        taken += if kind == DATA { payload.len() } else { 0 };
+        if kind == PING {
+            shut.send(&frame(PING, 1, 0, &payload)).await;
+        }
+    }
+    assert_eq!(taken, 65_535, "the window of a connection");
+    assert_eq!(s.cut("write_stall"), 1);
+    idle.send(&request(5, "/who", &[])).await;
+    idle.until(DATA).await;
+    drop(idle);
     s.stop().await;
 }
 
