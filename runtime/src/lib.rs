@@ -19,6 +19,7 @@ pub mod pin;
 pub mod process;
 pub mod rate;
 pub mod readiness;
+pub mod steady;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;

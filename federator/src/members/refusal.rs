@@ -1,6 +1,6 @@
 //! Pure. Why a join, a plan or a renewal is refused, and what the caller is told of it.
 
-use meshfed_runtime::clock::ClockJump;
+use meshfed_runtime::steady::ClockJump;
 use tonic::{Code, Status};
 
 use super::token::TokenRefusal;

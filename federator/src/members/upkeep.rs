@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use meshfed_runtime::clock::{self, ClockJump};
-use meshfed_runtime::drain;
 use meshfed_runtime::metrics::Metrics;
+use meshfed_runtime::steady::ClockJump;
+use meshfed_runtime::{clock, drain};
 
 use super::issued;
 use super::record::{AuditRecord, Fate, TokenRecord};
