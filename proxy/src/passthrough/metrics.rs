@@ -21,10 +21,13 @@ pub enum Outcome {
     Timeout,
     /// The process has too many connections.
     Limit,
+    /// The server name is known, and none of its endpoints can be reached.
+    Unreachable,
 }
 
 impl Outcome {
-    const ALL: [Self; 6] = [Self::Forwarded, Self::UnknownSni, Self::NoSni, Self::BadHello, Self::Timeout, Self::Limit];
+    const ALL: [Self; 7] =
+        [Self::Forwarded, Self::UnknownSni, Self::NoSni, Self::BadHello, Self::Timeout, Self::Limit, Self::Unreachable];
     const fn labels(self) -> ConnectionLabels {
         let reason = match self {
             Self::Forwarded => return ConnectionLabels { result: "forwarded", reason: "" },
@@ -33,6 +36,7 @@ impl Outcome {
             Self::BadHello => "bad_hello",
             Self::Timeout => "timeout",
             Self::Limit => "limit",
+            Self::Unreachable => "unreachable",
         };
         ConnectionLabels { result: "refused", reason }
     }
@@ -57,7 +61,7 @@ struct DirectionLabels {
 /// The counters of the gateway, looked up once: a connection costs one addition.
 #[derive(Debug)]
 pub struct GatewayMetrics {
-    outcomes: [Counter; 6],
+    outcomes: [Counter; 7],
     failures: Family<FailureLabels, Counter>,
     sent: Counter,
     received: Counter,

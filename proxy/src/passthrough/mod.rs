@@ -152,6 +152,7 @@ impl Gateway {
             Ok(connected) => connected,
             Err(error) => {
                 self.metrics.upstream_failed(error.as_str());
+                self.metrics.count(Outcome::Unreachable);
                 tracing::info!(sni = %route.sni, %peer, error = %error, "gateway: no endpoint could be reached");
                 return refuse_with(client, &alert::INTERNAL_ERROR).await;
             }

@@ -132,7 +132,7 @@ async fn garbage_is_closed_and_counted() {
     assert!(connect(address, NAME, false).await.is_ok(), "others are served on");
 }
 
-/// Mutation seen to fail: `tried.push(endpoint.address)` of `dial` followed by `break`.
+/// Mutation seen to fail: `tried.push(endpoint.address)` of `dial` followed by `break`; `Outcome::Unreachable` not counted.
 #[tokio::test]
 async fn a_failed_connect_tries_another_endpoint() {
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -146,4 +146,6 @@ async fn a_failed_connect_tries_another_endpoint() {
     nobody.listeners.install(&cell, &listener).unwrap();
     assert!(connect(nobody.addresses("gateway")[0], NAME, false).await.is_err());
     assert!(nobody.metrics.encode().contains("meshfed_gateway_upstream_failures_total{reason=\"connect\"} 1"));
+    let refused = "meshfed_gateway_connections_total{result=\"refused\",reason=\"unreachable\"} 1";
+    assert!(nobody.metrics.encode().contains(refused), "a refusal in no series");
 }
