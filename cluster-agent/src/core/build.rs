@@ -340,6 +340,7 @@ impl Core {
                             &bind,
                             &at,
                             inbound.protocol,
+                            &self.hosts_of(&inbound.services),
                         ));
                         let target = node.inbound.get(&port).copied();
                         let target = target.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port)));
@@ -364,6 +365,18 @@ impl Core {
             }
         }
         self.rebuild_trust_of(streams);
+    }
+
+    /// The hosts of the services that hold a port, their own cluster's names first: what the proxy's metrics name.
+    fn hosts_of(&self, services: &[(ServiceName, u16)]) -> Vec<String> {
+        let names: BTreeSet<&ServiceName> = services.iter().map(|(service, _)| service).collect();
+        let hosts = |service: &ServiceName| {
+            let known = self.facts.get(service).into_iter().flat_map(ServiceFacts::domains);
+            let mut domains: Vec<Domain> = known.collect();
+            domains.reverse();
+            domains.into_iter().map(|domain| service.host(domain.as_str())).collect::<Vec<_>>()
+        };
+        names.into_iter().flat_map(hosts).collect()
     }
 
     fn gateway_addresses(&self, admitted: &Admitted, node: &Node, bind: &[IpAddr]) -> Vec<SocketAddr> {

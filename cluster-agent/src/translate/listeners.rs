@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::core::v3::{Metadata, TransportSocket};
+use envoy_types::pb::envoy::config::core::v3::{HttpProtocolOptions, Metadata, TransportSocket};
 use envoy_types::pb::envoy::config::listener::v3::{
     AdditionalAddress, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter,
     filter_chain_match::ConnectionSourceType, listener_filter,
@@ -12,7 +12,8 @@ use envoy_types::pb::envoy::config::listener::v3::{
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    CodecType, ForwardClientCertDetails, RouteSpecifier, ServerHeaderTransformation, SetCurrentClientCertDetails,
+    CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation,
+    SetCurrentClientCertDetails,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_filter,
@@ -23,9 +24,26 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_c
 use envoy_types::pb::google::protobuf::{BoolValue, ListValue, Struct, Value, value::Kind as ValueKind};
 use meshfed_model::service::PortProtocol;
 
-use super::messages::{address, ads, any, common_tls, sds, transport_socket};
+use super::messages::{address, ads, any, common_tls, sds, seconds, transport_socket, uint32};
 use super::names::{OUTBOUND_ROUTES, OutboundName, inbound as inbound_name, inbound_cluster};
 use super::resource::{Kind, Resource};
+
+/// The longest request head, in KiB (L7-6).
+const HEAD_MAX_KIB: u32 = 32;
+/// The most header fields of a request (L7-6).
+const FIELDS_MAX: u32 = 100;
+/// The time for a request's head, in seconds (L7-7).
+const HEAD_SECONDS: i64 = 5;
+/// How long a connection may be without request, in seconds (L7-7).
+const IDLE_SECONDS: i64 = 60;
+/// No limit between pieces of a stream, as in Istio.
+const STREAM_IDLE_SECONDS: i64 = 0;
+
+/// A list of strings in our metadata.
+fn texts(values: impl Iterator<Item = String>) -> Value {
+    let values = values.map(|text| Value { kind: Some(ValueKind::StringValue(text)) }).collect();
+    Value { kind: Some(ValueKind::ListValue(ListValue { values })) }
+}
 
 /// `bind` tells the proxy the hosts of its other listeners (metrics, readiness, admin): it learns its workload's
 /// addresses from here only.
@@ -36,8 +54,7 @@ fn listener(
     filter_chains: Vec<FilterChain>,
 ) -> Option<Listener> {
     let (first, more) = addresses.split_first()?;
-    let text = |a: &IpAddr| Value { kind: Some(ValueKind::StringValue(a.to_string())) };
-    let hosts = Value { kind: Some(ValueKind::ListValue(ListValue { values: bind.iter().map(text).collect() })) };
+    let hosts = texts(bind.iter().map(IpAddr::to_string));
     let ours = Struct { fields: HashMap::from([("bind".to_owned(), hosts)]) };
     let metadata = Metadata { filter_metadata: HashMap::from([("meshfed".to_owned(), ours)]), ..Metadata::default() };
     Some(Listener {
@@ -86,6 +103,19 @@ fn http(stat_prefix: &str, routes: &str, peer_identity: bool) -> Filter {
         stat_prefix: stat_prefix.to_owned(),
         http_filters: vec![router],
         server_header_transformation: ServerHeaderTransformation::PassThrough as i32,
+        // What our own proxy does (security.md L7-6, L7-7, L7-9), said so that an Envoy in its place does it, too.
+        normalize_path: Some(BoolValue { value: true }),
+        merge_slashes: true,
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::RejectRequest as i32,
+        max_request_headers_kb: uint32(HEAD_MAX_KIB),
+        request_headers_timeout: seconds(HEAD_SECONDS),
+        common_http_protocol_options: Some(HttpProtocolOptions {
+            idle_timeout: seconds(IDLE_SECONDS),
+            max_headers_count: uint32(FIELDS_MAX),
+            ..HttpProtocolOptions::default()
+        }),
+        // The answer's time is the route's to say; a request may take as long as its body keeps coming.
+        stream_idle_timeout: seconds(STREAM_IDLE_SECONDS),
         forward_client_cert_details: forward as i32,
         set_current_client_cert_details: peer_identity
             .then(|| SetCurrentClientCertDetails { uri: true, ..SetCurrentClientCertDetails::default() }),
@@ -144,9 +174,16 @@ fn downstream_tls(port: u16, http: bool) -> TransportSocket {
     )
 }
 
-/// `inbound|<port>`: peers over mTLS, on every address of the workload.
+/// `inbound|<port>`: peers over mTLS, on every address of the workload. `services`: the hosts that lead here, which the
+/// proxy's metrics name.
 #[must_use]
-pub fn inbound(port: u16, bind: &[IpAddr], addresses: &[SocketAddr], protocol: PortProtocol) -> Option<Arc<Resource>> {
+pub fn inbound(
+    port: u16,
+    bind: &[IpAddr],
+    addresses: &[SocketAddr],
+    protocol: PortProtocol,
+    services: &[String],
+) -> Option<Arc<Resource>> {
     let name = inbound_name(port);
     let is_http = protocol == PortProtocol::Http;
     let last = if is_http { http(&name, &name, true) } else { tcp_proxy(&name, inbound_cluster(port)) };
@@ -155,7 +192,11 @@ pub fn inbound(port: u16, bind: &[IpAddr], addresses: &[SocketAddr], protocol: P
         transport_socket: Some(downstream_tls(port, is_http)),
         ..FilterChain::default()
     };
-    listener(&name, bind, addresses, vec![chain]).as_ref().map(encoded)
+    let mut message = listener(&name, bind, addresses, vec![chain])?;
+    if let Some(ours) = message.metadata.as_mut().and_then(|m| m.filter_metadata.get_mut("meshfed")) {
+        ours.fields.insert("services".to_owned(), texts(services.iter().cloned()));
+    }
+    Some(encoded(&message))
 }
 
 /// `gateway|<address>`: the exact table of server names that are forwarded; anything else has no filter chain.

@@ -158,9 +158,12 @@ fn an_inbound_port_refuses_other_services_names() {
 fn an_inbound_listener_wants_a_certificate_on_every_address() {
     let at: Vec<SocketAddr> = vec!["127.0.0.1:8080".parse().unwrap(), "[::1]:8080".parse().unwrap()];
     let bind: Vec<std::net::IpAddr> = at.iter().map(SocketAddr::ip).collect();
-    let made = listeners::inbound(8080, &bind, &at, PortProtocol::Http).unwrap();
+    let made =
+        listeners::inbound(8080, &bind, &at, PortProtocol::Http, &["b.shop.svc.cluster.local".to_owned()]).unwrap();
     let listener = Listener::decode(made.body.clone()).unwrap();
     assert_eq!((listener.name.as_str(), listener.additional_addresses.len()), ("inbound|8080", 1));
+    let ours = &listener.metadata.as_ref().unwrap().filter_metadata["meshfed"].fields;
+    assert!(format!("{:?}", ours["services"]).contains("b.shop.svc.cluster.local"), "{ours:?}");
     let socket = listener.filter_chains[0].transport_socket.clone().unwrap();
     let Some(envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType::TypedConfig(any)) =
         socket.config_type
@@ -172,7 +175,7 @@ fn an_inbound_listener_wants_a_certificate_on_every_address() {
     )
     .unwrap();
     assert!(context.require_client_certificate.unwrap().value);
-    assert!(listeners::inbound(8080, &bind, &[], PortProtocol::Http).is_none());
+    assert!(listeners::inbound(8080, &bind, &[], PortProtocol::Http, &[]).is_none());
 }
 
 /// Mutation seen to fail: `ENTRIES_MAX` as `usize::MAX`; a wrong port is skipped.

@@ -51,7 +51,7 @@ fn identities(transport: &Transport) -> Vec<String> {
 
 fn action(action: &RouteAction) -> Value {
     match action {
-        RouteAction::Cluster(cell) => json!(&**cell.name()),
+        RouteAction::Cluster(cell, _) => json!(&**cell.name()),
         RouteAction::Respond(status) => json!(status),
     }
 }

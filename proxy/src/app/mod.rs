@@ -81,6 +81,8 @@ async fn serve(config: Config) -> Result<bool, Problems> {
     let state = StateHandle::new(Arc::clone(&identity), Arc::clone(&trust));
     let settings = TelemetrySettings { access_log: config.access_log.clone(), workload: config.workload.clone() };
     let telemetry = Telemetry::new(&metrics, settings).map_err(|e| problem("--access-log", &e))?;
+    let reopening = tasks::spawn("access log", reopen_on_signal(Arc::clone(&telemetry)));
+    let _reopening = tasks::AbortOnDrop::new(&reopening);
     let shared = Shared {
         state: Arc::clone(&state),
         telemetry,
@@ -160,6 +162,22 @@ async fn probe_when_started(
         begun = started.wait_for(|s| *s) => if begun.is_err() { return },
     }
     probe::run(probe, state, report, drain).await;
+}
+
+/// SIGUSR1 opens the access log's file anew, as with nginx; without a file it does nothing, and never ends the process.
+async fn reopen_on_signal(telemetry: Arc<Telemetry>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut asked = match signal(SignalKind::user_defined1()) {
+        Ok(asked) => asked,
+        Err(error) => {
+            return tracing::error!(%error, "SIGUSR1 cannot be waited for: the access log follows its name only");
+        }
+    };
+    while asked.recv().await.is_some() {
+        if let Some(log) = telemetry.access_log() {
+            log.reopen();
+        }
+    }
 }
 
 async fn first_end(workers: Vec<oneshot::Receiver<()>>) -> usize {

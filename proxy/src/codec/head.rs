@@ -75,6 +75,12 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// The value of the first field of that name.
+    #[must_use]
+    pub fn value_of<'a>(&self, buf: &'a [u8], name: &str) -> Option<&'a [u8]> {
+        let wanted = self.fields.iter().find(|f| f.name.of(buf).eq_ignore_ascii_case(name.as_bytes()));
+        wanted.map(|f| f.value.of(buf))
+    }
     /// Whether `Connection` names this field as one for the next hop only.
     pub(super) fn is_nominated(&self, buf: &[u8], field: &Field) -> bool {
         self.nominated.iter().any(|n| n.of(buf).eq_ignore_ascii_case(field.name.of(buf)))

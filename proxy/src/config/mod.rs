@@ -104,7 +104,7 @@ pub struct ProxyArgs {
     /// Worker threads [default: one per core]
     #[arg(long, visible_alias = "concurrency", value_name = "N")]
     pub workers: Option<usize>,
-    /// Where a line for each request goes
+    /// Where a line for each request goes; a file is opened anew on SIGUSR1, or when its name is another file
     #[arg(long, value_name = "off|stderr|FILE", default_value = "off")]
     pub access_log: String,
     /// Time for connections to end after SIGTERM

@@ -231,7 +231,7 @@ impl Held {
 
     fn take_route(&mut self, name: &Arc<str>, spec: &RouteSpec) {
         let action = |this: &mut Self, a: &ActionSpec| match a {
-            ActionSpec::Cluster(cluster) => RouteAction::Cluster(this.cluster_cell(cluster)),
+            ActionSpec::Cluster(cluster, policy) => RouteAction::Cluster(this.cluster_cell(cluster), *policy),
             ActionSpec::Respond(status) => RouteAction::Respond(*status),
         };
         let hosts = spec.hosts.iter().map(|(host, a)| (host.as_str().into(), action(self, a))).collect();
@@ -405,13 +405,17 @@ impl Held {
             ListenerSpecKind::OutboundTcp { cluster } => {
                 ListenerKind::OutboundTcp { cluster: self.cluster_cell(cluster) }
             }
-            ListenerSpecKind::InboundHttp { port, tls, routes } => {
-                ListenerKind::InboundHttp { port: *port, tls: self.server_tls(tls)?, routes: self.route_cell(routes) }
-            }
-            ListenerSpecKind::InboundTcp { port, tls, cluster } => ListenerKind::InboundTcp {
+            ListenerSpecKind::InboundHttp { port, tls, routes, services } => ListenerKind::InboundHttp {
+                port: *port,
+                tls: self.server_tls(tls)?,
+                routes: self.route_cell(routes),
+                services: shared(services),
+            },
+            ListenerSpecKind::InboundTcp { port, tls, cluster, services } => ListenerKind::InboundTcp {
                 port: *port,
                 tls: self.server_tls(tls)?,
                 cluster: self.cluster_cell(cluster),
+                services: shared(services),
             },
             ListenerSpecKind::Gateway { names } => ListenerKind::Gateway { sni: Arc::new(self.sni_table(name, names)) },
         };
@@ -568,4 +572,8 @@ impl Held {
         told.retain(|ip| seen.insert(*ip));
         told
     }
+}
+
+fn shared(names: &[String]) -> Arc<[Arc<str>]> {
+    names.iter().map(|name| Arc::from(name.as_str())).collect()
 }

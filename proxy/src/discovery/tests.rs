@@ -378,7 +378,7 @@ async fn listeners_listen_and_are_acknowledged_when_everything_is_here() {
     let rig = Rig::up(free_port()).await;
     assert_eq!(rig.log(), ["install outbound", "started [127.0.0.1]"]);
     let table = rig.state.routes().get("15001").unwrap().get().unwrap();
-    let Some(RouteAction::Cluster(cell)) = table.find("a.local:80") else { panic!("{table:?}") };
+    let Some(RouteAction::Cluster(cell, _)) = table.find("a.local:80") else { panic!("{table:?}") };
     assert_eq!(cell.get().unwrap().endpoints.total, 1, "the route leads to the cluster's cell");
 }
 

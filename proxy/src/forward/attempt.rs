@@ -1,29 +1,20 @@
 //! Edge. One request's way to an endpoint: choice, connection, exchange, and another try where that is safe.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use meshfed_runtime::clock;
-
 use super::Core;
 use super::connection::{Answered, Connection, Planned, failure};
 use super::exchange::{End, Exchange, State};
 use super::reply::Reply;
+use super::tries::Tries;
 use crate::pool::{ConnectError, Slot, Upstream, connect};
 use crate::state::{Cluster, ClusterCounters, Transport};
-use crate::telemetry::{Flag, Parties, Party, Reason, Reporter, Series};
-
-/// Endpoints that are tried for one request.
-const ENDPOINTS_MAX: usize = 3;
-/// Kept connections that may turn out dead for one request; they die together when a server restarts.
-const STALE_MAX: usize = 1;
-/// The time for all connects of one request.
-const CONNECT_TIME: Duration = Duration::from_secs(5);
+use crate::telemetry::{Flag, Parties, Party, Reason, Reporter, RetryOutcome, Security, Series};
 
 /// Counts a request under way for the whole process.
 struct Active(Arc<ClusterCounters>);
@@ -34,43 +25,92 @@ impl Drop for Active {
     }
 }
 
-/// Sends the planned request and forwards the answer.
+/// A request that got no answer of an endpoint: what the client is told, and after how many attempts.
+pub(super) struct Unanswered {
+    pub(super) reply: Reply,
+    pub(super) attempts: u32,
+}
+
+/// Sends the planned request and forwards the answer; to another endpoint where it certainly reached no application.
 ///
 /// # Errors
 /// The answer to give instead.
-pub(super) async fn run(connection: &mut Connection, planned: &Planned, begun: Instant) -> Result<Answered, Reply> {
-    let Some(cluster) = planned.pool.cluster() else { return Err(no_endpoints("the service")) };
-    let _active = begin(&cluster)?;
-    let mut tried: Vec<SocketAddr> = Vec::new();
-    let mut stale = 0;
-    let mut last: Option<ConnectError> = None;
-    while tried.len() < ENDPOINTS_MAX {
-        let now = connection.core.telemetry.milliseconds(begun);
-        let chosen = planned.pool.choose(&mut connection.core.rng.borrow_mut(), &tried, now);
+pub(super) async fn run(
+    connection: &mut Connection,
+    planned: &Planned,
+    begun: Instant,
+) -> Result<Answered, Box<Unanswered>> {
+    let unsent = |reply| Box::new(Unanswered { reply, attempts: 0 });
+    let Some(cluster) = planned.pool.cluster() else { return Err(unsent(no_endpoints("the service"))) };
+    let _active = begin(&cluster).map_err(unsent)?;
+    let mut tries = Tries::new(&connection.core, &cluster, planned.policy, begun);
+    if connection.request.finished {
+        tries.start_clock(&connection.core);
+    }
+    let answered = run_tries(connection, planned, &cluster, &mut tries).await;
+    answered.map_err(|reply| {
+        tries.ended(&connection.core, false);
+        Box::new(Unanswered { reply, attempts: tries.attempts })
+    })
+}
+
+async fn run_tries(
+    connection: &mut Connection,
+    planned: &Planned,
+    cluster: &Arc<Cluster>,
+    tries: &mut Tries,
+) -> Result<Answered, Reply> {
+    loop {
+        let now = connection.core.telemetry.milliseconds(meshfed_runtime::clock::instant());
+        let chosen = planned.pool.choose(&mut connection.core.rng.borrow_mut(), &tries.tried, now);
         let Some(slot) = chosen else { break };
-        let limit = CONNECT_TIME.saturating_sub(clock::instant().saturating_duration_since(begun));
-        let mut upstream = match connection_to(connection, &slot, &cluster, stale > 0, limit).await {
+        tries.attempts += 1;
+        let limit = tries.connect_limit(&connection.core);
+        let mut upstream = match connection_to(connection, &slot, cluster, tries.fresh, limit).await {
             Ok(upstream) => upstream,
-            Err(Refused::Overload) => return Err(overload(&cluster)),
+            Err(Refused::Overload) => return Err(overload(cluster)),
             Err(Refused::Connect(error)) => {
                 tracing::debug!(cluster = %cluster.name, error = %meshfed_runtime::telemetry::chain_of(&error), "endpoint cannot be connected to");
-                tried.push(slot.address());
-                last = Some(error);
-                continue;
+                if tries.is_late(&connection.core) {
+                    return Err(late(cluster));
+                }
+                if tries.after_connect(&connection.core, &planned.pool, &slot, error) {
+                    continue;
+                }
+                break;
             }
         };
-        let (end, outcome) = exchange(connection, planned, &mut upstream).await;
-        if end == End::NoAnswer && may_repeat(connection, planned, &upstream) && stale < STALE_MAX {
-            stale += 1;
+        let (end, outcome) = exchange(connection, planned, &mut upstream, tries, &slot).await;
+        let again = match end {
+            End::NotServed => true,
+            End::NoAnswer => may_repeat(connection, planned, &upstream) && tries.after_stale(&connection.core),
+            End::Complete
+            | End::Timeout
+            | End::Malformed(_)
+            | End::Broken
+            | End::ClientGone
+            | End::ClientMalformed(_)
+            | End::ClientTimeout
+            | End::ClientUntrusted
+            | End::UpstreamUntrusted => false,
+        };
+        if again {
             connection.request.rewind();
             connection.response.input.discard(&connection.core.buffers);
+            connection.response.reset(&connection.core.buffers);
             continue;
         }
-        return finish(connection, &slot, upstream, end, &outcome);
+        return finish(connection, &slot, upstream, end, &outcome, tries);
     }
-    match last {
+    let flag =
+        if tries.are_exhausted() { Flag::RetriesEndedInConnectionFailure } else { Flag::UpstreamConnectionFailure };
+    match &tries.last {
+        Some(error) => Err(unreachable(cluster, &tries.tried, error, flag)),
+        None if tries.attempts > 0 => {
+            let text = format!("meshfed: no endpoint of {} reached its application", shown(cluster));
+            Err(Reply::new(503, flag, Reason::UpstreamConnect, text))
+        }
         None => Err(no_endpoints(&cluster.host)),
-        Some(error) => Err(unreachable(&cluster, &tried, &error)),
     }
 }
 
@@ -90,11 +130,16 @@ fn no_endpoints(host: &str) -> Reply {
     Reply::new(503, Flag::NoHealthyUpstream, Reason::NoEndpoints, text)
 }
 
-fn unreachable(cluster: &Cluster, tried: &[SocketAddr], error: &ConnectError) -> Reply {
+fn late(cluster: &Cluster) -> Reply {
+    let text = format!("meshfed: the route's time for {} is over", shown(cluster));
+    Reply::new(504, Flag::UpstreamRequestTimeout, Reason::Timeout, text)
+}
+
+fn unreachable(cluster: &Cluster, tried: &[std::net::SocketAddr], error: &ConnectError, flag: Flag) -> Reply {
     let why = meshfed_runtime::telemetry::chain_of(error);
     let text =
         format!("meshfed: none of {} endpoint(s) of {} could be connected to: {why}", tried.len(), shown(cluster));
-    Reply::new(503, Flag::UpstreamConnectionFailure, Reason::UpstreamConnect, text)
+    Reply::new(503, flag, Reason::UpstreamConnect, text)
 }
 
 fn shown(cluster: &Cluster) -> &str {
@@ -154,7 +199,7 @@ fn series_of(core: &Core, slot: &Slot, cluster: &Cluster, upstream: &Upstream) -
         destination,
         service: Arc::clone(&cluster.host),
         protocol: "http",
-        mutual_tls: upstream.stream.is_tls(),
+        security: Security::of(upstream.stream.is_tls()),
     })
 }
 
@@ -169,16 +214,23 @@ pub(super) fn unanswered(connection: &Connection, planned: &Planned) -> Rc<Serie
         destination: Party::default(),
         service: planned.pool.cluster().map(|c| Arc::clone(&c.host)).unwrap_or_default(),
         protocol: "http",
-        mutual_tls: false,
+        security: Security::Unknown,
     })
 }
 
-async fn exchange(connection: &mut Connection, planned: &Planned, upstream: &mut Upstream) -> (End, Outcome) {
+async fn exchange(
+    connection: &mut Connection,
+    planned: &Planned,
+    upstream: &mut Upstream,
+    tries: &mut Tries,
+    slot: &Slot,
+) -> (End, Outcome) {
     let keep = planned.persistent && !connection.core.is_draining();
     // A mesh proxy may say why it answered; an application may not speak as one.
-    let strip_identity = !upstream.stream.is_tls();
+    let is_mesh = upstream.stream.is_tls();
+    let core = Rc::clone(&connection.core);
     let mut exchange = Exchange {
-        core: &connection.core,
+        core: &core,
         timer: &connection.timer,
         client: &mut connection.client,
         upstream: &mut upstream.stream,
@@ -187,17 +239,27 @@ async fn exchange(connection: &mut Connection, planned: &Planned, upstream: &mut
         method: planned.method,
         version: planned.version,
         keep,
-        strip_identity,
-        state: State::default(),
+        strip_identity: !is_mesh,
+        heed: is_mesh,
+        guest: connection.side.guest.as_ref(),
+        limit: tries.limit(),
+        deadline: tries.deadline,
+        state: State::new(tries.trust_seen),
     };
     exchange.begin();
-    let end = poll_fn(|cx| exchange.poll(cx)).await;
+    let mut end = poll_fn(|cx| exchange.poll(cx)).await;
+    if end == End::NotServed && !tries.after_refusal(&core, &planned.pool, slot) {
+        // Nobody else can be asked: the answer goes on to the client.
+        end = poll_fn(|cx| exchange.poll(cx)).await;
+    }
+    (tries.deadline, tries.trust_seen) = (exchange.deadline, exchange.state.trust_seen);
     let outcome = Outcome {
         reusable: exchange.is_reusable(),
         request_done: exchange.is_request_done(),
         answer_begun: exchange.is_answer_begun(),
         keep: exchange.keep,
         status: exchange.state.status,
+        said: exchange.state.said,
     };
     (end, outcome)
 }
@@ -209,13 +271,15 @@ struct Outcome {
     answer_begun: bool,
     keep: bool,
     status: Option<u16>,
+    /// The upstream's proxy said that the request reached no application.
+    said: Option<Reason>,
 }
 
 /// A kept connection that ended before the first byte of an answer: nobody served the request, or doing it twice is the
 /// same as doing it once.
 fn may_repeat(connection: &Connection, planned: &Planned, upstream: &Upstream) -> bool {
     upstream.reused
-        && connection.request.finished
+        && connection.request.is_replayable()
         && connection.response.input.is_empty()
         && !connection.response.wrote
         && (planned.method.is_idempotent() || !connection.request.wrote)
@@ -227,9 +291,19 @@ fn finish(
     upstream: Upstream,
     end: End,
     outcome: &Outcome,
+    tries: &mut Tries,
 ) -> Result<Answered, Reply> {
-    let (flag, reason) = failure(end);
+    let (mut flag, mut reason) = failure(end);
     let core = &connection.core;
+    if end == End::Complete && outcome.said.is_some() {
+        // The answer is the peer's proxy's own.
+        reason = outcome.said;
+        if tries.are_exhausted() {
+            flag = Flag::RetryLimitExceeded;
+        } else if !connection.request.is_replayable() {
+            tries.refusal = Some(RetryOutcome::NotReplayable);
+        }
+    }
     let address = upstream.address;
     let answered = Answered {
         status: outcome.status.unwrap_or(0),
@@ -237,6 +311,7 @@ fn finish(
         reason,
         series: upstream.series.clone(),
         upstream: Some(address),
+        attempts: tries.attempts,
         keep: end == End::Complete && outcome.keep && outcome.request_done,
     };
     if let End::Malformed(reject) = end {
@@ -248,14 +323,26 @@ fn finish(
     if end == End::Complete && outcome.reusable {
         slot.give_back(upstream, core.clusters.trust_epoch(), core.wheel.now());
     }
+    if end == End::ClientUntrusted || end == End::UpstreamUntrusted {
+        let listener = if end == End::ClientUntrusted { "inbound" } else { "outbound" };
+        core.telemetry.denied(listener, "trust_withdrawn");
+        tracing::info!(client = %connection.side.client, upstream = %address, "request ended: its peer's trust domain is accepted no longer");
+    }
     if outcome.answer_begun {
+        tries.ended(core, end == End::Complete && outcome.said.is_none());
         return Ok(answered);
     }
     let is_tls = matches!(slot.endpoint().transport.as_ref(), Transport::Tls(_));
     let who = if is_tls { "the peer" } else { "the application" };
     let reply = |status, text: String| Err(Reply::new(status, flag, reason.unwrap_or(Reason::Denied), text).closing());
     match end {
-        End::Complete | End::Broken | End::ClientGone => Ok(answered),
+        End::Complete | End::Broken | End::ClientGone | End::ClientUntrusted | End::NotServed => {
+            tries.ended(core, false);
+            Ok(answered)
+        }
+        End::UpstreamUntrusted => {
+            reply(503, format!("meshfed: the trust domain of the peer at {address} is accepted no longer"))
+        }
         End::NoAnswer => reply(503, format!("meshfed: {who} at {address} closed the connection before it answered")),
         End::Timeout => reply(504, format!("meshfed: {who} at {address} did not answer in time")),
         End::Malformed(reject) => {

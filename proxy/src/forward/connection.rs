@@ -11,14 +11,15 @@ use meshfed_runtime::clock;
 use tokio::io::AsyncWriteExt as _;
 
 use super::exchange::{self, End};
-use super::pump::{Pump, write_all};
+use super::guest::{Guest, Standing};
+use super::pump::{Pump, REPLAY_MAX, write_all};
 use super::reply::Reply;
 use super::wheel::{SECOND, Timer};
 use super::{Core, attempt};
 use crate::codec::{HeadEdit, LogContext, Method, Reject, Version, find_head_end, parse_request, request_head};
 use crate::pool::ClusterPool;
 use crate::route;
-use crate::state::{RouteAction, RouteCell};
+use crate::state::{RouteAction, RouteCell, RoutePolicy};
 use crate::telemetry::{AccessRecord, Flag, LogBuffer, Reason, Reporter, Series};
 use crate::tls::Stream;
 
@@ -47,8 +48,8 @@ pub struct Side {
     pub add: Vec<u8>,
     /// Counters of requests that no endpoint answered; on the inbound side of all requests.
     pub series: Rc<Series>,
-    /// Asked when bundles change; false closes the connection.
-    pub still_trusted: Option<Box<dyn Fn() -> bool>>,
+    /// The client, where it is a mesh peer: when its trust domain is accepted no longer, its connection ends.
+    pub guest: Option<Guest>,
 }
 
 impl std::fmt::Debug for Side {
@@ -82,6 +83,7 @@ pub(super) struct Planned {
     pub(super) method: Method,
     pub(super) version: Version,
     pub(super) persistent: bool,
+    pub(super) policy: RoutePolicy,
 }
 
 /// How a request was answered.
@@ -91,6 +93,7 @@ pub(super) struct Answered {
     pub(super) reason: Option<Reason>,
     pub(super) series: Option<Rc<Series>>,
     pub(super) upstream: Option<SocketAddr>,
+    pub(super) attempts: u32,
     pub(super) keep: bool,
 }
 
@@ -197,7 +200,8 @@ impl Connection {
     }
 
     fn is_trusted(&self) -> bool {
-        self.side.still_trusted.as_ref().is_none_or(|ask| ask())
+        let all = self.core.state.trust();
+        self.side.guest.as_ref().is_none_or(|guest| guest.standing(all) == Standing::Trusted)
     }
 
     /// Serves the request whose head is complete; `false` closes the connection.
@@ -233,11 +237,12 @@ impl Connection {
         }
         let head_only = request.method == Method::Head;
         let has_body = !matches!(request.body, crate::codec::Body::None | crate::codec::Body::Length(0));
-        let planned = self.route(request.authority.of(data)).map(|pool| Planned {
+        let planned = self.route(request.authority.of(data)).map(|(pool, policy)| Planned {
             pool,
             method: request.method,
             version: request.version,
             persistent: request.persistent,
+            policy,
         });
         let planned = match planned {
             Ok(planned) => planned,
@@ -253,6 +258,7 @@ impl Connection {
         let edit = HeadEdit { strip_identity: true, strip_forwarded: self.side.strip_forwarded, add: &self.side.add };
         request_head(&mut out, data, &request, &scratch, edit);
         self.request.out = out;
+        self.request.replay = REPLAY_MAX;
         self.request.decode = exchange::decode(request.body);
         self.request.chunk = request.body == crate::codec::Body::Chunked;
         let version = request.version;
@@ -269,8 +275,8 @@ impl Connection {
         Ok(planned)
     }
 
-    /// The pool of the cluster that an authority goes to.
-    fn route(&self, authority: &[u8]) -> Result<Rc<ClusterPool>, Reply> {
+    /// The pool of the cluster that an authority goes to, and how it is tried.
+    fn route(&self, authority: &[u8]) -> Result<(Rc<ClusterPool>, RoutePolicy), Reply> {
         let shown = || String::from_utf8_lossy(authority).into_owned();
         let table = self.side.routes.load();
         let mut key = self.core.key.borrow_mut();
@@ -283,10 +289,13 @@ impl Connection {
                 let text = format!("meshfed: '{}' is not served by this workload", shown());
                 Err(Reply::new(*status, Flag::NoRoute, Reason::NoRoute, text))
             }
-            Some(RouteAction::Cluster(cell)) => self.core.clusters.pool(cell).ok_or_else(|| {
-                let text = format!("meshfed knows the service '{}' and none of its endpoints", shown());
-                Reply::new(503, Flag::NoHealthyUpstream, Reason::NoEndpoints, text)
-            }),
+            Some(RouteAction::Cluster(cell, policy)) => match self.core.clusters.pool(cell) {
+                Some(pool) => Ok((pool, *policy)),
+                None => {
+                    let text = format!("meshfed knows the service '{}' and none of its endpoints", shown());
+                    Err(Reply::new(503, Flag::NoHealthyUpstream, Reason::NoEndpoints, text))
+                }
+            },
         }
     }
 
@@ -301,6 +310,7 @@ impl Connection {
             reason: Some(reply.reason),
             series: None,
             upstream: None,
+            attempts: 0,
             keep: keep && written,
         }
     }
@@ -317,12 +327,17 @@ impl Connection {
     async fn answer(&mut self, planned: &Planned, begun: Instant) -> Answered {
         match attempt::run(self, planned, begun).await {
             Ok(answered) => answered,
-            Err(reply) => {
+            Err(unanswered) => {
+                let attempt::Unanswered { reply, attempts } = *unanswered;
                 // The request may have been read in part only.
                 let keep = planned.persistent && !reply.close && self.request.finished && !self.core.is_draining();
                 let series = attempt::unanswered(self, planned);
                 let head_only = planned.method == Method::Head;
-                Answered { series: Some(series), ..self.reply(&reply, planned.version, keep, head_only).await }
+                Answered {
+                    series: Some(series),
+                    attempts,
+                    ..self.reply(&reply, planned.version, keep, head_only).await
+                }
             }
         }
     }
@@ -343,6 +358,7 @@ impl Connection {
                 duration,
                 client: self.side.client,
                 upstream: answered.upstream,
+                attempts: answered.attempts,
             };
             self.core.log.borrow_mut().push(log, clock::wall(), &record);
         }
@@ -383,5 +399,7 @@ pub(super) fn failure(end: End) -> (Flag, Option<Reason>) {
         End::ClientGone => (Flag::DownstreamConnectionTermination, None),
         End::ClientMalformed(_) => (Flag::DownstreamProtocolError, Some(Reason::Denied)),
         End::ClientTimeout => (Flag::DownstreamTimeout, Some(Reason::Timeout)),
+        End::ClientUntrusted | End::UpstreamUntrusted => (Flag::LocalReset, Some(Reason::Denied)),
+        End::NotServed => (Flag::None, Some(Reason::UpstreamConnect)),
     }
 }

@@ -6,11 +6,13 @@ use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 
 use super::Core;
+use super::guest::{Guest, Standing, holds};
 use super::pump::{Decode, Pump, PumpError};
 use super::wheel::{SECOND, Timer};
 use crate::codec::{
     self, ChunkedDecoder, HeadEdit, Method, Reject, ResponseBody, Version, find_head_end, parse_response, response_head,
 };
+use crate::telemetry::Reason;
 use crate::tls::Stream;
 
 /// Interim responses before the final one; more are an attack on our patience.
@@ -21,8 +23,11 @@ const LOOK: u32 = 10 * SECOND;
 const BODY_RATE: u64 = 1024;
 /// The longest time to receive a request, in ticks (L7-7).
 const REQUEST_TICKS: u32 = 300 * SECOND;
-/// The longest wait for an answer, or between pieces of its body, in ticks (Envoy's stream idle timeout).
+/// The longest wait between pieces of an answer, in ticks (Envoy's stream idle timeout). How long the answer as a whole
+/// may take is the route's to say.
 const ANSWER_TICKS: u32 = 300 * SECOND;
+/// How long a request goes on whose peer the port accepts no longer: with the look before it below the 30 s of SN12.
+const WITHDRAWN_TICKS: u32 = 20 * SECOND;
 /// The longest time for which a client may take nothing of an answer, in ticks (L7-7, L7-16).
 const STALL_TICKS: u32 = 60 * SECOND;
 
@@ -45,6 +50,13 @@ pub(super) enum End {
     ClientMalformed(Reject),
     /// The client's body did not arrive in time.
     ClientTimeout,
+    /// The client's trust domain is accepted no longer.
+    ClientUntrusted,
+    /// No bundle of the upstream's trust domain is held any more.
+    UpstreamUntrusted,
+    /// The upstream's proxy says that the request reached no application, and it can be sent again. Nothing was taken:
+    /// with [`Exchange::heed`] off the exchange goes on with that answer.
+    NotServed,
 }
 
 /// One exchange.
@@ -64,6 +76,14 @@ pub(super) struct Exchange<'a> {
     pub(super) keep: bool,
     /// Leaves out `x-meshfed-*` of the answer: no mesh proxy wrote them.
     pub(super) strip_identity: bool,
+    /// Whether the upstream is a mesh peer whose word about what it reached counts.
+    pub(super) heed: bool,
+    /// The client, where it is a mesh peer.
+    pub(super) guest: Option<&'a Guest>,
+    /// Ticks from the end of the request to the end of the answer, where the route limits them.
+    pub(super) limit: Option<u32>,
+    /// When that time is over; set once the request is complete, by this attempt or one before.
+    pub(super) deadline: Option<u32>,
     pub(super) state: State,
 }
 
@@ -77,10 +97,23 @@ pub(super) struct State {
     /// The final status, once its head is on its way to the client.
     pub(super) status: Option<u16>,
     persistent: bool,
+    /// What the upstream's proxy said about an answer of its own.
+    pub(super) said: Option<Reason>,
+    /// The number of the trust that both peers were last seen to have.
+    pub(super) trust_seen: u64,
+    /// When the port was seen to accept the client no longer.
+    withdrawn_at: Option<u32>,
     begun: u32,
     /// When something last moved, as seen by [`Exchange::look`].
     moved_at: u32,
     moved: u64,
+}
+
+impl State {
+    /// At the begin; `trust_seen` is the number of the trust that the client was last seen to have.
+    pub(super) fn new(trust_seen: u64) -> Self {
+        Self { trust_seen, ..Self::default() }
+    }
 }
 
 impl Exchange<'_> {
@@ -100,11 +133,23 @@ impl Exchange<'_> {
     pub(super) fn begin(&mut self) {
         self.state.begun = self.timer.now();
         self.state.moved_at = self.state.begun;
-        self.timer.set(LOOK);
+        self.wait();
+    }
+    /// Sets the next look.
+    fn wait(&self) {
+        let left = self.deadline.map_or(LOOK, |deadline| deadline.saturating_sub(self.timer.now()));
+        self.timer.set(LOOK.min(left));
     }
 
     /// Moves both directions on.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let trust = self.core.trust_changes();
+        if trust != self.state.trust_seen {
+            self.state.trust_seen = trust;
+            if let Some(end) = self.look_at_peers() {
+                return Poll::Ready(end);
+            }
+        }
         if self.timer.expired(cx) {
             if let Some(end) = self.look(cx) {
                 return Poll::Ready(end);
@@ -136,6 +181,12 @@ impl Exchange<'_> {
             Poll::Ready(Ok(())) => {
                 self.state.request_done = true;
                 self.state.moved_at = self.timer.now();
+                if let (Some(limit), None) = (self.limit, self.deadline) {
+                    self.deadline = Some(self.state.moved_at.saturating_add(limit));
+                    self.wait();
+                    // Wakes us at the deadline.
+                    let _set_above = self.timer.expired(cx);
+                }
                 None
             }
             // The upstream takes no more; perhaps it has answered already.
@@ -176,6 +227,13 @@ impl Exchange<'_> {
         let mut scratch = self.core.scratch.borrow_mut();
         let data = self.response.input.data();
         let head = parse_response(data, length, self.method, &mut scratch).map_err(End::Malformed)?;
+        if head.status == 503 && self.heed && self.state.said.is_none() {
+            self.state.said = scratch.value_of(data, super::REASON_HEADER).and_then(Reason::never_reached);
+            let untouched = self.response.out.is_empty() && !self.response.wrote;
+            if self.state.said.is_some() && untouched && self.request.is_replayable() {
+                return Err(End::NotServed);
+            }
+        }
         if self.response.is_written() {
             self.response.out.clear();
             self.response.sent = 0;
@@ -225,7 +283,16 @@ impl Exchange<'_> {
     /// Looks at an exchange that has been under way for a while.
     fn look(&mut self, cx: &mut Context<'_>) -> Option<End> {
         let now = self.timer.now();
-        self.timer.set(LOOK);
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            return Some(End::Timeout);
+        }
+        if self.state.withdrawn_at.is_some_and(|at| now.saturating_sub(at) >= WITHDRAWN_TICKS)
+            && let Some(guest) = self.guest
+            && guest.standing(self.core.state.trust()) != Standing::Trusted
+        {
+            return Some(End::ClientUntrusted);
+        }
+        self.wait();
         let moved = self.request.moved + self.response.moved + self.request.sent as u64 + self.response.sent as u64;
         if moved != self.state.moved {
             self.state.moved = moved;
@@ -241,9 +308,6 @@ impl Exchange<'_> {
             }
         }
         if self.state.status.is_none() {
-            if still >= ANSWER_TICKS {
-                return Some(End::Timeout);
-            }
             return self.is_client_gone(cx).then_some(End::ClientGone);
         }
         let waits_for_client = !self.response.is_written() || !self.response.input.is_empty();
@@ -252,6 +316,21 @@ impl Exchange<'_> {
             false if still >= ANSWER_TICKS => Some(End::Broken),
             true | false => None,
         }
+    }
+
+    /// Looks whether both ends are still trusted, after bundles changed (INV-12).
+    fn look_at_peers(&mut self) -> Option<End> {
+        let all = self.core.state.trust();
+        match self.guest.map(|guest| guest.standing(all)) {
+            Some(Standing::Evicted) => return Some(End::ClientUntrusted),
+            Some(Standing::Withdrawn) if self.state.withdrawn_at.is_none() => {
+                self.state.withdrawn_at = Some(self.timer.now());
+            }
+            Some(Standing::Withdrawn) => {}
+            Some(Standing::Trusted) | None => self.state.withdrawn_at = None,
+        }
+        let upstream = self.upstream.peer()?;
+        all.is_some_and(|all| !holds(all, &upstream.trust_domain)).then_some(End::UpstreamUntrusted)
     }
 
     /// Whether the client ended its side while it waits for the answer.

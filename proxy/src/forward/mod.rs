@@ -9,8 +9,10 @@ mod buffer;
 mod connection;
 mod copy;
 mod exchange;
+mod guest;
 mod pump;
 mod reply;
+mod tries;
 mod wheel;
 
 use std::cell::{Cell, RefCell};
@@ -21,7 +23,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use meshfed_runtime::tls::Identity;
+use meshfed_runtime::tls::{Identity, TrustStore};
 use meshfed_runtime::{clock, drain, tasks};
 
 use crate::codec::Scratch;
@@ -31,6 +33,7 @@ use crate::telemetry::{LogBuffer, Parties, Party, Series, Telemetry};
 
 pub use connection::{Side, serve};
 pub use copy::copy_bidirectional;
+pub use guest::{Guest, Standing, holds};
 
 use buffer::Buffers;
 use wheel::{TICK_MILLISECONDS, Wheel};
@@ -62,6 +65,11 @@ pub struct Core {
     number: u32,
     own: RefCell<(Option<Arc<Identity>>, Party)>,
     trust_generation: Cell<u64>,
+    /// The bundles of ports that peers came in by, and the sum of their generations at the last look.
+    ports: RefCell<Vec<Arc<TrustStore>>>,
+    ports_generation: Cell<u64>,
+    /// Counts what was seen to change of our identity and of all bundles.
+    trust_changes: Cell<u64>,
     draining: Cell<bool>,
     /// Given up when the drain begins: connections hold their own.
     watch: RefCell<Option<drain::Watch>>,
@@ -88,6 +96,9 @@ impl Core {
             wheel: Wheel::new(now),
             own: RefCell::default(),
             trust_generation: Cell::new(0),
+            ports: RefCell::default(),
+            ports_generation: Cell::new(0),
+            trust_changes: Cell::new(0),
             draining: Cell::new(false),
             watch: RefCell::new(Some(watch)),
             tick: RefCell::default(),
@@ -151,8 +162,16 @@ impl Core {
     fn look_at_trust(&self) {
         let identity = self.state.identity().and_then(|i| i.get());
         let generation = self.state.trust().map_or(0, |t| t.generation());
+        let ports = self.ports.borrow().iter().map(|t| t.generation()).fold(0, u64::wrapping_add);
         let known = self.own.borrow().0.as_ref().map(Arc::as_ptr);
-        if known == identity.as_ref().map(Arc::as_ptr) && generation == self.trust_generation.get() {
+        let same = known == identity.as_ref().map(Arc::as_ptr) && generation == self.trust_generation.get();
+        if same && ports == self.ports_generation.get() {
+            return;
+        }
+        self.ports_generation.set(ports);
+        self.trust_changes.set(self.trust_changes.get() + 1);
+        if same {
+            self.wheel.wake_all();
             return;
         }
         let party = identity.as_ref().map(|i| Party::of(&i.id)).unwrap_or_else(|| self.unattested());
@@ -161,6 +180,21 @@ impl Core {
         self.clusters.trust_changed();
         // Connections of peers look whether they are still trusted.
         self.wheel.wake_all();
+    }
+    /// Counts what was seen to change of our identity and of all bundles: connections compare it with what they saw.
+    #[must_use]
+    pub fn trust_changes(&self) -> u64 {
+        self.trust_changes.get()
+    }
+    /// A port with these bundles has peers: changes of them are looked for, too.
+    pub fn watch_port(&self, port: &Arc<TrustStore>) {
+        let mut ports = self.ports.borrow_mut();
+        if !ports.iter().any(|p| Arc::ptr_eq(p, port)) {
+            // Ports that are gone: one reference is this list's own.
+            ports.retain(|p| Arc::strong_count(p) > 1);
+            // The sum of the last look is left: a change that it has not seen yet must not be taken for seen.
+            ports.push(Arc::clone(port));
+        }
     }
     fn unattested(&self) -> Party {
         let workload = self.telemetry.workload();
@@ -210,6 +244,8 @@ async fn tick(core: Weak<Core>) {
         core.flush_log();
         if count.is_multiple_of(TRUST_TICKS) {
             core.look_at_trust();
+            #[cfg(test)]
+            core.telemetry.looked();
         }
         if count.is_multiple_of(SWEEP_TICKS) {
             core.buffers.trim();

@@ -13,6 +13,9 @@ use crate::tls::Stream;
 /// Body bytes that are copied behind a head, so that head and body leave in one write; longer bodies are written from
 /// the buffer that they were read into.
 const COALESCE: usize = 16 * 1024;
+/// Bytes of a request that are kept for another attempt, its head included; a longer one is sent once. With what is put
+/// behind it at once a request holds 48 KiB at most.
+pub(super) const REPLAY_MAX: usize = 32 * 1024;
 
 /// How the end of the body is found.
 #[derive(Debug, Default)]
@@ -60,6 +63,10 @@ pub(super) struct Pump {
     pub(super) moved: u64,
     /// Whether any byte was written.
     pub(super) wrote: bool,
+    /// So many bytes stay in `out` after they were written.
+    pub(super) replay: usize,
+    /// A part of the message is no longer in `out`.
+    lost: bool,
 }
 
 impl Pump {
@@ -72,9 +79,13 @@ impl Pump {
         if matches!(self.decode, Decode::None | Decode::Length(0)) {
             self.finished = true;
         }
-        self.fill()
+        self.fill(COALESCE)
     }
-    /// Everything again, for another sink. Only while the whole message is still in `out`.
+    /// Whether all of the message that has arrived is still here, so that another sink can get it.
+    pub(super) const fn is_replayable(&self) -> bool {
+        !self.lost
+    }
+    /// Everything again, for another sink. Only while [`Self::is_replayable`].
     pub(super) fn rewind(&mut self) {
         self.sent = 0;
         self.unflushed = false;
@@ -88,11 +99,12 @@ impl Pump {
         }
         (self.sent, self.moved) = (0, 0);
         (self.finished, self.unflushed, self.wrote, self.chunk) = (false, false, false, false);
+        (self.replay, self.lost) = (0, false);
         self.decode = Decode::None;
     }
 
-    fn fill(&mut self) -> Result<(), PumpError> {
-        while !self.finished && !self.input.is_empty() && self.out.len() < COALESCE {
+    fn fill(&mut self, limit: usize) -> Result<(), PumpError> {
+        while !self.finished && !self.input.is_empty() && self.out.len() < limit {
             let data = self.input.data();
             let used = match &mut self.decode {
                 Decode::None => 0,
@@ -148,12 +160,17 @@ impl Pump {
                 return Poll::Ready(Ok(()));
             }
             if !self.input.is_empty() {
+                if !self.lost && self.out.len() < self.replay {
+                    self.fill(self.out.len() + COALESCE)?;
+                    continue;
+                }
+                self.lost = true;
                 match &mut self.decode {
                     Decode::Length(_) | Decode::Close if !self.chunk => ready!(self.poll_direct(cx, sink))?,
                     Decode::None | Decode::Length(_) | Decode::Close | Decode::Chunked(_) => {
                         self.out.clear();
                         self.sent = 0;
-                        self.fill()?;
+                        self.fill(COALESCE)?;
                     }
                 }
                 continue;

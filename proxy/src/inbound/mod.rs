@@ -6,18 +6,17 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use meshfed_model::identity::SpiffeId;
-use meshfed_runtime::tls::TrustStore;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use crate::forward::{Core, Side, serve as serve_http};
-use crate::state::{Listener, ListenerKind};
-use crate::telemetry::{Parties, Party, Reporter};
+use crate::forward::{Core, Guest, Side, serve as serve_http};
+use crate::state::{Listener, ListenerKind, name_parts};
+use crate::telemetry::{Parties, Party, Reporter, Security};
 use crate::tls::{self, Stream};
 
 /// Serves a connection of a peer to its end.
 pub async fn serve(core: Rc<Core>, tcp: TcpStream, peer: SocketAddr, listener: Arc<Listener>) {
-    let ListenerKind::InboundHttp { tls: terminated, routes, .. } = &listener.kind else { return };
+    let ListenerKind::InboundHttp { tls: terminated, routes, services, .. } = &listener.kind else { return };
     let (stream, id) = match tls::accept(tcp, terminated).await {
         Ok(accepted) => accepted,
         Err(error) => {
@@ -26,15 +25,16 @@ pub async fn serve(core: Rc<Core>, tcp: TcpStream, peer: SocketAddr, listener: A
             return;
         }
     };
+    core.watch_port(&terminated.trust);
     let own = core.own_party();
     let add = forwarded_client_cert(&own.principal, &id, &stream);
     let parties = Parties {
         reporter: Reporter::Destination,
         source: Party::of(&id),
         destination: own,
-        service: "".into(),
+        service: service(services, stream.get_ref().1.server_name()),
         protocol: "http",
-        mutual_tls: true,
+        security: Security::MutualTls,
     };
     let side = Side {
         reporter: Reporter::Destination,
@@ -43,25 +43,17 @@ pub async fn serve(core: Rc<Core>, tcp: TcpStream, peer: SocketAddr, listener: A
         strip_forwarded: false,
         add,
         series: core.series(parties),
-        still_trusted: Some(still_trusted(Arc::clone(&terminated.trust), id)),
+        guest: Some(Guest::new(id, Arc::clone(&terminated.trust))),
     };
     serve_http(core, Stream::Server(Box::new(stream)), side).await;
 }
 
-/// Asks whether the peer's trust domain is still accepted on this port, when the port's bundles changed.
-pub(crate) fn still_trusted(trust: Arc<TrustStore>, id: SpiffeId) -> Box<dyn Fn() -> bool> {
-    let generation = std::cell::Cell::new(trust.generation());
-    Box::new(move || {
-        let now = trust.generation();
-        if now == generation.get() {
-            return true;
-        }
-        let trusted = trust.get(&id.trust_domain).is_some_and(|anchors| !anchors.is_empty());
-        if trusted {
-            generation.set(now);
-        }
-        trusted
-    })
+/// The service that a peer means: the one in its server name, where that is one of the port's own; else the port's first.
+/// A label is never what only a peer says (L7-17).
+pub(crate) fn service(services: &[Arc<str>], server_name: Option<&str>) -> Arc<str> {
+    let named = server_name.map(|sni| name_parts(sni).1);
+    let found = services.iter().find(|s| named == Some(s.as_ref())).or_else(|| services.first());
+    found.cloned().unwrap_or_default()
 }
 
 /// `x-forwarded-client-cert` in Envoy's form, as a complete header line. SPIFFE IDs hold no character to escape.
@@ -70,4 +62,28 @@ fn forwarded_client_cert(own: &str, id: &SpiffeId, stream: &TlsStream<TcpStream>
     let hash: String =
         leaf.map(|der| digest(&SHA256, der).as_ref().iter().map(|b| format!("{b:02x}")).collect()).unwrap_or_default();
     format!("x-forwarded-client-cert: By={own};Hash={hash};URI={id}\r\n").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mutation seen to fail: `or_else(|| services.first())` replaced by the peer's own word.
+    #[test]
+    fn a_service_is_one_of_the_ports_own() {
+        let own: Vec<Arc<str>> =
+            ["b.shop.svc.cluster.local", "b.shop.svc.clusterset.local", "c.shop.svc.cluster.local"]
+                .map(Arc::from)
+                .into();
+        for (sni, expected) in [
+            (Some("outbound_.8080_._.b.shop.svc.clusterset.local"), 1),
+            (Some("outbound_.8080_._.c.shop.svc.cluster.local"), 2),
+            (Some("outbound_.8080_._.evil.shop.svc.cluster.local"), 0),
+            (Some("c.shop.svc.cluster.local"), 0),
+            (None, 0),
+        ] {
+            assert_eq!(service(&own, sni), own[expected], "{sni:?}");
+        }
+        assert_eq!(service(&[], Some("outbound_.80_._.b.shop.svc.cluster.local")).as_ref(), "");
+    }
 }

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::forward::{Core, Side, serve as serve_http};
 use crate::state::{Listener, ListenerKind};
-use crate::telemetry::{Parties, Party, Reporter};
+use crate::telemetry::{Parties, Party, Reporter, Security};
 use crate::tls::Stream;
 
 /// Serves a connection of the application to its end. Others than this host are closed and counted: they would speak
@@ -25,7 +25,7 @@ pub async fn serve(core: Rc<Core>, tcp: TcpStream, peer: SocketAddr, listener: A
         destination: Party::default(),
         service: "".into(),
         protocol: "http",
-        mutual_tls: false,
+        security: Security::Unknown,
     };
     let side = Side {
         reporter: Reporter::Source,
@@ -34,7 +34,7 @@ pub async fn serve(core: Rc<Core>, tcp: TcpStream, peer: SocketAddr, listener: A
         strip_forwarded: false,
         add: Vec::new(),
         series: core.series(parties),
-        still_trusted: None,
+        guest: None,
     };
     serve_http(core, Stream::Plain(tcp), side).await;
 }

@@ -160,6 +160,13 @@ impl ClusterPool {
             .or_else(|| choose_in(groups, set, rng, &|s: &Slot| !tried.contains(&s.address())))
     }
 
+    /// Whether there is an endpoint whose address is none of these.
+    #[must_use]
+    pub fn has_other(&self, tried: &[SocketAddr]) -> bool {
+        let version = self.version.borrow();
+        version.groups.iter().flat_map(|g| &g.slots).any(|s| !tried.contains(&s.address()))
+    }
+
     pub(super) fn close_idle(&self) {
         for group in &self.version.borrow().groups {
             group.slots.iter().for_each(|s| s.idle.borrow_mut().clear());

@@ -4,10 +4,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::state::{Cluster, Endpoint, Transport};
 use crate::tls::{self, Stream, TlsError};
+
+/// Silence after which a host is asked whether it is still there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// Between the questions; after three without answer the connection is broken.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -70,5 +76,8 @@ async fn dial(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStre
     }
     let tcp = socket.connect(address).await?;
     tcp.set_nodelay(true)?;
+    // An answer may take as long as the route allows, so a host that is gone must be noticed by itself.
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(3);
+    SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
     Ok(tcp)
 }

@@ -75,6 +75,8 @@ pub struct ClusterCounters {
     pub connections: AtomicU32,
     /// Requests under way.
     pub requests: AtomicU32,
+    /// Requests under way that are tried again.
+    pub retries: AtomicU32,
 }
 
 impl Cluster {

@@ -45,6 +45,8 @@ pub enum ListenerKind {
         tls: ServerTls,
         /// The route configuration: 421 for other services' names, else the application.
         routes: Arc<RouteCell>,
+        /// The hosts of the services that hold the workload and port.
+        services: Arc<[Arc<str>]>,
     },
     /// Raw TCP of peers over mTLS (`inbound|PORT`).
     InboundTcp {
@@ -54,6 +56,8 @@ pub enum ListenerKind {
         tls: ServerTls,
         /// The application.
         cluster: Arc<ClusterCell>,
+        /// The hosts of the services that hold the workload and port.
+        services: Arc<[Arc<str>]>,
     },
     /// SNI passthrough (`gateway|ADDRESS:PORT`).
     Gateway {

@@ -17,7 +17,7 @@ pub use cluster::{CircuitBreakers, Cluster, ClusterCell, ClusterCounters, Transp
 pub use endpoint::{Endpoint, EndpointCounters, EndpointSet, PriorityGroup};
 pub use listener::{Listener, ListenerCell, ListenerKind, SniRoute, SniTable};
 pub use registry::{StateHandle, Summary};
-pub use route::{RouteAction, RouteCell, RouteTable};
+pub use route::{RouteAction, RouteCell, RoutePolicy, RouteTable};
 pub use transport::{ServerTls, TlsTransport, Transport};
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::cell::Cell;
 use super::cluster::ClusterCell;
@@ -24,9 +25,25 @@ pub struct RouteTable {
 #[derive(Debug, Clone)]
 pub enum RouteAction {
     /// Sent on. An empty cell means that the cluster is not known (any more): 503.
-    Cluster(Arc<ClusterCell>),
+    Cluster(Arc<ClusterCell>, RoutePolicy),
     /// Answered here, say with 421.
     Respond(u16),
+}
+
+/// How long and how often a request is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoutePolicy {
+    /// From the end of the request to the end of the answer, all attempts together; `None`: no limit, as in Istio.
+    pub timeout: Option<Duration>,
+    /// Attempts after the first, for requests that certainly reached no application.
+    pub retries: u32,
+}
+
+impl Default for RoutePolicy {
+    /// No timeout and two retries: what Istio's routes have.
+    fn default() -> Self {
+        Self { timeout: None, retries: 2 }
+    }
 }
 
 impl RouteTable {

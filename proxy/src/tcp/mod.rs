@@ -1,5 +1,7 @@
 //! Edge. Raw TCP: of the application to one service (`--outbound`), and of peers to the application.
 
+mod metered;
+
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -9,19 +11,20 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::forward::{Core, copy_bidirectional};
-use crate::inbound::still_trusted;
+use crate::forward::{Core, Guest, Standing, copy_bidirectional, holds};
+use crate::inbound::service;
 use crate::outbound::is_this_host;
 use crate::pool::connect;
 use crate::state::{Cluster, ClusterCell, Endpoint, Listener, ListenerKind};
-use crate::telemetry::{Flag, Parties, Party, Reporter};
+use crate::telemetry::{Flag, Parties, Party, Reporter, Security};
 use crate::tls::{self, Stream};
+use metered::Metered;
 
 /// Endpoints that are tried for one connection.
 const ATTEMPTS_MAX: usize = 3;
-/// How often a connection of a peer asks whether its trust domain is still accepted.
-const TRUST_TICK: Duration = Duration::from_secs(5);
-/// How long it stays when it is not: with the tick below the 30 s that SN12 allows.
+/// How often a connection asks whether its peer's trust domain is still accepted: an evicted one has 5 s (INV-12).
+const TRUST_TICK: Duration = Duration::from_secs(1);
+/// How long it stays when only its port accepts it no longer: with the tick below the 30 s that SN12 allows.
 const WITHDRAWN_GRACE: Duration = Duration::from_secs(20);
 
 /// Serves a connection of the application to its end. Others than this host are closed and counted.
@@ -37,13 +40,13 @@ pub async fn serve_outbound(core: Rc<Core>, mut client: TcpStream, peer: SocketA
         destination: Party::default(),
         service: "".into(),
         protocol: "tcp",
-        mutual_tls: false,
+        security: Security::Unknown,
     };
     let (endpoint, cluster, mut upstream) = match reach(&core, cluster).await {
         Ok(reached) => reached,
         Err(flag) => {
             tracing::info!(cluster = %cluster.name(), %peer, flag = flag.as_str(), "no endpoint could be reached");
-            return count(&core, parties, flag, 0, 0);
+            return count(&core, parties, flag);
         }
     };
     parties.service = Arc::clone(&cluster.host);
@@ -51,13 +54,18 @@ pub async fn serve_outbound(core: Rc<Core>, mut client: TcpStream, peer: SocketA
         .peer()
         .as_ref()
         .map_or_else(|| Party { cluster: Arc::clone(&endpoint.cluster), ..Party::default() }, Party::of);
-    parties.mutual_tls = upstream.is_tls();
-    carry(&core, parties, &mut client, &mut upstream, || true).await;
+    parties.security = Security::of(upstream.is_tls());
+    let domain = upstream.peer().map(|id| id.trust_domain);
+    let standing = || match (&domain, core.state.trust()) {
+        (Some(domain), Some(all)) if !holds(all, domain) => Standing::Evicted,
+        (Some(_) | None, Some(_) | None) => Standing::Trusted,
+    };
+    carry(&core, parties, &mut client, &mut upstream, standing).await;
 }
 
 /// Serves a connection of a peer to its end: mTLS outside, plaintext to the application.
 pub async fn serve_inbound(core: Rc<Core>, client: TcpStream, peer: SocketAddr, listener: Arc<Listener>) {
-    let ListenerKind::InboundTcp { tls: terminated, cluster, .. } = &listener.kind else { return };
+    let ListenerKind::InboundTcp { tls: terminated, cluster, services, .. } = &listener.kind else { return };
     let (mut client, id) = match tls::accept(client, terminated).await {
         Ok(accepted) => accepted,
         Err(error) => {
@@ -66,20 +74,21 @@ pub async fn serve_inbound(core: Rc<Core>, client: TcpStream, peer: SocketAddr, 
             return;
         }
     };
-    let trusted = still_trusted(Arc::clone(&terminated.trust), id.clone());
+    let guest = Guest::new(id.clone(), Arc::clone(&terminated.trust));
+    let standing = || guest.standing(core.state.trust());
     let parties = Parties {
         reporter: Reporter::Destination,
         source: Party::of(&id),
         destination: core.own_party(),
-        service: "".into(),
+        service: service(services, client.get_ref().1.server_name()),
         protocol: "tcp",
-        mutual_tls: true,
+        security: Security::MutualTls,
     };
     match reach(&core, cluster).await {
-        Ok((_endpoint, _cluster, mut upstream)) => carry(&core, parties, &mut client, &mut upstream, trusted).await,
+        Ok((_endpoint, _cluster, mut upstream)) => carry(&core, parties, &mut client, &mut upstream, standing).await,
         Err(flag) => {
             tracing::info!(listener = %listener.name, flag = flag.as_str(), "the application could not be reached");
-            count(&core, parties, flag, 0, 0);
+            count(&core, parties, flag);
         }
     }
 }
@@ -102,54 +111,54 @@ async fn reach(core: &Core, cell: &ClusterCell) -> Result<(Arc<Endpoint>, Arc<Cl
     Err(if tried.is_empty() { Flag::NoHealthyUpstream } else { Flag::UpstreamConnectionFailure })
 }
 
-async fn carry<C>(
-    core: &Core,
-    parties: Parties,
-    client: &mut C,
-    upstream: &mut Stream,
-    still_trusted: impl Fn() -> bool,
-) where
+async fn carry<C>(core: &Core, parties: Parties, client: &mut C, upstream: &mut Stream, standing: impl Fn() -> Standing)
+where
     C: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
+    let listener = if parties.reporter == Reporter::Source { "outbound" } else { "inbound" };
     let cell = core.telemetry.tcp(&Arc::new(parties), Flag::None);
     cell.opened();
-    match while_trusted(copy_bidirectional(client, upstream), still_trusted, TRUST_TICK, WITHDRAWN_GRACE).await {
-        Some(Ok((received, sent))) => cell.bytes(sent, received),
+    let mut client = Metered::new(client, &cell);
+    match while_trusted(copy_bidirectional(&mut client, upstream), standing, TRUST_TICK, WITHDRAWN_GRACE).await {
+        Some(Ok(_bytes)) => {}
         Some(Err(error)) => tracing::debug!(%error, "raw TCP ended by an error"),
-        None => tracing::info!("raw TCP ended: the peer's trust domain is not accepted here any more"),
+        None => {
+            core.telemetry.denied(listener, "trust_withdrawn");
+            tracing::info!(listener, "raw TCP ended: the peer's trust domain is not accepted here any more");
+        }
     }
     cell.closed();
 }
 
-/// Runs `work` to its end, or (`None`) until `grace` after `still_trusted`, asked each `tick`, said no.
+/// Runs `work` to its end, or (`None`) until the peer, looked at each `tick`, was evicted, or was not let in again within
+/// `grace`.
 async fn while_trusted<T>(
     work: impl Future<Output = T>,
-    still_trusted: impl Fn() -> bool,
+    standing: impl Fn() -> Standing,
     tick: Duration,
     grace: Duration,
 ) -> Option<T> {
     let mut work = pin!(work);
+    let mut withdrawn: Option<Duration> = None;
     loop {
         if let Ok(done) = timeout(tick, work.as_mut()).await {
             return Some(done);
         }
-        if still_trusted() {
-            continue;
-        }
-        if let Ok(done) = timeout(grace, work.as_mut()).await {
-            return Some(done);
-        }
-        // A name that was away for less than that is none that was taken away.
-        if !still_trusted() {
+        withdrawn = match standing() {
+            Standing::Trusted => None,
+            Standing::Withdrawn => Some(withdrawn.map_or(Duration::ZERO, |for_now| for_now + tick)),
+            Standing::Evicted => return None,
+        };
+        if withdrawn.is_some_and(|for_now| for_now >= grace) {
             return None;
         }
     }
 }
 
-fn count(core: &Core, parties: Parties, flag: Flag, sent: u64, received: u64) {
+/// Counts a connection that led nowhere.
+fn count(core: &Core, parties: Parties, flag: Flag) {
     let cell = core.telemetry.tcp(&Arc::new(parties), flag);
     cell.opened();
-    cell.bytes(sent, received);
     cell.closed();
 }
 

@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::while_trusted;
+use crate::forward::Standing;
 use crate::listen::Limits;
 use crate::listen::tests::{Rig, any, cluster, eventually};
 use crate::state::{
@@ -90,7 +91,16 @@ async fn mesh(expected: &str, receiver_trusts_west: bool) -> Mesh {
     let config = server_config(b, Arc::clone(&accepted), everybody, ClientAuth::Required, &[]).unwrap();
     let application = cluster("inbound|9000||", &[upper_case().await]);
     let tls = ServerTls { config, trust: accepted };
-    let inbound = install(&mut rig, "inbound|9000", ListenerKind::InboundTcp { port: 9000, tls, cluster: application });
+    let inbound = install(
+        &mut rig,
+        "inbound|9000",
+        ListenerKind::InboundTcp {
+            port: 9000,
+            tls,
+            cluster: application,
+            services: ["b.shop.svc.clusterset.local"].map(Arc::from).into(),
+        },
+    );
     let sni = ServerName::try_from("outbound_.9000_._.b.shop.svc.clusterset.local").unwrap();
     let expected = Arc::new(BTreeSet::from([expected.parse().unwrap()]));
     let transport = Arc::new(Transport::Tls(TlsTransport::new(sni, Vec::new(), expected, a, all).unwrap()));
@@ -122,7 +132,7 @@ async fn talk(entry: SocketAddr) -> std::io::Result<Vec<u8>> {
     Ok(got)
 }
 
-/// Mutation seen to fail: `parties.mutual_tls = upstream.is_tls()` left out.
+/// Mutation seen to fail: `parties.security = Security::of(…)` left out; `cell.bytes` left out of `poll_read` of `Metered`.
 #[tokio::test]
 async fn raw_tcp_crosses_with_mtls_and_is_counted_with_both_identities() {
     let mesh = mesh(B, true).await;
@@ -137,6 +147,13 @@ async fn raw_tcp_crosses_with_mtls_and_is_counted_with_both_identities() {
             && lines.iter().any(|l| l.contains(&format!("source_principal=\"{A}\"")))
     };
     eventually("both ends counted it", counted).await;
+    let text = mesh.rig.metrics.encode();
+    for name in ["istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"] {
+        let lines: Vec<&str> = text.lines().filter(|l| l.starts_with(name)).collect();
+        assert!(lines.len() == 2 && lines.iter().all(|l| l.ends_with(" 300000")), "{lines:?}");
+        let service = "destination_service=\"b.shop.svc.clusterset.local\"";
+        assert!(lines.iter().all(|l| l.contains(service)), "{lines:?}");
+    }
 }
 
 /// Mutation seen to fail: the policy of `TlsTransport::new` replaced by `|_| true`.
@@ -156,23 +173,25 @@ async fn a_wrong_peer_gets_nothing_and_a_foreign_domain_is_refused() {
 
 /// A peer whose cluster may not come any more keeps no connection, however quiet or busy it is (SN12).
 ///
-/// Mutation seen to fail: `return None` left out of `while_trusted`.
+/// Mutation seen to fail: `Standing::Evicted` treated as `Standing::Withdrawn`; `for_now >= grace` never true.
 #[tokio::test]
 async fn a_connection_ends_when_its_peer_is_not_trusted_any_more() {
     let (tick, grace) = (Duration::from_millis(2), Duration::from_millis(2));
     let asked = std::cell::Cell::new(0);
-    let ended = async |trusted_at: fn(u32) -> bool| {
+    let ended = async |grace: Duration, trusted_at: fn(u32) -> bool, otherwise: Standing| {
         asked.set(0);
-        let trusted = || {
+        let standing = || {
             asked.set(asked.get() + 1);
-            trusted_at(asked.get())
+            if trusted_at(asked.get()) { Standing::Trusted } else { otherwise }
         };
         let never = std::future::pending::<()>();
-        timeout(Duration::from_secs(5), while_trusted(never, trusted, tick, grace)).await == Ok(None)
+        timeout(Duration::from_secs(5), while_trusted(never, standing, tick, grace)).await == Ok(None)
     };
-    assert!(ended(|n| n < 5).await);
+    assert!(ended(grace, |n| n < 5, Standing::Withdrawn).await);
+    assert!(ended(Duration::from_secs(100), |n| n < 5, Standing::Evicted).await, "an evicted peer has no grace");
+    assert_eq!(asked.get(), 5);
     // Taken away and given back within the grace: nothing happens to it.
-    assert!(ended(|n| n != 2 && n < 9).await);
+    assert!(ended(grace, |n| n != 2 && n < 9, Standing::Withdrawn).await);
     assert_eq!(asked.get(), 10);
-    assert_eq!(while_trusted(std::future::ready(7), || false, tick, grace).await, Some(7));
+    assert_eq!(while_trusted(std::future::ready(7), || Standing::Evicted, tick, grace).await, Some(7));
 }

@@ -1,17 +1,21 @@
 //! Edge. The access log: one JSON object per request, rendered on the core that served it, written by one thread.
 
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use meshfed_runtime::clock;
 use prometheus_client::metrics::counter::Counter;
 
 use super::AccessLogTarget;
-use super::labels::{Flag, Parties, Reason};
+use super::labels::{Flag, Parties, Reason, Security};
 
 /// Batches that wait for the writer; with [`BATCH_BYTES`] at most 4 MiB for the process.
 const QUEUE_BATCHES: usize = 64;
@@ -20,11 +24,27 @@ const FLUSH_TIME: Duration = Duration::from_secs(1);
 /// A batch is handed over when it is this long, or at the core's next tick.
 const BATCH_BYTES: usize = 64 * 1024;
 
+/// How often the writer looks whether its file is still the one of that name.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What the writer counts.
+#[derive(Debug, Clone)]
+pub struct LogCounters {
+    /// Lines that were lost.
+    pub dropped: Counter,
+    /// Files opened anew.
+    pub reopened: Counter,
+    /// Files that could not be opened anew.
+    pub failed: Counter,
+}
+
 /// The way to the writer.
 #[derive(Debug)]
 pub struct AccessLog {
     batches: Option<SyncSender<String>>,
     dropped: Counter,
+    /// The writer is to open its file anew.
+    reopen: Arc<AtomicBool>,
     /// Closed by the writer when it has written everything.
     written: Mutex<Receiver<()>>,
 }
@@ -44,25 +64,112 @@ impl AccessLog {
     ///
     /// # Errors
     /// When the file cannot be opened or no thread can be started.
-    pub fn open(target: &AccessLogTarget, dropped: Counter) -> io::Result<Option<Self>> {
-        let mut out: Box<dyn Write + Send> = match target {
+    pub fn open(target: &AccessLogTarget, counters: LogCounters) -> io::Result<Option<Self>> {
+        let mut sink = match target {
             AccessLogTarget::Off => return Ok(None),
-            AccessLogTarget::Stderr => Box::new(io::stderr()),
-            AccessLogTarget::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+            AccessLogTarget::Stderr => Sink::Stderr(io::stderr()),
+            AccessLogTarget::File(path) => Sink::File(LogFile::open(path.clone())?),
         };
         let (batches, queue) = sync_channel::<String>(QUEUE_BATCHES);
-        let lost = dropped.clone();
+        let dropped = counters.dropped.clone();
+        let reopen = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&reopen);
         let (done, written) = sync_channel::<()>(0);
         let _detached = std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
             for batch in queue {
-                if out.write_all(batch.as_bytes()).and_then(|()| out.flush()).is_err() {
-                    lost.inc_by(batch.lines().count() as u64);
+                sink.follow(asked.swap(false, Ordering::Relaxed), &counters);
+                if sink.write(batch.as_bytes()).is_err() {
+                    counters.dropped.inc_by(batch.lines().count() as u64);
                 }
             }
             drop(done);
         })?;
-        Ok(Some(Self { batches: Some(batches), dropped, written: Mutex::new(written) }))
+        Ok(Some(Self { batches: Some(batches), dropped, reopen, written: Mutex::new(written) }))
     }
+
+    /// Opens the file anew (SIGUSR1): the one held was moved away by the rotation of logs.
+    pub fn reopen(&self) {
+        self.reopen.store(true, Ordering::Relaxed);
+        if let Some(queue) = &self.batches {
+            // Wakes the writer; if the queue is full it is awake.
+            let _awake = queue.try_send(String::new());
+        }
+    }
+}
+
+/// Where the writer writes.
+#[derive(Debug)]
+enum Sink {
+    Stderr(io::Stderr),
+    File(LogFile),
+}
+
+impl Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stderr(out) => out.write_all(bytes).and_then(|()| out.flush()),
+            Self::File(log) => log.file.write_all(bytes),
+        }
+    }
+    fn follow(&mut self, asked: bool, counters: &LogCounters) {
+        match self {
+            Self::Stderr(_) => {}
+            Self::File(log) => log.follow(asked, counters),
+        }
+    }
+}
+
+/// The file of that name, over rotations.
+#[derive(Debug)]
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    looked: Instant,
+    /// Whether the last attempt to open it anew failed: told once.
+    failing: bool,
+}
+
+impl LogFile {
+    fn open(path: PathBuf) -> io::Result<Self> {
+        let file = append(&path)?;
+        Ok(Self { path, file, looked: clock::instant(), failing: false })
+    }
+
+    /// Opens the file anew when that was `asked` for, or when another file (or none) has its name now, which is looked at
+    /// once a second. If that fails, the one held goes on.
+    fn follow(&mut self, asked: bool, counters: &LogCounters) {
+        let now = clock::instant();
+        if !asked && (now.saturating_duration_since(self.looked) < LOOK || self.is_current()) {
+            return;
+        }
+        self.looked = now;
+        match append(&self.path) {
+            Ok(file) => {
+                self.file = file;
+                self.failing = false;
+                counters.reopened.inc();
+                tracing::info!(path = %self.path.display(), "access log opened anew");
+            }
+            Err(error) => {
+                counters.failed.inc();
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!(path = %self.path.display(), %error, "access log cannot be opened anew; lines go to the file held");
+                }
+            }
+        }
+    }
+
+    fn is_current(&self) -> bool {
+        let id = |m: std::fs::Metadata| (m.dev(), m.ino());
+        match (self.file.metadata(), std::fs::metadata(&self.path)) {
+            (Ok(held), Ok(named)) => id(held) == id(named),
+            _ => false,
+        }
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
 }
 
 /// What is told about one request.
@@ -88,6 +195,8 @@ pub struct AccessRecord<'a> {
     pub client: SocketAddr,
     /// The endpoint that answered.
     pub upstream: Option<SocketAddr>,
+    /// Attempts to have it served; 0 when it went nowhere.
+    pub attempts: u32,
 }
 
 /// The lines of one core that were not handed over yet.
@@ -135,6 +244,7 @@ impl LogBuffer {
             out,
             ",\"status\":{},\"flags\":\"{}\",\"reason\":{reason},\"bytesReceived\":{},\"bytesSent\":{},\
              \"durationMilliseconds\":{:.3},\"reporter\":\"{}\",\"client\":\"{}\",\"upstream\":{upstream},\
+             \"attempts\":{},\
              \"service\":\"{}\",\"sourceCluster\":\"{}\",\"sourcePrincipal\":\"{}\",\"destinationCluster\":\"{}\",\
              \"destinationPrincipal\":\"{}\",\"mutualTls\":{}}}",
             record.status,
@@ -144,12 +254,13 @@ impl LogBuffer {
             record.duration.as_secs_f64() * 1_000.0,
             p.reporter.as_str(),
             record.client,
+            record.attempts,
             p.service,
             p.source.cluster,
             p.source.principal,
             p.destination.cluster,
             p.destination.principal,
-            p.mutual_tls,
+            p.security == Security::MutualTls,
         );
         if self.lines.len() >= BATCH_BYTES {
             self.flush(log);
@@ -160,7 +271,7 @@ impl LogBuffer {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         if since.as_secs() != self.second || self.prefix.is_empty() {
             self.second = since.as_secs();
-            let stamp = meshfed_runtime::clock::to_timestamp(UNIX_EPOCH + Duration::from_secs(self.second));
+            let stamp = clock::to_timestamp(UNIX_EPOCH + Duration::from_secs(self.second));
             self.prefix = stamp.to_string().trim_end_matches('Z').to_owned();
         }
         let _infallible = write!(self.lines, "{{\"time\":\"{}.{:03}Z\",", self.prefix, since.subsec_millis());

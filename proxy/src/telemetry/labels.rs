@@ -40,6 +40,12 @@ pub enum Flag {
     NoHealthyUpstream,
     /// Nobody could be connected to.
     UpstreamConnectionFailure,
+    /// Nobody could be connected to, and no further attempt was allowed.
+    RetriesEndedInConnectionFailure,
+    /// The answer is that of the last attempt that was allowed, and a peer says that it reached no application.
+    RetryLimitExceeded,
+    /// We ended it: the peer's trust domain is no longer accepted.
+    LocalReset,
     /// The upstream went away.
     UpstreamConnectionTermination,
     /// The upstream took too long.
@@ -65,6 +71,9 @@ impl Flag {
             Self::NoRoute => "NR",
             Self::NoHealthyUpstream => "UH",
             Self::UpstreamConnectionFailure => "UF",
+            Self::RetriesEndedInConnectionFailure => "UF,URX",
+            Self::RetryLimitExceeded => "URX",
+            Self::LocalReset => "LR",
             Self::UpstreamConnectionTermination => "UC",
             Self::UpstreamRequestTimeout => "UT",
             Self::UpstreamOverflow => "UO",
@@ -109,6 +118,39 @@ impl Reason {
             Self::Denied => "denied",
         }
     }
+    /// What a peer's word means, where it means that the request reached no application.
+    #[must_use]
+    pub fn never_reached(word: &[u8]) -> Option<Self> {
+        [Self::UpstreamConnect, Self::NoEndpoints].into_iter().find(|r| r.as_str().as_bytes() == word)
+    }
+}
+
+/// What is known about the connection between the two ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Security {
+    /// Both ends showed their certificates. Both reporters say so, as in Istio's ambient mode: ours verifies its peer.
+    MutualTls,
+    /// Plaintext.
+    None,
+    /// There was no connection.
+    Unknown,
+}
+
+impl Security {
+    /// Of a connection.
+    #[must_use]
+    pub const fn of(is_tls: bool) -> Self {
+        if is_tls { Self::MutualTls } else { Self::None }
+    }
+    /// The value of `connection_security_policy`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MutualTls => "mutual_tls",
+            Self::None => "none",
+            Self::Unknown => UNKNOWN,
+        }
+    }
 }
 
 /// One end of an exchange.
@@ -150,8 +192,8 @@ pub struct Parties {
     pub service: Arc<str>,
     /// `http` or `tcp`.
     pub protocol: &'static str,
-    /// Whether the connection between the two is mTLS.
-    pub mutual_tls: bool,
+    /// What is known about the connection between the two.
+    pub security: Security,
 }
 
 fn or_unknown(value: &str) -> &str {
@@ -166,22 +208,30 @@ impl Parties {
     }
     fn encode_into(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), Error> {
         let (name, namespace) = self.service_parts();
-        let policy = if self.mutual_tls { "mutual_tls" } else { "none" };
         for (key, value) in [
             ("reporter", self.reporter.as_str()),
             ("source_workload", &self.source.workload),
             ("source_workload_namespace", &self.source.namespace),
+            ("source_canonical_service", &self.source.workload),
             ("source_principal", &self.source.principal),
             ("source_cluster", &self.source.cluster),
+            // A peer is known by its certificate, which tells no labels of its workload.
+            ("source_app", UNKNOWN),
+            ("source_version", UNKNOWN),
+            ("source_canonical_revision", UNKNOWN),
             ("destination_workload", &self.destination.workload),
             ("destination_workload_namespace", &self.destination.namespace),
+            ("destination_canonical_service", &self.destination.workload),
             ("destination_principal", &self.destination.principal),
             ("destination_cluster", &self.destination.cluster),
+            ("destination_app", UNKNOWN),
+            ("destination_version", UNKNOWN),
+            ("destination_canonical_revision", UNKNOWN),
             ("destination_service", &self.service),
             ("destination_service_name", name),
             ("destination_service_namespace", namespace),
             ("request_protocol", self.protocol),
-            ("connection_security_policy", policy),
+            ("connection_security_policy", self.security.as_str()),
         ] {
             (key, or_unknown(value)).encode(encoder.encode_label())?;
         }

@@ -6,6 +6,7 @@
 mod access_log;
 mod labels;
 mod requests;
+mod retries;
 mod tcp;
 
 use std::path::PathBuf;
@@ -20,9 +21,11 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
+use access_log::LogCounters;
 pub use access_log::{AccessLog, AccessRecord, LogBuffer};
-pub use labels::{Flag, Parties, Party, Reason, Reporter};
+pub use labels::{Flag, Parties, Party, Reason, Reporter, Security};
 pub use requests::{RequestCell, Requests, Series};
+pub use retries::{RetryOutcome, RetryReason};
 pub use tcp::{TcpCell, TcpSeries};
 
 /// Where lines of the access log go.
@@ -82,6 +85,13 @@ pub struct Telemetry {
     denied: Family<DeniedLabels, Counter>,
     refused: Family<RefusedLabels, Counter>,
     handshakes: Family<DeniedLabels, Counter>,
+    retries: retries::Retries,
+    /// How far tests have moved the coarse clock ahead, in milliseconds.
+    #[cfg(test)]
+    ahead: std::sync::atomic::AtomicU64,
+    /// How often cores have looked at their trust.
+    #[cfg(test)]
+    looks: AtomicU32,
 }
 
 impl Telemetry {
@@ -96,13 +106,19 @@ impl Telemetry {
         registry.register_collector(Box::new(requests::Scrape(Arc::clone(&requests))));
         registry.register_collector(Box::new(tcp::Scrape(Arc::clone(&tcp))));
         drop(registry);
-        let dropped =
-            metrics.counter("meshfed_access_log_dropped_lines", "Lines that the log's writer could not take.");
+        let counters = LogCounters {
+            dropped: metrics.counter("meshfed_access_log_dropped_lines", "Lines that the log's writer could not take."),
+            reopened: metrics.counter("meshfed_access_log_reopened", "Times that the log's file was opened anew."),
+            failed: metrics.counter(
+                "meshfed_access_log_reopen_failures",
+                "Times that the log's file could not be opened anew; lines go to the one held.",
+            ),
+        };
         Ok(Arc::new(Self {
             base: clock::instant(),
             cores: AtomicU32::new(0),
             workload: settings.workload,
-            access_log: AccessLog::open(&settings.access_log, dropped)?,
+            access_log: AccessLog::open(&settings.access_log, counters)?,
             requests,
             tcp,
             denied: metrics.counters(
@@ -117,6 +133,11 @@ impl Telemetry {
                 "meshfed_tls_failures",
                 "TLS handshakes that failed, by listener or cluster direction and reason.",
             ),
+            retries: retries::Retries::new(metrics),
+            #[cfg(test)]
+            ahead: std::sync::atomic::AtomicU64::new(0),
+            #[cfg(test)]
+            looks: AtomicU32::new(0),
         }))
     }
     /// A number for a new core.
@@ -132,7 +153,34 @@ impl Telemetry {
     /// Milliseconds since the process's telemetry began: the coarse clock of marks that cores share.
     #[must_use]
     pub fn milliseconds(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX)
+        let real = u64::try_from(now.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX);
+        #[cfg(test)]
+        let real = real + self.ahead.load(Ordering::Relaxed);
+        real
+    }
+    /// Moves the coarse clock ahead: deadlines of connections pass without waiting.
+    #[cfg(test)]
+    pub(crate) fn hurry(&self, by: std::time::Duration) {
+        let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        self.ahead.fetch_add(by, Ordering::Relaxed);
+    }
+    /// A core looked at its trust.
+    #[cfg(test)]
+    pub(crate) fn looked(&self) {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+    }
+    /// How often cores have looked at their trust.
+    #[cfg(test)]
+    pub(crate) fn trust_looks(&self) -> u32 {
+        self.looks.load(Ordering::Relaxed)
+    }
+    /// Counts an attempt after the first.
+    pub fn retried(&self, service: &Arc<str>, reason: RetryReason) {
+        self.retries.retried(service, reason);
+    }
+    /// Counts how a request ended that was tried more than once, or would have been.
+    pub fn retries_ended(&self, service: &Arc<str>, outcome: RetryOutcome) {
+        self.retries.ended(service, outcome);
     }
     /// The access log, if there is one.
     #[must_use]

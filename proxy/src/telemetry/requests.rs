@@ -56,7 +56,7 @@ const BOUNDS_MICROSECONDS: [u64; 18] = [
     1_800_000_000,
 ];
 /// Most label sets in the process; more are counted under `unknown`. 500 peers with 20 codes each.
-const LABEL_SETS_MAX: usize = 10_000;
+pub(super) const LABEL_SETS_MAX: usize = 10_000;
 
 /// Counters of one core for one label set. Only that core writes, so plain loads and stores suffice.
 #[derive(Debug, Default)]

@@ -9,7 +9,8 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-use super::labels::{Flag, Labels, Parties};
+use super::labels::{Flag, Labels, Parties, Party};
+use super::requests::LABEL_SETS_MAX;
 
 /// Counters of raw TCP connections between two parties.
 #[derive(Debug, Default)]
@@ -49,7 +50,16 @@ impl TcpSeries {
     #[must_use]
     pub fn cell(&self, parties: &Arc<Parties>, flag: Flag) -> Arc<TcpCell> {
         let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(cells.entry((Arc::clone(parties), flag)).or_default())
+        let mut key = (Arc::clone(parties), flag);
+        if cells.len() >= LABEL_SETS_MAX && !cells.contains_key(&key) {
+            key.0 = Arc::new(Parties {
+                source: Party::default(),
+                destination: Party::default(),
+                service: "".into(),
+                ..Parties::clone(parties)
+            });
+        }
+        Arc::clone(cells.entry(key).or_default())
     }
 }
 

@@ -18,6 +18,8 @@ const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 const DOWNSTREAM_TLS: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 /// Most addresses of one listener.
 const ADDRESSES_MAX: usize = 64;
+/// Most services that hold one port of a workload, under both domains.
+const SERVICES_MAX: usize = 1024;
 
 /// What the connections of a filter chain are given to.
 enum Handler {
@@ -54,9 +56,10 @@ fn single(message: &xds::Listener) -> Result<ListenerSpecKind, Invalid> {
         let port =
             port.parse().map_err(|_n| Invalid { field: "name", why: "inbound| is followed by no port".to_owned() })?;
         let tls = server_tls(chain)?;
+        let services = services(message)?;
         return Ok(match handler {
-            Handler::Http { routes } => ListenerSpecKind::InboundHttp { port, tls, routes },
-            Handler::Tcp { cluster } => ListenerSpecKind::InboundTcp { port, tls, cluster },
+            Handler::Http { routes } => ListenerSpecKind::InboundHttp { port, tls, routes, services },
+            Handler::Tcp { cluster } => ListenerSpecKind::InboundTcp { port, tls, cluster, services },
         });
     }
     if !message.name.starts_with("outbound") {
@@ -157,14 +160,27 @@ fn server_tls(chain: &xds::FilterChain) -> Result<ServerTlsSpec, Invalid> {
 
 /// The workload's bind addresses from the listener's metadata.
 fn bind(ours: Option<&Struct>) -> Result<Vec<IpAddr>, Invalid> {
-    let Some(Kind::ListValue(list)) = ours.and_then(|s| s.fields.get("bind")).and_then(|v| v.kind.as_ref()) else {
-        return Ok(Vec::new());
-    };
-    let mut found = Vec::new();
-    for value in &list.values {
-        if let Some(Kind::StringValue(text)) = &value.kind {
-            found.push(ip(text, "metadata.meshfed.bind")?);
-        }
+    texts(ours, "bind").map(|text| ip(text, "metadata.meshfed.bind")).collect()
+}
+
+/// The hosts of the services behind an inbound port, from the listener's metadata.
+fn services(message: &xds::Listener) -> Result<Vec<String>, Invalid> {
+    let ours = message.metadata.as_ref().and_then(|m| m.filter_metadata.get("meshfed"));
+    let found: Vec<String> = texts(ours, "services").map(str::to_owned).collect();
+    if found.len() > SERVICES_MAX {
+        return invalid("metadata.meshfed.services", format!("{}, at most {SERVICES_MAX} are taken", found.len()));
     }
     Ok(found)
+}
+
+/// The strings of a list in our metadata.
+fn texts<'a>(ours: Option<&'a Struct>, key: &str) -> impl Iterator<Item = &'a str> {
+    let list = match ours.and_then(|s| s.fields.get(key)).and_then(|v| v.kind.as_ref()) {
+        Some(Kind::ListValue(list)) => list.values.as_slice(),
+        _ => &[],
+    };
+    list.iter().filter_map(|value| match &value.kind {
+        Some(Kind::StringValue(text)) => Some(text.as_str()),
+        _ => None,
+    })
 }

@@ -18,7 +18,7 @@ use meshfed_model::identity::{SpiffeId, TrustDomain};
 use prost::Message;
 use rustls_pki_types::{CertificateDer, ServerName};
 
-use crate::state::CircuitBreakers;
+use crate::state::{CircuitBreakers, RoutePolicy};
 
 pub use cluster::cluster;
 pub use endpoint::assignment;
@@ -162,7 +162,7 @@ pub struct RouteSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ActionSpec {
     /// Sent to a cluster.
-    Cluster(String),
+    Cluster(String, RoutePolicy),
     /// Answered here.
     Respond(u16),
 }
@@ -199,6 +199,8 @@ pub enum ListenerSpecKind {
         tls: ServerTlsSpec,
         /// The route configuration.
         routes: String,
+        /// The hosts of the services that hold the workload and port, as the agent tells them.
+        services: Vec<String>,
     },
     /// Peers' TCP.
     InboundTcp {
@@ -208,6 +210,8 @@ pub enum ListenerSpecKind {
         tls: ServerTlsSpec,
         /// The cluster.
         cluster: String,
+        /// The hosts of the services that hold the workload and port, as the agent tells them.
+        services: Vec<String>,
     },
     /// SNI passthrough: server name to cluster.
     Gateway {

@@ -1,8 +1,16 @@
 //! Pure. `RouteConfiguration` at the border.
 
+use std::time::Duration;
+
 use envoy_types::pb::envoy::config::route::v3 as xds;
 
 use super::{ActionSpec, Invalid, RouteSpec, invalid};
+use crate::state::RoutePolicy;
+
+/// Most retries of one request.
+const RETRIES_MAX: u32 = 10;
+/// Envoy's conditions that mean "no application saw the request"; others are not known here.
+const RETRY_ON: [&str; 3] = ["connect-failure", "refused-stream", "reset-before-request"];
 
 /// Converts a route configuration: exact authorities, one route `/` each.
 ///
@@ -48,7 +56,7 @@ fn action(host: &xds::VirtualHost) -> Result<ActionSpec, Invalid> {
     match &route.action {
         Some(xds::route::Action::Route(to)) => match &to.cluster_specifier {
             Some(xds::route_action::ClusterSpecifier::Cluster(name)) if !name.is_empty() => {
-                Ok(ActionSpec::Cluster(name.clone()))
+                Ok(ActionSpec::Cluster(name.clone(), policy(to)?))
             }
             Some(
                 xds::route_action::ClusterSpecifier::Cluster(_)
@@ -72,4 +80,31 @@ fn action(host: &xds::VirtualHost) -> Result<ActionSpec, Invalid> {
             invalid("action", format!("virtual host '{}': only route and direct_response are known here", host.name))
         }
     }
+}
+
+/// Timeout and retries of a route. No timeout is no limit, as in Istio; a plain Envoy would take 15 s.
+fn policy(to: &xds::RouteAction) -> Result<RoutePolicy, Invalid> {
+    let timeout = match &to.timeout {
+        None => None,
+        Some(d) => {
+            let (Ok(seconds), Ok(nanos @ 0..=999_999_999)) = (u64::try_from(d.seconds), u32::try_from(d.nanos)) else {
+                return invalid("timeout", format!("{} s and {} ns are no duration", d.seconds, d.nanos));
+            };
+            Some(Duration::new(seconds, nanos)).filter(|t| !t.is_zero())
+        }
+    };
+    let retries = match &to.retry_policy {
+        None => 0,
+        Some(retry) => {
+            if let Some(unknown) = retry.retry_on.split(',').map(str::trim).find(|on| !RETRY_ON.contains(on)) {
+                let why = format!("'{unknown}' is not known here; known are {}", RETRY_ON.join(", "));
+                return invalid("retry_policy.retry_on", why);
+            }
+            retry.num_retries.as_ref().map_or(1, |n| n.value)
+        }
+    };
+    if retries > RETRIES_MAX {
+        return invalid("retry_policy.num_retries", format!("{retries}, at most {RETRIES_MAX} are taken"));
+    }
+    Ok(RoutePolicy { timeout, retries })
 }

@@ -139,7 +139,7 @@ fn inbound(require: bool, with_tls: bool) -> Result<ListenerSpec, Invalid> {
 #[test]
 fn an_inbound_listener_that_would_take_anybody_is_refused() {
     let spec = inbound(true, true).unwrap();
-    let ListenerSpecKind::InboundTcp { port: 9000, tls, cluster } = spec.kind else { panic!() };
+    let ListenerSpecKind::InboundTcp { port: 9000, tls, cluster, .. } = spec.kind else { panic!() };
     assert_eq!((tls.trust.as_str(), cluster.as_str()), ("inbound|9000", "inbound|9000||"));
     assert_eq!(inbound(false, true).unwrap_err().field, "require_client_certificate");
     assert_eq!(inbound(true, false).unwrap_err().field, "transport_socket");

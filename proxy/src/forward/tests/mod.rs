@@ -1,8 +1,11 @@
 //! The request path over real sockets on loopback: a core on a thread of its own, scripted backends, blocking clients.
 
+mod again;
+mod evicted;
 mod mutual;
 mod plain;
 mod refusals;
+mod slow;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read as _, Write as _};
@@ -18,7 +21,7 @@ use meshfed_runtime::{drain, tasks};
 use super::Core;
 use crate::state::{
     CircuitBreakers, Cluster, ClusterCell, ClusterCounters, Endpoint, EndpointCounters, EndpointSet, Listener,
-    ListenerKind, RouteAction, RouteCell, RouteTable, StateHandle, Transport,
+    ListenerKind, RouteAction, RouteCell, RoutePolicy, RouteTable, StateHandle, Transport,
 };
 use crate::telemetry::{AccessLogTarget, Telemetry, TelemetrySettings};
 
@@ -28,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Proxy {
     address: SocketAddr,
     metrics: Arc<Metrics>,
+    telemetry: Arc<Telemetry>,
     stop: Sender<()>,
     thread: std::thread::JoinHandle<bool>,
 }
@@ -37,6 +41,7 @@ impl Proxy {
         let metrics = Arc::new(Metrics::new());
         let settings = TelemetrySettings { access_log, workload: "shop/a".parse().unwrap() };
         let telemetry = Telemetry::new(&metrics, settings).unwrap();
+        let of_core = Arc::clone(&telemetry);
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
@@ -47,7 +52,7 @@ impl Proxy {
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, async move {
                 let (trigger, watch) = drain::channel();
-                let core = Core::new(state, telemetry, watch);
+                let core = Core::new(state, of_core, watch);
                 let socket = tokio::net::TcpListener::from_std(socket).unwrap();
                 let serving = Arc::clone(&listener);
                 let accept = tasks::spawn_local("accept", async move {
@@ -75,10 +80,15 @@ impl Proxy {
                 drained
             })
         });
-        Self { address, metrics, stop, thread }
+        Self { address, metrics, telemetry, stop, thread }
     }
     fn outbound(routes: &[(&str, RouteAction)]) -> Self {
         Self::start(ListenerKind::OutboundHttp { routes: table(routes, None) }, state(), AccessLogTarget::Off)
+    }
+    /// Waits until the core has looked at its bundles again, and everybody whom that woke has run.
+    fn until_trust_is_seen(&self) {
+        let before = self.telemetry.trust_looks();
+        until("the core looks at its bundles", || self.telemetry.trust_looks() >= before + 2);
     }
     fn client(&self) -> Client {
         Client(connect(self.address))
@@ -145,7 +155,7 @@ fn cell_of(cluster: Option<Cluster>) -> Arc<ClusterCell> {
 /// A route `b` to plaintext endpoints.
 fn to(addresses: &[SocketAddr]) -> RouteAction {
     let endpoints = addresses.iter().map(|a| endpoint(*a, Transport::Plaintext)).collect();
-    RouteAction::Cluster(cell_of(Some(cluster_with(BTreeMap::from([(0, endpoints)])))))
+    RouteAction::Cluster(cell_of(Some(cluster_with(BTreeMap::from([(0, endpoints)])))), RoutePolicy::default())
 }
 
 /// A server that does with each connection what `script` says, on a thread of its own.

@@ -178,7 +178,7 @@ fn the_next_priority_is_used_only_when_the_first_fails() {
     let plain = |a| endpoint(a, Transport::Plaintext);
     let cell =
         cell_of(Some(cluster_with(BTreeMap::from([(0, vec![plain(near.address)]), (1, vec![plain(far.address)])]))));
-    let proxy = Proxy::outbound(&[("b", RouteAction::Cluster(Arc::clone(&cell)))]);
+    let proxy = Proxy::outbound(&[("b", RouteAction::Cluster(Arc::clone(&cell), RoutePolicy::default()))]);
     let mut client = proxy.client();
     for _ in 0..4 {
         client.get("/");

@@ -86,11 +86,11 @@ fn every_refusal_says_why() {
     let mut tiny = cluster_with(BTreeMap::from([(0, vec![endpoint(rude.address, Transport::Plaintext)])]));
     tiny.circuit_breakers.max_requests = 0;
     let proxy = Proxy::outbound(&[
-        ("empty", RouteAction::Cluster(cell_of(Some(cluster_with(BTreeMap::new()))))),
-        ("unknown", RouteAction::Cluster(cell_of(None))),
+        ("empty", RouteAction::Cluster(cell_of(Some(cluster_with(BTreeMap::new()))), RoutePolicy::default())),
+        ("unknown", RouteAction::Cluster(cell_of(None), RoutePolicy::default())),
         ("dead", to(&[dead])),
         ("rude", to(&[rude.address])),
-        ("full", RouteAction::Cluster(cell_of(Some(tiny)))),
+        ("full", RouteAction::Cluster(cell_of(Some(tiny)), RoutePolicy::default())),
         ("other", RouteAction::Respond(421)),
     ]);
     let mut client = proxy.client();

@@ -1,0 +1,175 @@
+//! Edge. How often one request is tried, where it was, and whether it may be tried again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use meshfed_runtime::clock;
+
+use super::Core;
+use super::wheel::TICK_MILLISECONDS;
+use crate::pool::{ClusterPool, ConnectError, Slot};
+use crate::state::{Cluster, ClusterCounters, RoutePolicy};
+use crate::telemetry::{RetryOutcome, RetryReason};
+
+/// Kept connections that may turn out dead for one request; they die together when a server restarts.
+const STALE_MAX: u32 = 1;
+/// The time for all connects of one request.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// Counts a request that is tried again for the whole process.
+#[derive(Debug)]
+struct Retrying(Arc<ClusterCounters>);
+
+impl Drop for Retrying {
+    fn drop(&mut self) {
+        self.0.retries.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The attempts of one request.
+#[derive(Debug)]
+pub(super) struct Tries {
+    cluster: Arc<Cluster>,
+    policy: RoutePolicy,
+    begun: Instant,
+    /// Addresses that are not tried again.
+    pub(super) tried: Vec<SocketAddr>,
+    /// Attempts so far.
+    pub(super) attempts: u32,
+    retries: u32,
+    stale: u32,
+    /// Kept connections are not used any more: they may lead where the last one led.
+    pub(super) fresh: bool,
+    /// Why the last connect failed.
+    pub(super) last: Option<ConnectError>,
+    /// Why there was no further attempt.
+    pub(super) refusal: Option<RetryOutcome>,
+    under_way: Option<Retrying>,
+    /// When the route's time is over, in ticks.
+    pub(super) deadline: Option<u32>,
+    /// The number of the trust that the client was last seen to have.
+    pub(super) trust_seen: u64,
+}
+
+impl Tries {
+    pub(super) fn new(core: &Core, cluster: &Arc<Cluster>, policy: RoutePolicy, begun: Instant) -> Self {
+        Self {
+            cluster: Arc::clone(cluster),
+            policy,
+            begun,
+            tried: Vec::new(),
+            attempts: 0,
+            retries: 0,
+            stale: 0,
+            fresh: false,
+            last: None,
+            refusal: None,
+            under_way: None,
+            deadline: None,
+            trust_seen: core.trust_changes(),
+        }
+    }
+    /// The route's time in ticks, rounded up.
+    pub(super) fn limit(&self) -> Option<u32> {
+        let ticks = self.policy.timeout?.as_millis().div_ceil(u128::from(TICK_MILLISECONDS));
+        Some(u32::try_from(ticks).unwrap_or(u32::MAX))
+    }
+    /// The route's time runs: the request is complete.
+    pub(super) fn start_clock(&mut self, core: &Core) {
+        self.deadline = self.limit().map(|ticks| core.wheel.now().saturating_add(ticks));
+    }
+    /// Whether the route's time is over.
+    pub(super) fn is_late(&self, core: &Core) -> bool {
+        self.deadline.is_some_and(|deadline| core.wheel.now() >= deadline)
+    }
+    /// What is left for the next connect.
+    pub(super) fn connect_limit(&self, core: &Core) -> Duration {
+        let left = CONNECT_TIME.saturating_sub(clock::instant().saturating_duration_since(self.begun));
+        let ticks = self.deadline.map(|deadline| deadline.saturating_sub(core.wheel.now()));
+        ticks.map_or(left, |ticks| left.min(Duration::from_millis(u64::from(ticks) * TICK_MILLISECONDS)))
+    }
+
+    /// After a failed connect: whether another endpoint may be tried.
+    pub(super) fn after_connect(&mut self, core: &Core, pool: &ClusterPool, slot: &Slot, error: ConnectError) -> bool {
+        self.tried.push(slot.address());
+        self.last = Some(error);
+        let other = pool.has_other(&self.tried);
+        self.take(core, other, RetryReason::Connect)
+    }
+    /// After a kept connection ended: whether the request may go over another one.
+    pub(super) fn after_stale(&mut self, core: &Core) -> bool {
+        if self.stale >= STALE_MAX {
+            return false;
+        }
+        self.stale += 1;
+        self.fresh = true;
+        core.telemetry.retried(self.service(), RetryReason::Stale);
+        true
+    }
+    /// After a peer said that the request reached no application: whether it may be tried elsewhere. A gateway stands for
+    /// many, so its own address counts as elsewhere, over another connection, when there is no other.
+    pub(super) fn after_refusal(&mut self, core: &Core, pool: &ClusterPool, slot: &Slot) -> bool {
+        let endpoint = slot.endpoint();
+        self.tried.push(endpoint.address);
+        let other = pool.has_other(&self.tried);
+        if other && !endpoint.via_gateway {
+            core.mark_failing(&endpoint);
+        }
+        if !other && endpoint.via_gateway {
+            self.tried.pop();
+            self.fresh = true;
+        }
+        self.take(core, other || endpoint.via_gateway, RetryReason::Peer)
+    }
+    fn take(&mut self, core: &Core, other: bool, reason: RetryReason) -> bool {
+        if self.policy.retries == 0 {
+            return false;
+        }
+        self.refusal = if !other {
+            Some(RetryOutcome::NoOther)
+        } else if self.retries >= self.policy.retries {
+            Some(RetryOutcome::LimitExceeded)
+        } else if !self.count() {
+            Some(RetryOutcome::Overflow)
+        } else {
+            None
+        };
+        if self.refusal.is_none() {
+            self.retries += 1;
+            core.telemetry.retried(self.service(), reason);
+        }
+        self.refusal.is_none()
+    }
+    fn count(&mut self) -> bool {
+        if self.under_way.is_some() {
+            return true;
+        }
+        let counters = &self.cluster.counters;
+        let under_way = counters.retries.fetch_add(1, Ordering::Relaxed);
+        let counted = Retrying(Arc::clone(counters));
+        if under_way >= self.cluster.circuit_breakers.max_retries {
+            return false;
+        }
+        self.under_way = Some(counted);
+        true
+    }
+    fn service(&self) -> &Arc<str> {
+        if self.cluster.host.is_empty() { &self.cluster.name } else { &self.cluster.host }
+    }
+    /// Whether the route allowed no further attempt.
+    pub(super) fn are_exhausted(&self) -> bool {
+        self.refusal == Some(RetryOutcome::LimitExceeded)
+    }
+    /// Counts how a request ended that was tried again, or would have been. `served`: by an application.
+    pub(super) fn ended(&self, core: &Core, served: bool) {
+        let outcome = match self.refusal {
+            Some(why) => why,
+            None if self.retries == 0 => return,
+            None if served => RetryOutcome::Success,
+            None => RetryOutcome::Failed,
+        };
+        core.telemetry.retries_ended(self.service(), outcome);
+    }
+}
