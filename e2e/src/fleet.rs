@@ -30,6 +30,14 @@ impl Range {
     /// When none is free.
     #[must_use]
     pub fn take() -> Self {
+        Self::take_of(10..=60)
+    }
+    /// Takes a free range whose second octet is one of these.
+    ///
+    /// # Panics
+    /// When none is free.
+    #[must_use]
+    pub fn take_of(octets: std::ops::RangeInclusive<u8>) -> Self {
         let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
         let free = |octet: &u8| {
             !taken.contains(octet)
@@ -37,7 +45,7 @@ impl Range {
                     .iter()
                     .all(|(last, port)| TcpListener::bind((Ipv4Addr::new(127, *octet, 0, *last), *port)).is_ok())
         };
-        let octet = (10..=60).find(free).expect("a free loopback range");
+        let octet = octets.into_iter().find(free).expect("a free loopback range");
         taken.insert(octet);
         Self { octet }
     }

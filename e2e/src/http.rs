@@ -62,7 +62,9 @@ fn request(address: SocketAddr, target: &str, host: &str) -> Result<Answer, Stri
     parse(&answer).ok_or_else(|| format!("{address} answered no HTTP: {:?}", String::from_utf8_lossy(&answer)))
 }
 
-fn parse(answer: &[u8]) -> Option<Answer> {
+/// Reads an answer that [`raw`] gave; `None` when it is no HTTP.
+#[must_use]
+pub fn parse(answer: &[u8]) -> Option<Answer> {
     let text = String::from_utf8_lossy(answer);
     let (head, body) = text.split_once("\r\n\r\n")?;
     let mut lines = head.split("\r\n");
