@@ -53,7 +53,15 @@ pub fn start(logs: &Path, place: Place<'_>, socket: &Path, workload: &str) -> Pr
     let agent = format!("unix:{}", socket.display());
     let bootstrap = run(command(place).args(["bootstrap", "envoy", "--agent", &agent, "--workload", workload]))
         .ok("bootstrap envoy");
-    let name = format!("envoy-{}", workload.replace('/', "-"));
+    start_with(logs, &format!("envoy-{}", workload.replace('/', "-")), place, &bootstrap)
+}
+
+/// Starts Envoy with a bootstrap.
+///
+/// # Panics
+/// When the bootstrap cannot be written.
+#[must_use]
+pub fn start_with(logs: &Path, name: &str, place: Place<'_>, bootstrap: &str) -> Process {
     std::fs::create_dir_all(logs).expect("log directory");
     let file = logs.join(format!("{name}.yaml"));
     std::fs::write(&file, bootstrap).expect("bootstrap file");
@@ -64,7 +72,7 @@ pub fn start(logs: &Path, place: Place<'_>, socket: &Path, workload: &str) -> Pr
     };
     start.arg("-c").arg(&file).args(["--concurrency", "1", "--disable-hot-restart", "-l", "warning"]);
     start.arg("--admin-address-path").arg(logs.join("envoy-admin"));
-    Process::start(&name, logs, &mut start)
+    Process::start(name, logs, &mut start)
 }
 
 /// A statistic of the Envoy that was started last with these logs, from its admin port.

@@ -58,7 +58,7 @@ async fn run_tries(
     connection: &mut Connection,
     planned: &Planned,
     cluster: &Arc<Cluster>,
-    tries: &mut Tries,
+    tries: &mut Tries<'_>,
 ) -> Result<Answered, Reply> {
     loop {
         let now = connection.core.telemetry.milliseconds(meshfed_runtime::clock::instant());
@@ -222,7 +222,7 @@ async fn exchange(
     connection: &mut Connection,
     planned: &Planned,
     upstream: &mut Upstream,
-    tries: &mut Tries,
+    tries: &mut Tries<'_>,
     slot: &Slot,
 ) -> (End, Outcome) {
     let keep = planned.persistent && !connection.core.is_draining();
@@ -291,7 +291,7 @@ fn finish(
     upstream: Upstream,
     end: End,
     outcome: &Outcome,
-    tries: &mut Tries,
+    tries: &mut Tries<'_>,
 ) -> Result<Answered, Reply> {
     let (mut flag, mut reason) = failure(end);
     let core = &connection.core;

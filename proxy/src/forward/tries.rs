@@ -30,8 +30,8 @@ impl Drop for Retrying {
 
 /// The attempts of one request.
 #[derive(Debug)]
-pub(super) struct Tries {
-    cluster: Arc<Cluster>,
+pub(super) struct Tries<'a> {
+    cluster: &'a Arc<Cluster>,
     policy: RoutePolicy,
     begun: Instant,
     /// Addresses that are not tried again.
@@ -53,10 +53,10 @@ pub(super) struct Tries {
     pub(super) trust_seen: u64,
 }
 
-impl Tries {
-    pub(super) fn new(core: &Core, cluster: &Arc<Cluster>, policy: RoutePolicy, begun: Instant) -> Self {
+impl<'a> Tries<'a> {
+    pub(super) fn new(core: &Core, cluster: &'a Arc<Cluster>, policy: RoutePolicy, begun: Instant) -> Self {
         Self {
-            cluster: Arc::clone(cluster),
+            cluster,
             policy,
             begun,
             tried: Vec::new(),

@@ -289,3 +289,38 @@ impl LogBuffer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters() -> LogCounters {
+        LogCounters { dropped: Counter::default(), reopened: Counter::default(), failed: Counter::default() }
+    }
+
+    /// Mutation seen to fail: the file held given up for /dev/null when the new one cannot be opened.
+    #[test]
+    fn a_file_that_cannot_be_opened_anew_is_written_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (logs, path) = (dir.path().join("logs"), dir.path().join("logs/access.log"));
+        std::fs::create_dir(&logs).unwrap();
+        let (mut log, counters) = (LogFile::open(path.clone()).unwrap(), counters());
+        log.file.write_all(b"1\n").unwrap();
+        log.follow(true, &counters);
+        assert_eq!((counters.reopened.get(), counters.failed.get()), (1, 0));
+        // The directory is moved away: the name is no file that could be made.
+        let moved = dir.path().join("moved");
+        std::fs::rename(&logs, &moved).unwrap();
+        for _ in 0..2 {
+            log.follow(true, &counters);
+            log.file.write_all(b"2\n").unwrap();
+        }
+        assert_eq!((counters.reopened.get(), counters.failed.get()), (1, 2));
+        assert_eq!(std::fs::read_to_string(moved.join("access.log")).unwrap(), "1\n2\n2\n");
+        std::fs::create_dir(&logs).unwrap();
+        log.follow(true, &counters);
+        log.file.write_all(b"3\n").unwrap();
+        assert_eq!((counters.reopened.get(), std::fs::read_to_string(&path).unwrap().as_str()), (2, "3\n"));
+        assert!(log.is_current());
+    }
+}

@@ -176,6 +176,45 @@ fn routes_that_this_version_cannot_serve_are_refused() {
     assert_eq!(route("/", "*.shop").unwrap_err().field, "domains");
 }
 
+/// Timeout and retries are the route's; no timeout and one of 0 are no limit.
+///
+/// Mutation seen to fail: `.filter(|t| !t.is_zero())` left out; `num_retries` read as 1 always.
+#[test]
+fn a_route_says_how_long_and_how_often() {
+    let duration = |seconds, nanos| Some(pb::Duration { seconds, nanos });
+    let policy = |timeout, retry: Option<(&str, Option<u32>)>| -> Result<(Option<u128>, u32), Invalid> {
+        let action = rds::RouteAction {
+            cluster_specifier: Some(rds::route_action::ClusterSpecifier::Cluster("b".to_owned())),
+            timeout,
+            retry_policy: retry.map(|(on, n)| rds::RetryPolicy {
+                retry_on: on.to_owned(),
+                num_retries: n.map(|value| pb::UInt32Value { value }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let everything = rds::route_match::PathSpecifier::Prefix("/".to_owned());
+        let route = rds::Route {
+            r#match: Some(rds::RouteMatch { path_specifier: Some(everything), ..Default::default() }),
+            action: Some(rds::route::Action::Route(action)),
+            ..Default::default()
+        };
+        let host = rds::VirtualHost { domains: vec!["b".to_owned()], routes: vec![route], ..Default::default() };
+        let spec = super::route(&rds::RouteConfiguration { virtual_hosts: vec![host], ..Default::default() })?;
+        match &spec.hosts["b"] {
+            ActionSpec::Cluster(_, policy) => Ok((policy.timeout.map(|t| t.as_millis()), policy.retries)),
+            ActionSpec::Respond(status) => panic!("{status}"),
+        }
+    };
+    assert_eq!(policy(None, None), Ok((None, 0)));
+    assert_eq!(policy(duration(0, 0), Some(("connect-failure,refused-stream", Some(2)))), Ok((None, 2)));
+    assert_eq!(policy(duration(1, 500_000_000), Some(("connect-failure", None))), Ok((Some(1500), 1)));
+    assert_eq!(policy(duration(-1, 0), None).unwrap_err().field, "timeout");
+    assert_eq!(policy(duration(1, -1), None).unwrap_err().field, "timeout");
+    assert_eq!(policy(None, Some(("5xx", Some(2)))).unwrap_err().field, "retry_policy.retry_on");
+    assert_eq!(policy(None, Some(("connect-failure", Some(11)))).unwrap_err().field, "retry_policy.num_retries");
+}
+
 /// Mutation seen to fail: `Err(_) => None` … the message of a broken key holding the key.
 #[test]
 fn a_broken_secret_is_refused_without_its_content() {

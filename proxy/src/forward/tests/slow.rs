@@ -7,7 +7,7 @@ fn hurry(proxy: &Proxy, seconds: u64) {
     proxy.telemetry.hurry(Duration::from_secs(seconds));
 }
 
-/// Mutation seen to fail: `IDLE_TICKS` not set after a request.
+/// Mutation seen to fail: `IDLE_TICKS` of two minutes.
 #[test]
 fn an_idle_connection_is_closed_after_a_minute() {
     let proxy = Proxy::outbound(&[("b", to(&[Backend::ok().address]))]);
