@@ -6,14 +6,14 @@ mod world;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meshfed_e2e::fleet::{Cluster, ClusterSpec, Fleet, Range, application};
-use meshfed_e2e::http;
 use meshfed_e2e::objects::{self, Workload};
 use meshfed_e2e::process::Process;
 use meshfed_e2e::wait::until;
+use meshfed_e2e::{envoy, http};
 use rustix::process::Signal;
 use serde_json::Value;
 use world::B_URL;
@@ -21,17 +21,22 @@ use world::B_URL;
 /// Changes are promised within seconds; a test of a loaded machine waits longer, and asserts no time.
 const SOON: Duration = Duration::from_secs(20);
 
+/// The tests take turns: there are fewer address ranges for them than tests.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// Both clusters run b; west runs a, too.
 struct Both {
     fleet: Fleet,
     _clusters: [Cluster; 2],
     _processes: Vec<Process>,
-    /// West's a.
+    /// West's a, ours or an Envoy.
     a: Process,
     /// The application behind b in west.
     b_west: Process,
     west_range: Range,
     _east_range: Range,
+    // Given up last.
+    _turn: MutexGuard<'static, ()>,
 }
 
 fn objects_of(cluster: &str, range: &Range, locality: &str, apps: &[(&str, u8)]) -> String {
@@ -61,6 +66,10 @@ fn app_of(range: &Range) -> SocketAddr {
 
 impl Both {
     fn start(flags_of_a: &[&str]) -> Self {
+        Self::start_with(|_, west| west.proxy(None, "shop/a", &[&["--app-probe", "off"], flags_of_a].concat()))
+    }
+    fn start_with(a: impl FnOnce(&Fleet, &Cluster) -> Process) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let (east_range, west_range) = (Range::take_of(90..=95), Range::take_of(90..=95));
         let fleet = Fleet::start();
         let start = |name: &str, region: &str, range: &Range, apps: &[(&str, u8)]| {
@@ -84,10 +93,19 @@ impl Both {
             east.proxy(None, "shop/b", &["--inbound", &inbound(&east_range)]),
             west.proxy(None, "shop/b", &["--inbound", &inbound(&west_range)]),
         ];
-        let a = west.proxy(None, "shop/a", &[&["--app-probe", "off"], flags_of_a].concat());
+        let a = a(&fleet, &west);
         fleet.wait_ready(None);
         let clusters = [east, west];
-        Self { fleet, _clusters: clusters, _processes: processes, a, b_west, west_range, _east_range: east_range }
+        Self {
+            fleet,
+            _clusters: clusters,
+            _processes: processes,
+            a,
+            b_west,
+            west_range,
+            _east_range: east_range,
+            _turn: turn,
+        }
     }
     fn outbound(&self) -> SocketAddr {
         (self.west_range.host(10), 15001).into()
@@ -186,6 +204,26 @@ fn only(cluster: &str, seen: &BTreeMap<Result<String, String>, usize>) -> bool {
 #[test]
 fn a_dead_application_is_replaced_by_the_other_cluster() {
     let mut both = Both::start(&[]);
+    survive(&mut both);
+    let metrics = |labels: &[&str]| {
+        http::metric((both.west_range.host(10), 15020).into(), "meshfed_upstream_retries_total", labels).unwrap()
+    };
+    let service = "service=\"b.shop.svc.clusterset.local\"";
+    assert!(metrics(&[service, "reason=\"peer\""]) > 0.0, "nobody heeded the sidecar's word");
+}
+
+/// The same with a stock Envoy in the place of a's sidecar: what it does is what the agent's routes say.
+///
+/// Mutation seen to fail: `retry_priority` left out of the agent's routes.
+#[test]
+fn an_envoy_survives_a_dead_application_alike() {
+    let mut both = Both::start_with(|fleet, west| envoy::start(&fleet.path("logs"), None, west.socket(), "shop/a"));
+    until("Envoy serves", SOON, || ask(both.outbound(), 0));
+    survive(&mut both);
+}
+
+/// Kills b's application in west under load, and brings it back.
+fn survive(both: &mut Both) {
     let load = Load::start(both.outbound());
     load.until_asked("before", 100);
     assert!(only("west", &load.of("before")), "{:?}", load.of("before"));
@@ -226,11 +264,6 @@ fn a_dead_application_is_replaced_by_the_other_cluster() {
     assert!(only("east", &dead) && only("east", &gone), "{all:?}");
     assert!(coming.keys().all(Result::is_ok), "{coming:?}");
     assert!(only("west", &back), "{back:?}");
-    let metrics = |labels: &[&str]| {
-        http::metric((both.west_range.host(10), 15020).into(), "meshfed_upstream_retries_total", labels).unwrap()
-    };
-    let service = "service=\"b.shop.svc.clusterset.local\"";
-    assert!(metrics(&[service, "reason=\"peer\""]) > 0.0, "nobody heeded the sidecar's word");
 }
 
 /// What both sidecars count of the same requests, as Istio's reference has it.

@@ -4,13 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
-    retry_policy::{RetryHostPredicate, retry_host_predicate::ConfigType},
+    DirectResponseAction, HeaderMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+    header_matcher::HeaderMatchSpecifier,
+    retry_policy::{
+        RetryHostPredicate, RetryPriority, retry_host_predicate::ConfigType,
+        retry_priority::ConfigType as PriorityConfigType,
+    },
     route,
     route_action::ClusterSpecifier,
     route_match::PathSpecifier,
 };
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use meshfed_model::names::{Namespace, ServiceName};
 
 use super::facts::ServiceFacts;
@@ -20,6 +26,10 @@ use super::resource::{Kind, Resource};
 
 /// The port of an authority that names none.
 const DEFAULT_PORT: u16 = 80;
+/// What a proxy says about an answer of its own (`contracts.md` 1.8).
+const REASON_HEADER: &str = "x-meshfed-reason";
+/// Its words that mean that the request reached no application.
+const NEVER_REACHED: [&str; 2] = ["upstream_connect", "no_endpoints"];
 /// Misdirected Request (RFC 9110 15.5.20).
 const MISDIRECTED: u32 = 421;
 
@@ -136,6 +146,16 @@ fn everything(action: route::Action) -> Route {
     }
 }
 
+/// The response header `x-meshfed-reason` (`contracts.md` 1.8) with one word.
+fn reason_is(word: &str) -> HeaderMatcher {
+    let exact = StringMatcher { match_pattern: Some(MatchPattern::Exact(word.to_owned())), ..StringMatcher::default() };
+    HeaderMatcher {
+        name: REASON_HEADER.to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(exact)),
+        ..HeaderMatcher::default()
+    }
+}
+
 fn to_cluster(cluster: String, retry_policy: Option<RetryPolicy>) -> Route {
     everything(route::Action::Route(RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
@@ -146,8 +166,17 @@ fn to_cluster(cluster: String, retry_policy: Option<RetryPolicy>) -> Route {
     }))
 }
 
-/// A failed connect tries another address; nothing that may have reached the application is repeated.
+/// A failed connect tries another address, and so does the word of a peer's proxy that it reached no application; nothing
+/// that may have reached one is repeated. The second retry goes to the next priority: left to itself Envoy stays in the
+/// first as long as its hosts count as healthy.
 fn retries() -> RetryPolicy {
+    let next_priority = RetryPriority {
+        name: "envoy.retry_priorities.previous_priorities".to_owned(),
+        config_type: Some(PriorityConfigType::TypedConfig(any(
+            "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+            &PreviousPrioritiesConfig { update_frequency: 2 },
+        ))),
+    };
     let previous = RetryHostPredicate {
         name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
         config_type: Some(ConfigType::TypedConfig(any(
@@ -156,7 +185,9 @@ fn retries() -> RetryPolicy {
         ))),
     };
     RetryPolicy {
-        retry_on: "connect-failure,refused-stream".to_owned(),
+        retry_on: "connect-failure,refused-stream,retriable-headers".to_owned(),
+        retriable_headers: NEVER_REACHED.iter().map(|word| reason_is(word)).collect(),
+        retry_priority: Some(next_priority),
         num_retries: uint32(2),
         retry_host_predicate: vec![previous],
         host_selection_retry_max_attempts: 3,

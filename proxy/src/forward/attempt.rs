@@ -47,7 +47,7 @@ pub(super) async fn run(
     if connection.request.finished {
         tries.start_clock(&connection.core);
     }
-    let answered = run_tries(connection, planned, &cluster, &mut tries).await;
+    let answered = run_tries(connection, planned, &cluster, &mut tries, begun).await;
     answered.map_err(|reply| {
         tries.ended(&connection.core, false);
         Box::new(Unanswered { reply, attempts: tries.attempts })
@@ -59,9 +59,12 @@ async fn run_tries(
     planned: &Planned,
     cluster: &Arc<Cluster>,
     tries: &mut Tries<'_>,
+    begun: Instant,
 ) -> Result<Answered, Reply> {
     loop {
-        let now = connection.core.telemetry.milliseconds(meshfed_runtime::clock::instant());
+        // The clock is read once for a request that is served at once.
+        let now = if tries.attempts == 0 { begun } else { meshfed_runtime::clock::instant() };
+        let now = connection.core.telemetry.milliseconds(now);
         let chosen = planned.pool.choose(&mut connection.core.rng.borrow_mut(), &tries.tried, now);
         let Some(slot) = chosen else { break };
         tries.attempts += 1;
@@ -240,7 +243,7 @@ async fn exchange(
         version: planned.version,
         keep,
         strip_identity: !is_mesh,
-        heed: is_mesh,
+        heed: is_mesh && planned.policy.heed_peers,
         guest: connection.side.guest.as_ref(),
         limit: tries.limit(),
         deadline: tries.deadline,

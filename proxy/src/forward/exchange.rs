@@ -55,7 +55,7 @@ pub(super) enum End {
     /// No bundle of the upstream's trust domain is held any more.
     UpstreamUntrusted,
     /// The upstream's proxy says that the request reached no application, and it can be sent again. Nothing was taken:
-    /// with [`Exchange::heed`] off the exchange goes on with that answer.
+    /// polled again, the exchange goes on with that answer.
     NotServed,
 }
 

@@ -31,6 +31,7 @@ use crate::pool::{Clusters, FAILING_MILLISECONDS};
 use crate::state::{Endpoint, EndpointSet, StateHandle};
 use crate::telemetry::{LogBuffer, Parties, Party, Series, Telemetry};
 
+pub use crate::telemetry::REASON_HEADER;
 pub use connection::{Side, serve};
 pub use copy::copy_bidirectional;
 pub use guest::{Guest, Standing, holds};
@@ -38,8 +39,6 @@ pub use guest::{Guest, Standing, holds};
 use buffer::Buffers;
 use wheel::{TICK_MILLISECONDS, Wheel};
 
-/// The header that says why the proxy answered itself (`contracts.md` 1.8).
-pub const REASON_HEADER: &str = "x-meshfed-reason";
 /// Pairs of parties whose counters a core keeps at hand.
 const SERIES_MAX: usize = 1024;
 /// Ticks between two looks at our identity and the bundles (1 s).

@@ -37,12 +37,14 @@ pub struct RoutePolicy {
     pub timeout: Option<Duration>,
     /// Attempts after the first, for requests that certainly reached no application.
     pub retries: u32,
+    /// Whether a mesh peer's word counts that its proxy reached no application.
+    pub heed_peers: bool,
 }
 
 impl Default for RoutePolicy {
-    /// No timeout and two retries: what Istio's routes have.
+    /// No timeout and two retries: what Istio's routes have; peers are heeded.
     fn default() -> Self {
-        Self { timeout: None, retries: 2 }
+        Self { timeout: None, retries: 2, heed_peers: true }
     }
 }
 

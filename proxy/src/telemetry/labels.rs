@@ -85,6 +85,9 @@ impl Flag {
     }
 }
 
+/// The header that says why a proxy answered itself (`contracts.md` 1.8).
+pub const REASON_HEADER: &str = "x-meshfed-reason";
+
 /// Why the proxy answered itself: the value of `x-meshfed-reason` (`contracts.md` 1.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {

@@ -23,7 +23,7 @@ use prometheus_client::metrics::family::Family;
 
 use access_log::LogCounters;
 pub use access_log::{AccessLog, AccessRecord, LogBuffer};
-pub use labels::{Flag, Parties, Party, Reason, Reporter, Security};
+pub use labels::{Flag, Parties, Party, REASON_HEADER, Reason, Reporter, Security};
 pub use requests::{RequestCell, Requests, Series};
 pub use retries::{RetryOutcome, RetryReason};
 pub use tcp::{TcpCell, TcpSeries};

@@ -3,14 +3,19 @@
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::route::v3 as xds;
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern::Exact};
 
 use super::{ActionSpec, Invalid, RouteSpec, invalid};
 use crate::state::RoutePolicy;
+use crate::telemetry::{REASON_HEADER, Reason};
 
 /// Most retries of one request.
 const RETRIES_MAX: u32 = 10;
 /// Envoy's conditions that mean "no application saw the request"; others are not known here.
-const RETRY_ON: [&str; 3] = ["connect-failure", "refused-stream", "reset-before-request"];
+const RETRY_ON: [&str; 4] = ["connect-failure", "refused-stream", "reset-before-request", RETRIABLE_HEADERS];
+/// The condition that is a response header; the one known here is ours.
+const RETRIABLE_HEADERS: &str = "retriable-headers";
 
 /// Converts a route configuration: exact authorities, one route `/` each.
 ///
@@ -93,9 +98,11 @@ fn policy(to: &xds::RouteAction) -> Result<RoutePolicy, Invalid> {
             Some(Duration::new(seconds, nanos)).filter(|t| !t.is_zero())
         }
     };
+    let mut heed_peers = false;
     let retries = match &to.retry_policy {
         None => 0,
         Some(retry) => {
+            heed_peers = heeds_peers(retry)?;
             if let Some(unknown) = retry.retry_on.split(',').map(str::trim).find(|on| !RETRY_ON.contains(on)) {
                 let why = format!("'{unknown}' is not known here; known are {}", RETRY_ON.join(", "));
                 return invalid("retry_policy.retry_on", why);
@@ -106,5 +113,23 @@ fn policy(to: &xds::RouteAction) -> Result<RoutePolicy, Invalid> {
     if retries > RETRIES_MAX {
         return invalid("retry_policy.num_retries", format!("{retries}, at most {RETRIES_MAX} are taken"));
     }
-    Ok(RoutePolicy { timeout, retries })
+    Ok(RoutePolicy { timeout, retries, heed_peers })
+}
+
+/// Whether the word of a peer's proxy counts: exactly its words, no other header.
+pub(super) fn heeds_peers(retry: &xds::RetryPolicy) -> Result<bool, Invalid> {
+    if !retry.retry_on.split(',').any(|on| on.trim() == RETRIABLE_HEADERS) {
+        return Ok(false);
+    }
+    let known = |header: &xds::HeaderMatcher| match &header.header_match_specifier {
+        Some(HeaderMatchSpecifier::StringMatch(StringMatcher { match_pattern: Some(Exact(word)), .. })) => {
+            header.name == REASON_HEADER && !header.invert_match && Reason::never_reached(word.as_bytes()).is_some()
+        }
+        _ => false,
+    };
+    if retry.retriable_headers.is_empty() || !retry.retriable_headers.iter().all(known) {
+        let why = format!("only {REASON_HEADER} with the words upstream_connect and no_endpoints is known here");
+        return invalid("retry_policy.retriable_headers", why);
+    }
+    Ok(true)
 }

@@ -202,7 +202,10 @@ fn a_route_says_how_long_and_how_often() {
         let host = rds::VirtualHost { domains: vec!["b".to_owned()], routes: vec![route], ..Default::default() };
         let spec = super::route(&rds::RouteConfiguration { virtual_hosts: vec![host], ..Default::default() })?;
         match &spec.hosts["b"] {
-            ActionSpec::Cluster(_, policy) => Ok((policy.timeout.map(|t| t.as_millis()), policy.retries)),
+            ActionSpec::Cluster(_, policy) => {
+                assert!(!policy.heed_peers, "nothing was said about peers");
+                Ok((policy.timeout.map(|t| t.as_millis()), policy.retries))
+            }
             ActionSpec::Respond(status) => panic!("{status}"),
         }
     };
@@ -213,6 +216,37 @@ fn a_route_says_how_long_and_how_often() {
     assert_eq!(policy(duration(1, -1), None).unwrap_err().field, "timeout");
     assert_eq!(policy(None, Some(("5xx", Some(2)))).unwrap_err().field, "retry_policy.retry_on");
     assert_eq!(policy(None, Some(("connect-failure", Some(11)))).unwrap_err().field, "retry_policy.num_retries");
+}
+
+/// Mutation seen to fail: `header.name == REASON_HEADER` left out of `heeds_peers`.
+#[test]
+fn only_our_own_header_makes_an_answer_one_to_try_again() {
+    use rds::header_matcher::HeaderMatchSpecifier::{PresentMatch, StringMatch};
+    let exact = |word: &str| {
+        StringMatch(StringMatcher { match_pattern: Some(MatchPattern::Exact(word.to_owned())), ..Default::default() })
+    };
+    let heeds = |headers: &[(&str, rds::header_matcher::HeaderMatchSpecifier)]| {
+        let matcher = |(name, specifier): &(&str, _)| rds::HeaderMatcher {
+            name: (*name).to_owned(),
+            header_match_specifier: Some(Clone::clone(specifier)),
+            ..Default::default()
+        };
+        route::heeds_peers(&rds::RetryPolicy {
+            retry_on: "connect-failure, retriable-headers".to_owned(),
+            retriable_headers: headers.iter().map(matcher).collect(),
+            ..Default::default()
+        })
+    };
+    let ours = "x-meshfed-reason";
+    assert_eq!(heeds(&[(ours, exact("upstream_connect")), (ours, exact("no_endpoints"))]), Ok(true));
+    for bad in [
+        vec![],
+        vec![(ours, PresentMatch(true))],
+        vec![(ours, exact("upstream_reset"))],
+        vec![(ours, exact("no_endpoints")), ("x-other", exact("no_endpoints"))],
+    ] {
+        assert_eq!(heeds(&bad).unwrap_err().field, "retry_policy.retriable_headers");
+    }
 }
 
 /// Mutation seen to fail: `Err(_) => None` … the message of a broken key holding the key.
