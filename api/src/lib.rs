@@ -48,3 +48,4 @@ pub mod border;
 pub mod stream;
 
 pub mod http;
+pub mod xds;

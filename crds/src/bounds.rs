@@ -154,9 +154,12 @@ impl Bounds {
                         if allowed.is_empty() { "<none>".to_owned() } else { allowed.join(", ") }
                     ))
             };
-            if !self.regions.contains(&locality.region) {
+            if !self.regions.iter().any(|r| **r == *locality.region) {
                 errors.push(refuse("region", &locality.region, &self.regions));
-            } else if !self.zones.is_empty() && !locality.zone.is_empty() && !self.zones.contains(&locality.zone) {
+            } else if !self.zones.is_empty()
+                && !locality.zone.is_empty()
+                && !self.zones.iter().any(|z| **z == *locality.zone)
+            {
                 errors.push(refuse("zone", &locality.zone, &self.zones));
             }
         }

@@ -38,6 +38,9 @@ fn a_cluster_key_makes_nobody_else() {
         "spiffe://mesh.example/cluster/east/agent/0",
         "spiffe://mesh.example/cluster/west/agent/0",
         "spiffe://north.mesh.example/ns/shop/sa/a",
+        // Its own domain, but no workload.
+        "spiffe://west.mesh.example/cluster/west/agent/0",
+        "spiffe://west.mesh.example/federator/1",
     ] {
         let refused = tls::request(b, B_SNI, Some(minted(&world, "west", id)), B_HOST);
         assert!(refused.is_err(), "b's sidecar took west's {id}: {refused:?}");
@@ -56,6 +59,7 @@ fn a_cluster_key_makes_nobody_else() {
         ("west", "spiffe://east.mesh.example/ns/shop/sa/b"),
         ("west", "spiffe://mesh.example/federator/1"),
         ("east", "spiffe://mesh.example/federator/1"),
+        ("east", "spiffe://east.mesh.example/cluster/east/agent/0"),
     ] {
         let refused = tls::request(agent, "agent", Some(minted(&world, cluster, id)), "agent");
         assert!(refused.is_err(), "east's agent took {cluster}'s {id}: {refused:?}");

@@ -36,7 +36,7 @@ pub enum NotAllowed {
     #[error("zone '{0}' is not named by the cluster's token")]
     Zone(String),
     /// An identity of another trust domain, or none of a workload.
-    #[error("identity '{0}' is not of the cluster's own trust domain")]
+    #[error("identity '{0}' is no workload of the cluster's own trust domain")]
     Identity(SpiffeId),
     /// A weight that would drown all others.
     #[error("weight {0} is above 1000000")]
@@ -107,7 +107,8 @@ pub fn check<'a>(
 ) -> Result<(), NotAllowed> {
     let network = |name: &NetworkName| member.network(name).ok_or_else(|| NotAllowed::Network(name.clone()));
     let identity = |id: &SpiffeId| {
-        if id.trust_domain == member.trust_domain { Ok(()) } else { Err(NotAllowed::Identity(id.clone())) }
+        let own = id.trust_domain == member.trust_domain && id.is_workload();
+        if own { Ok(()) } else { Err(NotAllowed::Identity(id.clone())) }
     };
     match key {
         OfferKey::Service(_) => {}
@@ -151,12 +152,12 @@ fn locality<'a>(
     zones: impl IntoIterator<Item = &'a String>,
     locality: &Locality,
 ) -> Result<(), NotAllowed> {
-    if !locality.region.is_empty() && !member.regions.is_empty() && !member.regions.contains(&locality.region) {
-        return Err(NotAllowed::Region(locality.region.clone()));
+    if !locality.region.is_empty() && !member.regions.is_empty() && !member.regions.contains(&*locality.region) {
+        return Err(NotAllowed::Region(locality.region.to_string()));
     }
     let mut zones = zones.into_iter().peekable();
-    if !locality.zone.is_empty() && zones.peek().is_some() && !zones.any(|z| *z == locality.zone) {
-        return Err(NotAllowed::Zone(locality.zone.clone()));
+    if !locality.zone.is_empty() && zones.peek().is_some() && !zones.any(|z| **z == *locality.zone) {
+        return Err(NotAllowed::Zone(locality.zone.to_string()));
     }
     Ok(())
 }
@@ -215,7 +216,7 @@ mod tests {
         (key, OfferValue::Gateway(GatewayOffer { locality: Locality::new("eu", "eu-1"), ready: true }))
     }
 
-    /// Mutation seen to fail: `none && !is_special` replaced by `none`; the zone check left out.
+    /// Mutation seen to fail: `none && !is_special` replaced by `none`; the zone check left out; `is_workload` not asked.
     #[test]
     fn only_what_the_token_names_is_allowed() {
         let own = "spiffe://east.mesh.example/ns/shop/sa/b";
@@ -233,6 +234,9 @@ mod tests {
         assert_eq!(judge(&open, endpoint("10.0.0.1", own, "eu/eu-2")), Err("ZoneNotAllowed"));
         let foreign = "spiffe://west.mesh.example/ns/shop/sa/b";
         assert_eq!(judge(&open, endpoint("10.0.0.1", foreign, "eu/eu-1")), Err("IdentityNotAllowed"));
+        for other in ["spiffe://east.mesh.example/cluster/east/agent/0", "spiffe://east.mesh.example/federator/1"] {
+            assert_eq!(judge(&open, endpoint("10.0.0.1", other, "eu/eu-1")), Err("IdentityNotAllowed"), "{other}");
+        }
         assert_eq!(judge(&ranged, gateway("127.1.0.1")), Ok(()));
         assert_eq!(judge(&member(&["127.1.0.0/16"], &["10.9.0.0/16"]), gateway("127.1.0.1")), Err("AddressNotAllowed"));
     }

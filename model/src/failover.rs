@@ -77,8 +77,8 @@ pub(crate) struct Slot {
 pub(crate) fn slot(client: &Client, spec: &FailoverSpec, cluster: &ClusterName, locality: &Locality) -> Option<Slot> {
     let selects = |selector: &Selector| match selector {
         Selector::Cluster(c) => c == cluster,
-        Selector::Region(r) => *r == locality.region,
-        Selector::Zone(z) => *z == locality.zone,
+        Selector::Region(r) => **r == *locality.region,
+        Selector::Zone(z) => **z == *locality.zone,
         Selector::Relative(Relative::SameCluster) => *cluster == client.cluster,
         Selector::Relative(Relative::SameZone) => client.locality.same_zone(locality),
         Selector::Relative(Relative::SameRegion) => client.locality.same_region(locality),

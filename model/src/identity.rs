@@ -128,6 +128,15 @@ impl SpiffeId {
             .map_err(|_invalid| InvalidIdentity::SpiffeId(service_account.to_owned()))?;
         Ok(Self { trust_domain, principal: Principal::Workload { namespace, service_account: service_account.into() } })
     }
+    /// Whether it names a workload. A cluster's key can sign any path of its own trust domain: only this form counts
+    /// as a workload's identity, wherever one is accepted.
+    #[must_use]
+    pub const fn is_workload(&self) -> bool {
+        match self.principal {
+            Principal::Workload { .. } => true,
+            Principal::Agent { .. } | Principal::Federator { .. } => false,
+        }
+    }
     /// `spiffe://F/cluster/<name>/agent/<replica>`.
     #[must_use]
     pub fn agent(fleet: TrustDomain, cluster: ClusterName, replica: u32) -> Self {

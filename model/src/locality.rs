@@ -2,28 +2,30 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::names::InvalidName;
 
-/// `region/zone/subzone`; later parts may be empty, never an earlier one before a later.
+/// `region/zone/subzone`; later parts may be empty, never an earlier one before a later. Cheap to clone: every endpoint
+/// has one, and is copied into every computation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Locality {
     /// The region, say `eu`.
-    pub region: String,
+    pub region: Arc<str>,
     /// The zone, say `eu-1`.
-    pub zone: String,
+    pub zone: Arc<str>,
     /// The subzone, say a rack.
-    pub subzone: String,
+    pub subzone: Arc<str>,
 }
 
 impl Locality {
     /// A locality of region and zone.
     #[must_use]
-    pub fn new(region: impl Into<String>, zone: impl Into<String>) -> Self {
-        Self { region: region.into(), zone: zone.into(), subzone: String::new() }
+    pub fn new(region: impl AsRef<str>, zone: impl AsRef<str>) -> Self {
+        Self { region: part(region.as_ref()), zone: part(zone.as_ref()), subzone: Arc::default() }
     }
     /// Whether both are in the same region (an unknown region is nobody's).
     #[must_use]
@@ -50,6 +52,11 @@ impl fmt::Display for Locality {
     }
 }
 
+/// The empty part is one for all.
+fn part(s: &str) -> Arc<str> {
+    if s.is_empty() { Arc::default() } else { s.into() }
+}
+
 fn part_ok(s: &str) -> bool {
     s.len() <= 63 && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
@@ -69,7 +76,7 @@ impl FromStr for Locality {
         {
             return Err(refuse());
         }
-        let get = |i: usize| parts.get(i).copied().unwrap_or_default().to_owned();
+        let get = |i: usize| part(parts.get(i).copied().unwrap_or_default());
         Ok(Self { region: get(0), zone: get(1), subzone: get(2) })
     }
 }

@@ -89,7 +89,7 @@ pub(super) fn place(value: &str, field: &'static str) -> Result<String, InvalidM
     if locality.region.is_empty() || !locality.zone.is_empty() {
         return Err(InvalidMessage::new(field, format!("'{value}' is no region or zone name")));
     }
-    Ok(locality.region)
+    Ok(locality.region.to_string())
 }
 
 pub(super) fn places(values: &[String], field: &'static str) -> Result<Vec<String>, InvalidMessage> {

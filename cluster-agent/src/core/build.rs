@@ -9,17 +9,18 @@ use meshfed_model::horizon::{
 };
 use meshfed_model::identity::TrustDomain;
 use meshfed_model::names::{Namespace, ServiceName};
-use meshfed_model::policy::FailoverSpec;
 use meshfed_model::service::PortProtocol;
 use meshfed_model::sni::SNI_MAX;
 
 use crate::translate::facts::Foreign;
 use crate::translate::names::OUTBOUND_PORT;
 use crate::translate::{
-    Domain, Kind, Mode, Node, OutboundName, Resource, ServiceFacts, clusters, endpoints, listeners, routes, secrets,
+    Domain, Kind, Mode, Node, OutboundName, PortFacts, Resource, ServiceFacts, clusters, endpoints, listeners, routes,
+    secrets,
 };
 
 use super::Core;
+use super::policies::behind_gateway;
 use super::proxies::{Admitted, Phase};
 use super::store::{Class, Scope, StreamId};
 
@@ -29,6 +30,13 @@ const DEMAND_MAX: usize = 2 * crate::xds::stream::NAMES_PER_STREAM;
 
 /// Host names that inbound ports of one namespace refuse, by the services that the workload is behind.
 type OthersCache = BTreeMap<(Namespace, BTreeSet<ServiceName>), Vec<String>>;
+
+/// An assignment that was looked at again; without resource there is no such service port for the class.
+struct Made {
+    class: Arc<Class>,
+    name: Arc<str>,
+    resource: Option<Arc<Resource>>,
+}
 
 impl Core {
     /// Looks again at the facts of `shapes`, and at the assignments of `assignments`.
@@ -92,28 +100,28 @@ impl Core {
 
     /// Encodes the assignments of these services again, once per class that asked for them.
     pub(super) fn refresh_endpoints(&mut self, services: &BTreeSet<ServiceName>) {
-        let mut wanted = Vec::new();
+        let mut made = Vec::new();
         for (class, asked) in &self.demanded {
-            for service in services {
-                let names = asked.by_service.get(service).into_iter().flatten();
-                wanted.extend(names.map(|name| (Arc::clone(class), Arc::clone(name))));
+            for names in services.iter().filter_map(|service| asked.by_service.get(service)) {
+                self.encode_assignments(class, names.iter(), &mut made);
             }
         }
-        for (class, name) in wanted {
-            self.put_assignment(&class, &name);
-        }
+        self.put_assignments(made);
     }
 
     /// Makes sure that an assignment is there, if the service is known.
     pub(super) fn demand(&mut self, class: &Arc<Class>, name: &Arc<str>) {
         let Some(outbound) = OutboundName::parse(name) else { return };
         let demand = self.demanded.entry(Arc::clone(class)).or_default();
-        if demand.by_service.entry(outbound.service).or_default().insert(Arc::clone(name)) {
+        let names = demand.by_service.entry(outbound.service.clone()).or_default();
+        if names.insert(Arc::clone(name), outbound.clone()).is_none() {
             demand.names += 1;
             if demand.names > DEMAND_MAX {
                 self.sweep(class);
             }
-            self.put_assignment(class, name);
+            let mut made = Vec::new();
+            self.encode_assignments(class, std::iter::once((name, &outbound)), &mut made);
+            self.put_assignments(made);
         }
     }
 
@@ -126,7 +134,7 @@ impl Core {
         let wanted =
             |name: &str| readers.iter().filter_map(|id| streams.get(id)).any(|e| e.machine.wants(Kind::Endpoint, name));
         for names in demand.by_service.values_mut() {
-            names.retain(|name| {
+            names.retain(|name, _| {
                 let keep = wanted(name);
                 if !keep {
                     self.store.remove(&scope, Kind::Endpoint, name);
@@ -135,17 +143,56 @@ impl Core {
             });
         }
         demand.by_service.retain(|_, names| !names.is_empty());
-        demand.names = demand.by_service.values().map(BTreeSet::len).sum();
+        demand.names = demand.by_service.values().map(BTreeMap::len).sum();
     }
 
-    fn put_assignment(&mut self, class: &Arc<Class>, name: &str) {
-        let scope = Scope::Class(Arc::clone(class));
-        let encoded = OutboundName::parse(name)
-            .and_then(|outbound| Some(endpoints::encode(name, &outbound, &self.assignment(class, &outbound)?)));
-        match encoded {
-            Some(resource) => self.store.put(&scope, resource),
-            None => self.store.remove(&scope, Kind::Endpoint, name),
+    /// Encodes assignments of one service; what is the same under both domains is computed and encoded once.
+    fn encode_assignments<'a>(
+        &self,
+        class: &Arc<Class>,
+        names: impl Iterator<Item = (&'a Arc<str>, &'a OutboundName)>,
+        made: &mut Vec<Made>,
+    ) {
+        let mut computed: Vec<(OutboundName, Option<endpoints::Encoded>)> = Vec::new();
+        for (name, outbound) in names {
+            let of = if self.is_own_alone(outbound) {
+                OutboundName { domain: Domain::Cluster, ..outbound.clone() }
+            } else {
+                outbound.clone()
+            };
+            let at = computed.iter().position(|(known, _)| *known == of).unwrap_or_else(|| {
+                let assignment = self.assignment(class, &of);
+                computed.push((of, assignment.map(|a| endpoints::encode(&outbound.service, &a))));
+                computed.len() - 1
+            });
+            let encoded = computed.get(at).and_then(|(_, encoded)| encoded.as_ref());
+            made.push(Made {
+                class: Arc::clone(class),
+                name: Arc::clone(name),
+                resource: encoded.map(|e| e.named(name)),
+            });
         }
+    }
+
+    fn put_assignments(&mut self, made: Vec<Made>) {
+        for Made { class, name, resource } in made {
+            let scope = Scope::Class(class);
+            match resource {
+                Some(resource) => self.store.put(&scope, resource),
+                None => self.store.remove(&scope, Kind::Endpoint, &name),
+            }
+        }
+    }
+
+    /// Whether a port under the clusterset host is the own cluster's and nobody else's: then it is what it is under the
+    /// cluster host.
+    fn is_own_alone(&self, outbound: &OutboundName) -> bool {
+        outbound.domain == Domain::Clusterset
+            && self.index.service(&outbound.service).is_some_and(|s| s.export_to.is_some())
+            && self.facts.get(&outbound.service).is_some_and(|f| {
+                let foreign = |port: &PortFacts| port.identities.keys().any(|c| *c != self.settings.cluster);
+                f.cluster.contains_key(&outbound.port) && !f.clusterset.get(&outbound.port).is_none_or(foreign)
+            })
     }
 
     /// What a class of clients is handed; `None`: there is no such service port for it.
@@ -160,7 +207,8 @@ impl Core {
             Mode::Gateway => {
                 let mut candidates = Candidates { endpoints: self.own_endpoints(outbound), ..Candidates::default() };
                 candidates.endpoints.retain(|e| e.mtls && e.network == class.client.network);
-                Some(assign(&class.client, &FailoverSpec::default(), &candidates))
+                let policy = self.index.policy_for(&outbound.service);
+                Some(assign(&class.client, &behind_gateway(&policy.spec), &candidates))
             }
             Mode::Sidecar => {
                 let mut candidates = self.candidates(outbound);

@@ -29,8 +29,8 @@ use meshfed_model::version::Version;
 use crate::identity::Authority;
 use crate::index::{Dirty, Index, WorkloadKey};
 use crate::source::SourceUpdate;
-use crate::translate::ServiceFacts;
 use crate::translate::secrets::{self, Bundles};
+use crate::translate::{OutboundName, ServiceFacts};
 use crate::view::{View, ViewChange, ViewDirty};
 use crate::workload::{BundleSet, Holders};
 
@@ -70,7 +70,7 @@ pub struct SourceState {
 /// The assignments that a class of clients asked for.
 #[derive(Debug, Default)]
 struct Demand {
-    by_service: BTreeMap<ServiceName, BTreeSet<Arc<str>>>,
+    by_service: BTreeMap<ServiceName, BTreeMap<Arc<str>, OutboundName>>,
     names: usize,
 }
 

@@ -1,7 +1,11 @@
-//! Pure. The fleet's policies as the hub sends them, as the index reads them.
+//! Pure. Policies: the fleet's as the hub sends them, and what a gateway makes of the one that holds for a service.
+
+use std::borrow::Cow;
 
 use meshfed_crds::{ExportPolicyObject, FailoverPolicyObject, PolicyTarget, ServicePattern};
-use meshfed_model::policy::{self, PolicySource};
+use meshfed_model::policy::{
+    self, FailoverSpec, MIN_HEALTHY_ENDPOINTS, MIN_HEALTHY_PERCENT, PolicySource, Relative, SelectItem, Selector, Tier,
+};
 
 use crate::index::{FleetPolicies, FleetSource};
 
@@ -29,4 +33,22 @@ pub(super) fn of_fleet(policies: policy::FleetPolicies) -> FleetPolicies {
         to: p.to,
     });
     FleetPolicies { revision: policies.revision, failover: failover.collect(), export: export.collect() }
+}
+
+/// How a gateway chooses among the endpoints behind it: as the service's policy says, seen from the gateway. Whoever
+/// comes has chosen this cluster already, so endpoints that no tier selects come last and are not left out.
+pub(super) fn behind_gateway(policy: &FailoverSpec) -> Cow<'_, FailoverSpec> {
+    let any = Selector::Relative(Relative::Any);
+    if policy.tiers.iter().any(|tier| tier.select.iter().any(|item| item.selector == any)) {
+        return Cow::Borrowed(policy);
+    }
+    let mut all = policy.clone();
+    let select = vec![SelectItem { selector: any, weight: None }];
+    all.tiers.push(Tier {
+        name: String::new(),
+        select,
+        min_healthy_percent: MIN_HEALTHY_PERCENT,
+        min_healthy_endpoints: MIN_HEALTHY_ENDPOINTS,
+    });
+    Cow::Owned(all)
 }

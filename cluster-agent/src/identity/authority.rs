@@ -14,8 +14,8 @@ pub const SVID_TTL: Duration = Duration::from_secs(3600);
 /// Why no identity could be issued.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
-    /// Another trust domain.
-    #[error("{id} is not of trust domain {own}")]
+    /// Another trust domain, or no workload.
+    #[error("{id} is no workload of trust domain {own}")]
     Foreign {
         /// What was asked for.
         id: SpiffeId,
@@ -102,7 +102,7 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError`].
     pub fn issue(&self, id: &SpiffeId, now: SystemTime) -> Result<Issued, AuthorityError> {
-        if id.trust_domain != self.trust_domain {
+        if id.trust_domain != self.trust_domain || !id.is_workload() {
             return Err(AuthorityError::Foreign { id: id.clone(), own: self.trust_domain.clone() });
         }
         let key = SigningKey::generate().map_err(AuthorityError::Key)?;

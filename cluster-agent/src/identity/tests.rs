@@ -15,7 +15,8 @@ fn authority(domain: &str) -> Authority {
     Authority::new(&key.to_pkcs8_pem(), anchor, domain).unwrap()
 }
 
-/// Mutation seen to fail: the trust domain is not compared (and `svid::issue` is told another anchor).
+/// Mutation seen to fail: the trust domain is not compared (and `svid::issue` is told another anchor); `is_workload`
+/// is not asked.
 #[test]
 fn only_the_own_trust_domain_is_issued() {
     let west = authority("west.mesh.example");
@@ -31,6 +32,8 @@ fn only_the_own_trust_domain_is_issued() {
         "spiffe://east.mesh.example/ns/shop/sa/a",
         "spiffe://mesh.example/federator/1",
         "spiffe://mesh.example/cluster/west/agent/0",
+        "spiffe://west.mesh.example/cluster/west/agent/0",
+        "spiffe://west.mesh.example/federator/1",
     ] {
         let refused = west.issue(&foreign.parse().unwrap(), clock::wall());
         assert!(matches!(refused, Err(AuthorityError::Foreign { .. })), "{foreign}");

@@ -165,7 +165,8 @@ impl LocalService {
     }
     /// The endpoints of one port, each of its addresses a candidate.
     pub fn candidates(&self, port: u16, cluster: &ClusterName) -> Vec<EndpointCandidate> {
-        let mut all = Vec::new();
+        // Most workloads have one address and one port.
+        let mut all = Vec::with_capacity(self.endpoints.len());
         for endpoint in self.endpoints.values().flatten().filter(|e| e.port == port) {
             all.extend(endpoint.addresses.iter().map(|address| EndpointCandidate {
                 cluster: cluster.clone(),

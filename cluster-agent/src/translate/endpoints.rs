@@ -1,71 +1,63 @@
 //! Pure. EDS: what a class of clients is handed for one service port and subset, as `model::horizon` computes it.
+//!
+//! This is what is encoded at every endpoint change, so it is written field by field (`envoy.config.endpoint.v3`), and
+//! what many endpoints have in common is made once. Maps are written in the order of their keys: same input, same bytes.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::config::endpoint::v3::Endpoint;
-use envoy_types::pb::google::protobuf::UInt32Value;
-use meshfed_model::horizon::{Assignment, Candidates, GatewayCandidate, Item, Via};
+use meshfed_model::horizon::{Assignment, Candidates, GroupShare, Item, Via};
 use meshfed_model::locality::Locality;
-use meshfed_model::names::ClusterName;
-use prost::Message as _;
-use prost_types::value::Kind as ValueKind;
-use prost_types::{ListValue, Struct, Value};
+use meshfed_model::names::{ClusterName, ServiceName};
 
 use super::clusters::{MATCH_CLUSTER, MATCH_MODE};
-use super::messages::address;
-use super::names::OutboundName;
-use super::resource::{Kind, Resource};
+use super::resource::{Kind, Resource, hash_of};
+use super::wire::Writer;
 
 /// Health status HEALTHY of `envoy.config.core.v3`.
-const HEALTHY: i32 = 1;
+const HEALTHY: u32 = 1;
+/// Bytes that one endpoint takes, most often: its address, its metadata, its weight.
+const ENDPOINT_BYTES: usize = 224;
 
-// `envoy.config.endpoint.v3` with sorted maps: the crate's own types hold hash maps, whose bytes differ from run to run.
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct ClusterLoadAssignment {
-    #[prost(string, tag = "1")]
-    cluster_name: String,
-    #[prost(message, repeated, tag = "2")]
-    endpoints: Vec<LocalityLbEndpoints>,
+// Field numbers, by message.
+mod assignment {
+    pub(super) const CLUSTER_NAME: u32 = 1;
+    pub(super) const ENDPOINTS: u32 = 2;
 }
-#[derive(Clone, PartialEq, prost::Message)]
-struct LocalityLbEndpoints {
-    #[prost(message, optional, tag = "1")]
-    locality: Option<WireLocality>,
-    #[prost(message, repeated, tag = "2")]
-    lb_endpoints: Vec<LbEndpoint>,
-    #[prost(message, optional, tag = "3")]
-    load_balancing_weight: Option<UInt32Value>,
-    #[prost(uint32, tag = "5")]
-    priority: u32,
+mod locality_endpoints {
+    pub(super) const LOCALITY: u32 = 1;
+    pub(super) const LB_ENDPOINTS: u32 = 2;
+    pub(super) const LOAD_BALANCING_WEIGHT: u32 = 3;
+    pub(super) const PRIORITY: u32 = 5;
 }
-#[derive(Clone, PartialEq, prost::Message)]
-struct WireLocality {
-    #[prost(string, tag = "1")]
-    region: String,
-    #[prost(string, tag = "2")]
-    zone: String,
-    #[prost(string, tag = "3")]
-    sub_zone: String,
+mod locality {
+    pub(super) const REGION: u32 = 1;
+    pub(super) const ZONE: u32 = 2;
+    pub(super) const SUB_ZONE: u32 = 3;
 }
-#[derive(Clone, PartialEq, prost::Message)]
-struct LbEndpoint {
-    #[prost(message, optional, tag = "1")]
-    endpoint: Option<Endpoint>,
-    #[prost(int32, tag = "2")]
-    health_status: i32,
-    #[prost(message, optional, tag = "3")]
-    metadata: Option<Metadata>,
-    #[prost(message, optional, tag = "4")]
-    load_balancing_weight: Option<UInt32Value>,
+mod lb_endpoint {
+    pub(super) const ENDPOINT: u32 = 1;
+    pub(super) const HEALTH_STATUS: u32 = 2;
+    pub(super) const METADATA: u32 = 3;
+    pub(super) const LOAD_BALANCING_WEIGHT: u32 = 4;
 }
-#[derive(Clone, PartialEq, prost::Message)]
-struct Metadata {
-    #[prost(btree_map = "string, message", tag = "1")]
-    filter_metadata: BTreeMap<String, Struct>,
+/// `Endpoint.address`, `Address.socket_address`, `Metadata.filter_metadata`, `Struct.fields`, `ListValue.values`, and
+/// the value of a wrapped number.
+const ONLY: u32 = 1;
+mod socket_address {
+    pub(super) const ADDRESS: u32 = 2;
+    pub(super) const PORT_VALUE: u32 = 3;
+}
+mod entry {
+    pub(super) const KEY: u32 = 1;
+    pub(super) const VALUE: u32 = 2;
+}
+mod value {
+    pub(super) const NUMBER: u32 = 2;
+    pub(super) const STRING: u32 = 3;
+    pub(super) const STRUCT: u32 = 5;
+    pub(super) const LIST: u32 = 6;
 }
 
 /// Leaves out what no client may be handed: mTLS candidates of clusters whose identities are not known.
@@ -74,75 +66,145 @@ pub fn keep_identified(candidates: &mut Candidates, identified: &BTreeSet<Cluste
     candidates.groups.retain(|g| identified.contains(&g.cluster));
 }
 
-/// Gateways of other networks only: those of the client's own network lead nowhere new.
-#[must_use]
-pub fn gateways_of(
-    all: &BTreeMap<ClusterName, Vec<GatewayCandidate>>,
-    clusters: &BTreeSet<ClusterName>,
-) -> Vec<GatewayCandidate> {
-    clusters.iter().filter_map(|c| all.get(c)).flatten().cloned().collect()
+/// An assignment without its name: what is the same under both domains of a service.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    body: Vec<u8>,
+    hash: u64,
 }
 
-/// The encoded assignment.
+/// Encodes an assignment of a service port and subset, all but its name.
 #[must_use]
-pub fn encode(xds_name: &str, outbound: &OutboundName, assignment: &Assignment) -> Arc<Resource> {
-    let mut groups: BTreeMap<(u32, &Locality), Vec<&Item>> = BTreeMap::new();
-    for item in &assignment.items {
-        groups.entry((item.priority, &item.locality)).or_default().push(item);
-    }
-    let endpoints = groups.into_iter().map(|((priority, locality), items)| {
-        let weight = items.iter().fold(0_u32, |sum, i| sum.saturating_add(i.weight));
-        LocalityLbEndpoints {
-            locality: Some(WireLocality {
-                region: locality.region.clone(),
-                zone: locality.zone.clone(),
-                sub_zone: locality.subzone.clone(),
-            }),
-            lb_endpoints: items.into_iter().map(|i| endpoint(outbound, i)).collect(),
-            load_balancing_weight: Some(UInt32Value { value: weight }),
-            priority,
-        }
-    });
-    let message = ClusterLoadAssignment { cluster_name: xds_name.to_owned(), endpoints: endpoints.collect() };
-    Resource::of_bytes(Kind::Endpoint, xds_name, Bytes::from(message.encode_to_vec()))
-}
-
-fn endpoint(outbound: &OutboundName, item: &Item) -> LbEndpoint {
-    let host = Endpoint { address: Some(address(SocketAddr::new(item.address, item.port))), ..Endpoint::default() };
-    let transport = if item.mtls { (MATCH_CLUSTER, item.cluster.as_str()) } else { (MATCH_MODE, "plaintext") };
-    let mut ours = BTreeMap::from([
-        ("cluster".to_owned(), text(item.cluster.as_str())),
-        ("network".to_owned(), text(item.network.as_str())),
-        ("service".to_owned(), text(&outbound.service.to_string())),
-        ("tier".to_owned(), number(f64::from(item.tier))),
-        ("via".to_owned(), text(via(item.via))),
-    ]);
-    if !item.groups.is_empty() {
-        let groups = item.groups.iter().map(|g| {
-            structure(BTreeMap::from([
-                ("locality".to_owned(), text(&g.locality.to_string())),
-                ("tier".to_owned(), number(f64::from(g.tier))),
-                ("ready".to_owned(), number(f64::from(g.ready))),
-                ("total".to_owned(), number(f64::from(g.total))),
-                ("share".to_owned(), number(g.share.to_f64())),
-            ]))
+pub fn encode(service: &ServiceName, of: &Assignment) -> Encoded {
+    let mut items: Vec<&Item> = of.items.iter().collect();
+    // Stable: inside a group the order of the assignment stays.
+    items.sort_by(|a, b| (a.priority, &a.locality).cmp(&(b.priority, &b.locality)));
+    let mut writer = Writer::with_capacity(items.len() * ENDPOINT_BYTES);
+    let mut common = Common { service, of: None, metadata: Writer::default() };
+    for group in items.chunk_by(|a, b| a.priority == b.priority && a.locality == b.locality) {
+        let Some(first) = group.first() else { continue };
+        writer.message(assignment::ENDPOINTS, |w| {
+            w.message(locality_endpoints::LOCALITY, |w| write_locality(w, &first.locality));
+            for item in group {
+                w.message(locality_endpoints::LB_ENDPOINTS, |w| endpoint(w, item, &mut common));
+            }
+            let weight = group.iter().fold(0_u32, |sum, i| sum.saturating_add(i.weight));
+            w.message(locality_endpoints::LOAD_BALANCING_WEIGHT, |w| w.number(ONLY, weight));
+            w.number(locality_endpoints::PRIORITY, first.priority);
         });
-        let list = ListValue { values: groups.collect() };
-        ours.insert("groups".to_owned(), Value { kind: Some(ValueKind::ListValue(list)) });
     }
-    let filter_metadata = BTreeMap::from([
-        (
-            "envoy.transport_socket_match".to_owned(),
-            Struct { fields: BTreeMap::from([(transport.0.to_owned(), text(transport.1))]) },
-        ),
-        ("meshfed".to_owned(), Struct { fields: ours }),
-    ]);
-    LbEndpoint {
-        endpoint: Some(host),
-        health_status: HEALTHY,
-        metadata: Some(Metadata { filter_metadata }),
-        load_balancing_weight: Some(UInt32Value { value: item.weight }),
+    let body = writer.into_bytes();
+    let hash = hash_of(&body);
+    Encoded { body, hash }
+}
+
+impl Encoded {
+    /// The resource of that name.
+    #[must_use]
+    pub fn named(&self, xds_name: &str) -> Arc<Resource> {
+        let mut writer = Writer::with_capacity(self.body.len() + xds_name.len() + 4);
+        writer.text(assignment::CLUSTER_NAME, xds_name);
+        let mut body = writer.into_bytes();
+        body.extend_from_slice(&self.body);
+        Resource::with_hash(Kind::Endpoint, xds_name, Bytes::from(body), self.hash)
     }
+}
+
+fn write_locality(w: &mut Writer, at: &Locality) {
+    w.text(locality::REGION, &at.region);
+    w.text(locality::ZONE, &at.zone);
+    w.text(locality::SUB_ZONE, &at.subzone);
+}
+
+fn endpoint<'a>(w: &mut Writer, item: &'a Item, common: &mut Common<'a>) {
+    w.message(lb_endpoint::ENDPOINT, |w| {
+        w.message(ONLY, |w| {
+            w.message(ONLY, |w| {
+                w.shown(socket_address::ADDRESS, item.address);
+                w.chosen_number(socket_address::PORT_VALUE, item.port.into());
+            });
+        });
+    });
+    w.number(lb_endpoint::HEALTH_STATUS, HEALTHY);
+    w.bytes(lb_endpoint::METADATA, common.metadata_of(item));
+    w.message(lb_endpoint::LOAD_BALANCING_WEIGHT, |w| w.number(ONLY, item.weight));
+}
+
+/// The metadata of the endpoint before: most often that of the next one, too.
+struct Common<'a> {
+    service: &'a ServiceName,
+    of: Option<&'a Item>,
+    metadata: Writer,
+}
+
+impl<'a> Common<'a> {
+    fn metadata_of(&mut self, item: &'a Item) -> &[u8] {
+        let same = self.of.is_some_and(|of| {
+            (of.mtls, of.tier, of.via) == (item.mtls, item.tier, item.via)
+                && of.cluster == item.cluster
+                && of.network == item.network
+                && of.groups == item.groups
+        });
+        if !same {
+            self.metadata.clear();
+            write_metadata(&mut self.metadata, self.service, item);
+            self.of = Some(item);
+        }
+        self.metadata.written()
+    }
+}
+
+/// `filter_metadata`: what chooses the transport, and what people and checks read.
+fn write_metadata(w: &mut Writer, service: &ServiceName, item: &Item) {
+    w.message(ONLY, |w| {
+        w.text(entry::KEY, "envoy.transport_socket_match");
+        w.message(entry::VALUE, |w| {
+            if item.mtls {
+                text(w, MATCH_CLUSTER, item.cluster.as_str());
+            } else {
+                text(w, MATCH_MODE, "plaintext");
+            }
+        });
+    });
+    w.message(ONLY, |w| {
+        w.text(entry::KEY, "meshfed");
+        w.message(entry::VALUE, |w| {
+            text(w, "cluster", item.cluster.as_str());
+            if !item.groups.is_empty() {
+                field(w, "groups", |w| {
+                    w.message(value::LIST, |w| item.groups.iter().for_each(|g| w.message(ONLY, |w| group(w, g))));
+                });
+            }
+            text(w, "network", item.network.as_str());
+            field(w, "service", |w| w.shown(value::STRING, service));
+            number(w, "tier", item.tier.into());
+            text(w, "via", via(item.via));
+        });
+    });
+}
+
+fn group(w: &mut Writer, of: &GroupShare) {
+    w.message(value::STRUCT, |w| {
+        field(w, "locality", |w| w.shown(value::STRING, &of.locality));
+        number(w, "ready", of.ready.into());
+        number(w, "share", of.share.to_f64());
+        number(w, "tier", of.tier.into());
+        number(w, "total", of.total.into());
+    });
+}
+
+/// One field of a `Struct`; those of one struct are to be written in the order of their keys.
+fn field(w: &mut Writer, key: &str, of: impl FnOnce(&mut Writer)) {
+    w.message(ONLY, |w| {
+        w.text(entry::KEY, key);
+        w.message(entry::VALUE, of);
+    });
+}
+fn text(w: &mut Writer, key: &str, of: &str) {
+    field(w, key, |w| w.bytes(value::STRING, of.as_bytes()));
+}
+fn number(w: &mut Writer, key: &str, of: f64) {
+    field(w, key, |w| w.chosen_double(value::NUMBER, of));
 }
 
 /// `direct` or `gateway`.
@@ -154,12 +216,5 @@ pub const fn via(via: Via) -> &'static str {
     }
 }
 
-fn text(value: &str) -> Value {
-    Value { kind: Some(ValueKind::StringValue(value.to_owned())) }
-}
-const fn number(value: f64) -> Value {
-    Value { kind: Some(ValueKind::NumberValue(value)) }
-}
-const fn structure(fields: BTreeMap<String, Value>) -> Value {
-    Value { kind: Some(ValueKind::StructValue(Struct { fields })) }
-}
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ pub mod routes;
 pub mod secrets;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub use facts::{PortFacts, ServiceFacts};
 pub use names::{Domain, OutboundName};

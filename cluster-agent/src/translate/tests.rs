@@ -88,7 +88,7 @@ fn the_same_input_gives_the_same_bytes() {
     };
     let assignment = Assignment { items: vec![item(1, 0), item(2, 0), item(3, 1)], dropped: Vec::new() };
     let made: BTreeSet<_> =
-        (0..20).map(|_| endpoints::encode("x", &b(Domain::Cluster), &assignment).body.clone()).collect();
+        (0..20).map(|_| endpoints::encode(&b(Domain::Cluster).service, &assignment).named("x").body.clone()).collect();
     assert_eq!(made.len(), 1);
     let decoded =
         envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment::decode(made.first().unwrap().clone())

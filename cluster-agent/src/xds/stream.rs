@@ -429,10 +429,6 @@ impl Stream {
     fn poll_kind(&mut self, kind: Kind, resources: &dyn Resources, impatient: bool) -> (Option<Response>, bool) {
         let wait = self.must_wait(kind) && !impatient;
         let removals_wait = self.removals_must_wait(kind) && !impatient;
-        let endpoints = self.kinds.get(&Kind::Endpoint);
-        let expects_endpoints = kind == Kind::Cluster && endpoints.is_some_and(|s| s.requested);
-        let asked: BTreeSet<Arc<str>> =
-            if expects_endpoints { endpoints.map(|s| s.names.clone()).unwrap_or_default() } else { BTreeSet::new() };
         let Some(state) = self.kinds.get_mut(&kind) else { return (None, false) };
         if state.outstanding.is_some() {
             return (None, false);
@@ -440,11 +436,10 @@ impl Stream {
         let difference = state.difference(resources, kind);
         let waits = (wait && (!difference.changed.is_empty() || state.due))
             || (removals_wait && !difference.removed.is_empty());
-        if expects_endpoints {
-            let new = difference.changed.iter().filter(|r| !matches!(state.held.get(&r.name), Some(Held::Version(..))));
-            let new = new.filter(|r| r.name.starts_with("outbound") && !asked.contains(&r.name));
-            self.awaited.extend(new.map(|r| Arc::clone(&r.name)));
+        if kind == Kind::Cluster {
+            self.await_endpoints(&difference.changed);
         }
+        let Some(state) = self.kinds.get_mut(&kind) else { return (None, false) };
         let nonce = (self.counter + 1).to_string();
         let response = match self.protocol {
             Protocol::Delta => state.delta_response(kind, difference, wait, removals_wait, nonce),
@@ -452,6 +447,17 @@ impl Stream {
         };
         self.counter += u64::from(response.is_some());
         (response, waits)
+    }
+}
+
+impl Stream {
+    /// Notes the clusters that are new to the client, and whose endpoints it is going to ask for.
+    fn await_endpoints(&mut self, clusters: &[Arc<Resource>]) {
+        let Some(endpoints) = self.kinds.get(&Kind::Endpoint).filter(|s| s.requested) else { return };
+        let Some(held) = self.kinds.get(&Kind::Cluster).map(|s| &s.held) else { return };
+        let new = clusters.iter().filter(|r| !matches!(held.get(&r.name), Some(Held::Version(..))));
+        let new = new.filter(|r| r.name.starts_with("outbound") && !endpoints.names.contains(&r.name));
+        self.awaited.extend(new.map(|r| Arc::clone(&r.name)));
     }
 }
 

@@ -65,6 +65,7 @@ pub(super) fn admit<'a>(client: &Client, spec: &FailoverSpec, candidates: &'a Ca
     let mut dropped: BTreeMap<(&ClusterName, &NetworkName, DropReason), u64> = BTreeMap::new();
     let mut direct: Vec<&EndpointCandidate> = Vec::new();
     let mut groups: BTreeMap<(&ClusterName, &NetworkName, &Locality), Group> = BTreeMap::new();
+    direct.reserve(candidates.endpoints.len());
     for e in candidates.endpoints.iter().filter(|e| e.network == client.network) {
         match local_refusal(client, candidates, e) {
             Some(Refusal::Silent) => {}
@@ -214,7 +215,9 @@ impl<'a> Gateways<'a> {
     fn of(client: &Client, candidates: &'a Candidates, direct: &[&EndpointCandidate]) -> Self {
         let mut sorted: Vec<&GatewayCandidate> = candidates.gateways.iter().collect();
         sorted.sort();
-        let endpoints: BTreeSet<(IpAddr, u16)> = direct.iter().map(|e| (e.address, e.port)).collect();
+        // Where there is no gateway, nothing needs to be compared with it.
+        let sorting = if sorted.is_empty() { &[] } else { direct };
+        let endpoints: BTreeSet<(IpAddr, u16)> = sorting.iter().map(|e| (e.address, e.port)).collect();
         let mut owners: BTreeMap<(IpAddr, u16), &ClusterName> = BTreeMap::new();
         let mut gateways = Self { known: BTreeSet::new(), dialable: BTreeMap::new() };
         for g in sorted {

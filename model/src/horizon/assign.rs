@@ -28,6 +28,9 @@ pub fn assign(client: &Client, spec: &FailoverSpec, candidates: &Candidates) -> 
 
 /// An address while it gathers its groups.
 struct Draft<'a, T: Number> {
+    address: IpAddr,
+    port: u16,
+    priority: u32,
     via: Via,
     cluster: &'a ClusterName,
     network: &'a NetworkName,
@@ -41,31 +44,31 @@ struct Draft<'a, T: Number> {
 }
 
 fn items<T: Number>(spec: &FailoverSpec, admitted: &Admitted<'_>) -> Option<Vec<Item>> {
-    let drafts = drafts::<T>(spec, admitted)?;
-    let mut tiers: Vec<usize> = drafts.values().filter(|d| d.share.is_zero()).map(|d| d.tier).collect();
+    let mut drafts = drafts::<T>(spec, admitted)?;
+    let mut tiers: Vec<usize> = drafts.iter().filter(|d| d.share.is_zero()).map(|d| d.tier).collect();
     tiers.sort_unstable();
     tiers.dedup();
-    let mut levels: BTreeMap<u32, Level<'_, T>> = BTreeMap::new();
-    for (key, draft) in drafts {
+    for draft in &mut drafts {
         let backup = tiers.iter().position(|t| draft.share.is_zero() && *t == draft.tier);
-        let priority = backup.map_or(0, |at| u32::try_from(at).unwrap_or(u32::MAX).saturating_add(1));
-        levels.entry(priority).or_default().push((key, draft));
+        draft.priority = backup.map_or(0, |at| u32::try_from(at).unwrap_or(u32::MAX).saturating_add(1));
     }
-    let mut items = Vec::new();
-    for (priority, level) in levels {
-        let parts: Vec<&Ratio<T>> = level.iter().map(|(_, d)| if priority == 0 { &d.share } else { &d.part }).collect();
-        let weights = weights(&parts)?;
-        let level = level.into_iter().zip(weights);
-        let mut level: Vec<Item> = level.map(|((key, draft), weight)| item(key, draft, priority, weight)).collect();
-        level.sort_by(|a, b| {
-            (&a.cluster, &a.network, a.address, a.port).cmp(&(&b.cluster, &b.network, b.address, b.port))
-        });
-        items.append(&mut level);
+    // Weights that do not fit are rounded in this order.
+    drafts.sort_unstable_by_key(|d| (d.priority, d.address, d.port));
+    let mut all = Vec::with_capacity(drafts.len());
+    for level in drafts.chunk_by(|a, b| a.priority == b.priority) {
+        let part = |d: &'_ Draft<'_, T>| if d.priority == 0 { d.share.clone() } else { d.part.clone() };
+        let parts: Vec<Ratio<T>> = level.iter().map(part).collect();
+        all.append(&mut weights(&parts.iter().collect::<Vec<_>>())?);
     }
+    let mut items: Vec<Item> = drafts.into_iter().zip(all).map(|(draft, weight)| item(draft, weight)).collect();
+    items.sort_unstable_by(|a, b| {
+        let key = |i: &Item| (i.priority, i.address, i.port);
+        (a.priority, &a.cluster, &a.network).cmp(&(b.priority, &b.cluster, &b.network)).then(key(a).cmp(&key(b)))
+    });
     Some(items)
 }
 
-fn item<T: Number>((address, port): (IpAddr, u16), d: Draft<'_, T>, priority: u32, weight: u32) -> Item {
+fn item<T: Number>(d: Draft<'_, T>, weight: u32) -> Item {
     let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     let tier = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let groups = d.groups.into_iter().map(|(unit, share)| GroupShare {
@@ -76,33 +79,34 @@ fn item<T: Number>((address, port): (IpAddr, u16), d: Draft<'_, T>, priority: u3
         share: T::share(share),
     });
     Item {
-        address,
-        port,
+        address: d.address,
+        port: d.port,
         via: d.via,
         cluster: d.cluster.clone(),
         network: d.network.clone(),
         locality: d.locality.clone(),
         mtls: d.mtls,
         tier: tier(d.tier),
-        priority,
+        priority: d.priority,
         weight,
         share: T::share(d.share),
         groups: groups.collect(),
     }
 }
 
-/// The addresses of one priority.
-type Level<'a, T> = Vec<((IpAddr, u16), Draft<'a, T>)>;
-type Drafts<'a, T> = BTreeMap<(IpAddr, u16), Draft<'a, T>>;
-
-fn drafts<'a, T: Number>(spec: &FailoverSpec, admitted: &'a Admitted<'a>) -> Option<Drafts<'a, T>> {
+fn drafts<'a, T: Number>(spec: &FailoverSpec, admitted: &'a Admitted<'a>) -> Option<Vec<Draft<'a, T>>> {
     let mut split = Split::<T>::of(spec, &admitted.units)?;
-    let mut drafts: Drafts<'a, T> = BTreeMap::new();
+    // An address is a single endpoint's or a gateway's, and an endpoint's occurs once.
+    let mut drafts = Vec::with_capacity(admitted.units.len());
+    let mut gateways = ByAddress::new();
     for unit in &admitted.units {
         match unit.reach {
             Reach::Direct(e) if unit.ready > 0 => {
                 let (share, part) = split.of_unit(unit)?;
-                let draft = Draft {
+                drafts.push(Draft {
+                    address: e.address,
+                    port: e.port,
+                    priority: 0,
                     via: Via::Direct,
                     cluster: unit.cluster,
                     network: unit.network,
@@ -112,15 +116,14 @@ fn drafts<'a, T: Number>(spec: &FailoverSpec, admitted: &'a Admitted<'a>) -> Opt
                     share,
                     part,
                     groups: Vec::new(),
-                };
-                drafts.insert((e.address, e.port), draft);
+                });
             }
             Reach::Direct(_) => {}
-            Reach::Gateways => split_over_gateways(unit, admitted, &mut split, &mut drafts)?,
+            Reach::Gateways => split_over_gateways(unit, admitted, &mut split, &mut gateways)?,
         }
     }
     // A gateway all of whose groups have nothing ready stands for nothing.
-    drafts.retain(|_, d| d.via == Via::Direct || d.groups.iter().any(|(unit, _)| unit.ready > 0));
+    drafts.extend(gateways.into_values().filter(|d| d.groups.iter().any(|(unit, _)| unit.ready > 0)));
     Some(drafts)
 }
 
@@ -129,7 +132,7 @@ fn split_over_gateways<'a, T: Number>(
     unit: &'a Unit<'a>,
     admitted: &'a Admitted<'a>,
     split: &mut Split<T>,
-    drafts: &mut Drafts<'a, T>,
+    drafts: &mut ByAddress<'a, T>,
 ) -> Option<()> {
     let Some(gateways) = admitted.gateways.get(&(unit.cluster, unit.network)) else { return Some(()) };
     let (share, part) = split.of_unit(unit)?;
@@ -137,6 +140,9 @@ fn split_over_gateways<'a, T: Number>(
     let (share, part) = (mul(&share, &each)?, mul(&part, &each)?);
     for gateway in gateways {
         let draft = drafts.entry((gateway.address, gateway.port)).or_insert_with(|| Draft {
+            address: gateway.address,
+            port: gateway.port,
+            priority: 0,
             via: Via::Gateway,
             cluster: unit.cluster,
             network: unit.network,
@@ -158,6 +164,9 @@ fn split_over_gateways<'a, T: Number>(
     }
     Some(())
 }
+
+/// Gateways while they gather their groups.
+type ByAddress<'a, T> = BTreeMap<(IpAddr, u16), Draft<'a, T>>;
 
 /// How a tier is split: by item weights where there are some, else by endpoint weights.
 struct Split<T: Number> {

@@ -12,12 +12,12 @@ use meshfed_api::proto::envoy::service::discovery::v3::{DeltaDiscoveryResponse, 
 use meshfed_runtime::tls::{ClientAuth, IdentityStore, TrustStore};
 use prost::Message as _;
 
+use super::Kind;
 use super::build;
 use super::convert::{
     self, ActionSpec, Assignment, ClusterSpec, EndpointSource, ListenerSpec, ListenerSpecKind, RouteSpec, SecretSpec,
     ServerTlsSpec,
 };
-use super::kind::Kind;
 use super::sni::SniRoutes;
 use crate::state::{
     Cell, ClusterCell, ClusterCounters, Listener, ListenerCell, ListenerKind, RouteAction, RouteCell, RouteTable,
@@ -425,12 +425,12 @@ impl Held {
     fn server_tls(&mut self, spec: &ServerTlsSpec) -> Result<ServerTls, rustls::Error> {
         let trust = self.trust(&spec.trust.as_str().into());
         let alpn: Vec<&[u8]> = spec.alpn.iter().map(Vec::as_slice).collect();
-        // Who is trusted is what the secret says; every identity of those trust domains may speak, until policies come.
-        let everybody = Arc::new(|_id: &meshfed_model::identity::SpiffeId| true);
+        // Who is trusted is what the secret says; every workload of those trust domains may speak, until policies come.
+        let workloads = Arc::new(meshfed_model::identity::SpiffeId::is_workload);
         let config = meshfed_runtime::tls::server_config(
             Arc::clone(&self.identity),
             Arc::clone(&trust),
-            everybody,
+            workloads,
             ClientAuth::Required,
             &alpn,
         )?;

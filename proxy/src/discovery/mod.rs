@@ -6,7 +6,6 @@
 mod build;
 pub mod convert;
 mod held;
-mod kind;
 mod metrics;
 mod sni;
 mod stream;
@@ -17,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshfed_api::proto::envoy::service::discovery::v3::Node;
+pub use meshfed_api::xds::Kind;
 use meshfed_runtime::backoff::Backoff;
 use meshfed_runtime::clock;
 use meshfed_runtime::config::Problems;
@@ -29,7 +29,6 @@ use tonic::transport::Channel;
 
 use crate::state::{Listener, ListenerCell, StateHandle};
 pub use held::{Applied, Held, IDENTITY_SECRET, ListenerChange, TRUST_SECRET};
-pub use kind::Kind;
 use metrics::DiscoveryMetrics;
 
 /// First ceiling of the pause between two attempts to reach the agent.

@@ -29,6 +29,8 @@ const QUIET: Duration = Duration::from_secs(3);
 const REFUSAL_MAX: usize = 4096;
 /// gRPC's INVALID_ARGUMENT.
 const INVALID_ARGUMENT: i32 = 3;
+/// The kinds in the order in which they are asked for.
+const ASKED: [Kind; 5] = [Kind::Cluster, Kind::Secret, Kind::Endpoint, Kind::Listener, Kind::Route];
 
 /// A response with listeners that was not answered yet: it is, once each of them listens or cannot.
 #[derive(Debug)]
@@ -96,8 +98,8 @@ pub(super) async fn follow<S: Sockets>(
             Event::End(why) => return Ok(why),
             Event::Response(response) => {
                 // Endpoints are most of all changes and refer to nothing: their cost must not grow with what is held.
-                let refers =
-                    Kind::of(&response.type_url) != Some(Kind::Endpoint) || !talk.open.contains(&Kind::Listener);
+                let refers = Kind::of_type_url(&response.type_url) != Some(Kind::Endpoint)
+                    || !talk.open.contains(&Kind::Listener);
                 talk.take(this, &response);
                 if !refers {
                     continue;
@@ -134,10 +136,10 @@ fn describe(status: &tonic::Status) -> String {
 impl Conversation {
     /// The first requests: clusters and secrets; on a reconnect everything that is held.
     fn begin(&mut self, this: &Discovery) {
-        for kind in Kind::ALL {
+        for kind in ASKED {
             let held = this.held.versions(kind);
             let names = this.held.wanted(kind);
-            let known = !held.is_empty() || (this.started && kind.is_wildcard());
+            let known = !held.is_empty() || (this.started && kind.has_wildcard());
             if matches!(kind, Kind::Cluster | Kind::Secret) || known || (this.started && !names.is_empty()) {
                 self.open(this, kind, names, held);
             }
@@ -191,7 +193,7 @@ impl Conversation {
     }
 
     fn take(&mut self, this: &mut Discovery, response: &DeltaDiscoveryResponse) {
-        let Some(kind) = Kind::of(&response.type_url) else {
+        let Some(kind) = Kind::of_type_url(&response.type_url) else {
             tracing::warn!(type_url = %response.type_url, "discovery: a type that was not asked for");
             return;
         };

@@ -1,9 +1,10 @@
-//! Pure. The resource types that the proxy subscribes to.
+//! Pure. The resource types of Envoy's protocol that meshfed speaks: one table for the agent, which serves them, and the
+//! proxy, which asks for them.
 
-/// A resource type of xDS.
+/// A resource type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// SDS.
+    /// SDS: certificates and validation contexts.
     Secret,
     /// CDS.
     Cluster,
@@ -16,8 +17,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All, in the order in which they are asked for.
-    pub const ALL: [Self; 5] = [Self::Cluster, Self::Secret, Self::Endpoint, Self::Listener, Self::Route];
+    /// All kinds, in the order in which additions are sent (make before break).
+    pub const ALL: [Self; 5] = [Self::Secret, Self::Cluster, Self::Endpoint, Self::Listener, Self::Route];
 
     /// Envoy's type URL.
     #[must_use]
@@ -30,12 +31,12 @@ impl Kind {
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
         }
     }
-    /// The kind of a type URL.
+    /// The kind of a type URL; unknown ones are ignored by the agent, and not asked for by the proxy.
     #[must_use]
-    pub fn of(url: &str) -> Option<Self> {
+    pub fn of_type_url(url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|k| k.type_url() == url)
     }
-    /// The word for metrics and logs.
+    /// A stable word for metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -46,9 +47,24 @@ impl Kind {
             Self::Route => "rds",
         }
     }
-    /// Whether everything of this kind is asked for, not single names.
+    /// Whether a client may subscribe to all resources of this kind; in state-of-the-world, responses of such a kind
+    /// hold everything.
     #[must_use]
-    pub const fn is_wildcard(self) -> bool {
+    pub const fn has_wildcard(self) -> bool {
         matches!(self, Self::Cluster | Self::Listener)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mutation seen to fail: two kinds with the same URL.
+    #[test]
+    fn a_kind_is_known_by_its_url() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::of_type_url(kind.type_url()), Some(kind));
+        }
+        assert_eq!(Kind::of_type_url("type.googleapis.com/envoy.config.cluster.v2.Cluster"), None);
     }
 }
