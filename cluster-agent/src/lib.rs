@@ -16,6 +16,7 @@ pub mod downlink;
 pub mod enroll;
 pub mod identity;
 pub mod index;
+pub mod lookup;
 pub mod source;
 pub mod status;
 pub mod translate;

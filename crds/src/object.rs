@@ -276,6 +276,9 @@ pub struct ServiceObject {
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[].ip`.
     pub load_balancer_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].hostname`, of a gateway.
+    #[serde(default)]
+    pub load_balancer_hosts: Vec<Arc<str>>,
 }
 
 /// A workload outside Kubernetes.

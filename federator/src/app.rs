@@ -9,7 +9,7 @@ use meshfed_model::policy::FleetPolicies;
 use meshfed_runtime::admin::AdminServer;
 use meshfed_runtime::config::Problems;
 use meshfed_runtime::grpc::{self, ConnectionMetrics, Limits, ServeOptions};
-use meshfed_runtime::listen::Addresses;
+use meshfed_runtime::listen::{Addresses, Published, forget};
 use meshfed_runtime::metrics::Metrics;
 use meshfed_runtime::process::{keep_memory_private, listen, refuse, run_until_signal};
 use meshfed_runtime::readiness::Readiness;
@@ -88,6 +88,7 @@ pub struct Federator {
     admin: Vec<TcpListener>,
     source: Option<FleetSource>,
     addresses: Addresses,
+    published: Option<Published>,
 }
 
 /// Where agents reach us: what is advertised, else where we listen, as far as that names a host.
@@ -151,6 +152,9 @@ impl Federator {
             // Whoever has the registry open goes on: its credentials and addresses.json are not ours to write.
             return Err(problems);
         }
+        if let Err(error) = forget(&data_dir.join("run")) {
+            problems.file("MF0211", data_dir.join("run").display().to_string(), chain(&error));
+        }
         let http_addresses = addresses.0.get("http").cloned().unwrap_or_default();
         let credentials = match http::ensure(data_dir, &http_addresses, &config.args.http_san) {
             Ok(made) => Some(Standing::new(data_dir, http_addresses, config.args.http_san.clone(), &made)),
@@ -164,11 +168,13 @@ impl Federator {
             problems.file("MF0213", data_dir.join("state").display().to_string(), chain(&error));
             None
         });
-        if problems.is_empty()
-            && let Err(error) = addresses.write(&data_dir.join("run"))
-        {
-            problems.file("MF0211", data_dir.join("run").display().to_string(), chain(&error));
-        }
+        let published = match problems.is_empty().then(|| addresses.write(&data_dir.join("run"))).transpose() {
+            Ok(published) => published,
+            Err(error) => {
+                problems.file("MF0211", data_dir.join("run").display().to_string(), chain(&error));
+                None
+            }
+        };
         match (registry, credentials) {
             (Some((registry, closed)), Some(credentials)) if problems.is_empty() => Ok(Self {
                 config,
@@ -182,6 +188,7 @@ impl Federator {
                 admin,
                 source,
                 addresses,
+                published,
             }),
             _ => Err(problems),
         }
@@ -197,8 +204,9 @@ impl Federator {
     ///
     /// # Errors
     /// [`Ended`] when a required part ends before.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Ended> {
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), Ended> {
         let timeout = self.config.args.drain_timeout;
+        let _published = self.published.take();
         let closed = self.closed.clone();
         let (trigger, watch) = drain::channel();
         let mut tasks = TaskGroup::new();

@@ -119,19 +119,36 @@ pub fn lock(path: &Path) -> Result<Option<fs::File>, FileError> {
 /// [`FileError::Io`]; the old content stays.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // The leading dot keeps it out of the directory source; the random part keeps two writers apart.
-    let tmp = dir.join(format!(".{name}.{:016x}.tmp", fastrand::u64(..)));
-    let result = write_then_rename(&tmp, path, bytes, mode);
-    if result.is_err() {
-        // Best effort: the error of the write is the one worth reporting.
-        let _removed = fs::remove_file(&tmp);
-    }
-    result?;
+    let tmp = temporary(path);
+    write_then_rename(&tmp, path, bytes, mode, true)?;
     sync_dir(dir)
 }
 
-fn write_then_rename(tmp: &Path, path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+/// The same for what is of use only while the machine runs, or is found damaged when it is read: nothing waits for the
+/// disk. The file is whole or not there after the death of the process, not after that of the machine.
+///
+/// # Errors
+/// [`FileError::Io`]; the old content stays.
+pub fn write_volatile(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    write_then_rename(&temporary(path), path, bytes, mode, false)
+}
+
+/// The leading dot keeps it out of the directory source; the random part keeps two writers apart.
+fn temporary(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{:016x}.tmp", fastrand::u64(..)))
+}
+
+fn write_then_rename(tmp: &Path, path: &Path, bytes: &[u8], mode: u32, durable: bool) -> Result<(), FileError> {
+    let result = try_write_then_rename(tmp, path, bytes, mode, durable);
+    if result.is_err() {
+        // Best effort: the error of the write is the one worth reporting.
+        let _removed = fs::remove_file(tmp);
+    }
+    result
+}
+
+fn try_write_then_rename(tmp: &Path, path: &Path, bytes: &[u8], mode: u32, durable: bool) -> Result<(), FileError> {
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -140,7 +157,9 @@ fn write_then_rename(tmp: &Path, path: &Path, bytes: &[u8], mode: u32) -> Result
         .map_err(failed("create", tmp))?;
     file.write_all(bytes).map_err(failed("write", tmp))?;
     file.set_permissions(fs::Permissions::from_mode(mode)).map_err(failed("set the mode of", tmp))?;
-    file.sync_all().map_err(failed("fsync", tmp))?;
+    if durable {
+        file.sync_all().map_err(failed("fsync", tmp))?;
+    }
     fs::rename(tmp, path).map_err(failed("replace", path))
 }
 

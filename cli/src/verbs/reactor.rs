@@ -63,6 +63,8 @@ pub async fn run(args: ReactorArgs) -> Outcome {
         let _served_until_exit = meshfed_runtime::tasks::spawn("reactor-listener", async move {
             while let Ok((stream, _peer)) = listener.accept().await {
                 let args = Arc::clone(&args);
+                // Best effort: without it an answer in two parts may wait for the peer's delayed acknowledgement, 40 ms.
+                let _nodelay = stream.set_nodelay(true);
                 let service = service_fn(move |request| answer(Arc::clone(&args), request));
                 let connection =
                     hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
@@ -115,6 +117,7 @@ async fn answer(
 async fn ask(authority: &str, via: SocketAddr) -> anyhow::Result<Value> {
     let call = async {
         let tcp = tokio::net::TcpStream::connect(via).await.with_context(|| format!("sidecar {via}"))?;
+        tcp.set_nodelay(true)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
         let driver = meshfed_runtime::tasks::spawn("reactor-upstream", connection);
         let request = Request::get(format!("http://{authority}/"))

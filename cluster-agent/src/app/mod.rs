@@ -19,9 +19,9 @@ use meshfed_runtime::config::Problems;
 use meshfed_runtime::drain;
 use meshfed_runtime::files;
 use meshfed_runtime::grpc::{self, ConnectionMetrics, Limits, ServeOptions};
-use meshfed_runtime::listen::Addresses;
+use meshfed_runtime::listen::{self, Addresses, Published};
 use meshfed_runtime::metrics::Metrics;
-use meshfed_runtime::process::{keep_memory_private, listen, refuse, run_until_signal};
+use meshfed_runtime::process::{self, keep_memory_private, refuse, run_until_signal};
 use meshfed_runtime::readiness::Readiness;
 use meshfed_runtime::tasks::TaskGroup;
 use meshfed_runtime::tls::{self, Identity, IdentityStore, TrustStore};
@@ -30,12 +30,13 @@ use rustls_pki_types::pem::PemObject as _;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{AgentArgs, Config, chain};
-use crate::core::run::{Actor, COMMANDS_MAX, Command, CoreMetrics, Guards, Inputs, keep_ready, load_ready};
-use crate::core::{Core, CoreSettings};
+use crate::core::run::{Actor, COMMANDS_MAX, Command, CoreMetrics, Guards, Inputs};
+use crate::core::{Core, CoreSettings, kept};
 use crate::downlink::session::{Link, LinkConfig, Opened};
 use crate::enroll::AgentFile;
 use crate::identity::Authority;
 use crate::index::{Index, IndexSettings};
+use crate::lookup::{self, LOOKUPS_MAX, Pauses};
 use crate::source;
 use crate::view::persist::Loaded;
 use crate::workload::{WorkloadMetrics, WorkloadServer};
@@ -90,6 +91,7 @@ pub fn configure(args: AgentArgs) -> Result<Config, Problems> {
 pub struct Agent {
     config: Config,
     bound: Bound,
+    published: Published,
     metrics: Arc<Metrics>,
     readiness: Readiness,
     identity: Arc<IdentityStore>,
@@ -112,8 +114,8 @@ struct Bound {
 impl Bound {
     fn bind(config: &Config, problems: &mut Problems) -> Option<Self> {
         let mut addresses = Addresses::new();
-        let xds = listen("MF0109", "--xds-listen", "xds", &config.xds, &mut addresses, problems);
-        let admin = listen("MF0109", "--admin-listen", "admin", &config.admin, &mut addresses, problems);
+        let xds = process::listen("MF0109", "--xds-listen", "xds", &config.xds, &mut addresses, problems);
+        let admin = process::listen("MF0109", "--admin-listen", "admin", &config.admin, &mut addresses, problems);
         let mut socket = |path| match grpc::bind_unix("--run-dir", path) {
             Ok(unix) => Some(unix),
             Err(error) => {
@@ -139,6 +141,9 @@ impl Agent {
             if let Err(error) = made {
                 problems.file("MF0111", config.run_dir.display().to_string(), chain(&error));
             }
+        }
+        if let Err(error) = listen::forget(&config.run_dir) {
+            problems.file("MF0111", config.run_dir.display().to_string(), chain(&error));
         }
         let bound = Bound::bind(&config, &mut problems);
         let metrics = Arc::new(Metrics::new());
@@ -166,12 +171,15 @@ impl Agent {
         });
         match (bound, identity, link) {
             (Some(bound), Some(identity), Some((link, opened))) if problems.is_empty() => {
-                if let Err(error) = bound.addresses.write(&config.run_dir) {
-                    problems.file("MF0111", config.run_dir.display().to_string(), chain(&error));
-                    return Err(problems);
-                }
+                let published = match bound.addresses.write(&config.run_dir) {
+                    Ok(published) => published,
+                    Err(error) => {
+                        problems.file("MF0111", config.run_dir.display().to_string(), chain(&error));
+                        return Err(problems);
+                    }
+                };
                 let readiness = Readiness::new();
-                Ok(Self { config, bound, metrics, readiness, identity, trust, link, opened, lock })
+                Ok(Self { config, bound, published, metrics, readiness, identity, trust, link, opened, lock })
             }
             _ => Err(problems),
         }
@@ -206,8 +214,8 @@ impl Agent {
         Ok(())
     }
 
-    fn start(self, tasks: &mut TaskGroup, watch: drain::Watch) -> std::fs::File {
-        let Self { config, bound, metrics, readiness, identity, trust, link, opened, lock } = self;
+    fn start(self, tasks: &mut TaskGroup, watch: drain::Watch) -> (Published, std::fs::File) {
+        let Self { config, bound, published, metrics, readiness, identity, trust, link, opened, lock } = self;
         let Opened { uplink, commands: downlink, loaded, bundles } = opened;
         let state = config.args.data_dir.join("state");
         let guards = Guards {
@@ -220,15 +228,19 @@ impl Agent {
         let source_config = source_of(&config, state.join("source"));
         let now = clock::instant();
         let mut core = core_of(&config.agent, config.authority, loaded, &bundles);
-        let ready_file = state.join("proxies.json");
-        core.restore_ready(load_ready(&ready_file), now);
+        let (proxies_file, hosts_file) = (state.join("proxies.json"), state.join("hosts.json"));
+        core.restore_proxies(kept::load(&proxies_file), now);
+        core.restore_resolved(lookup::load(&hosts_file));
         let actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), guards);
-        tasks.spawn("ready-file", keep_ready(ready_file, actor.ready()));
+        tasks.spawn("proxies-file", kept::keep(proxies_file, actor.kept()));
+        let (answers, lookups) = mpsc::channel(LOOKUPS_MAX);
+        tasks.spawn("lookup", lookup::run(hosts_file, lookup::System, Pauses::default(), actor.hosts(), answers));
 
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
         let (updates, scanned) = mpsc::channel(SOURCE_UPDATES_MAX);
         tasks.spawn("source", source::run(source_config, updates, watch.clone()));
-        tasks.spawn("core", actor.run(Inputs { commands: received, downlink, source: scanned }, watch.clone()));
+        let inputs = Inputs { commands: received, downlink, source: scanned, lookups };
+        tasks.spawn("core", actor.run(inputs, watch.clone()));
         tasks.spawn("session", link.run(watch.clone()));
 
         // The servers.
@@ -265,7 +277,7 @@ impl Agent {
         if !bound.admin.is_empty() {
             tasks.spawn("admin", admin.serve(bound.admin, watch));
         }
-        lock
+        (published, lock)
     }
 }
 

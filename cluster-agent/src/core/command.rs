@@ -1,6 +1,7 @@
 //! Pure. What the core is told by streams, and what it wants done.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use meshfed_model::names::{ClusterName, Namespace, ServiceName};
 use meshfed_model::offer::{OfferKey, OfferValue};
@@ -50,6 +51,8 @@ pub struct Effects {
     pub complete: bool,
     /// The namespaces that this cluster wants to see services of.
     pub interest: Option<BTreeSet<Namespace>>,
+    /// The host names that are to be resolved.
+    pub hosts: Option<BTreeSet<Arc<str>>>,
     /// The status should be reported: proxies lag or have caught up, or what is waited for may have changed.
     pub report: bool,
     /// The rows of what is waited for may have changed, too.
@@ -64,8 +67,10 @@ pub struct Effects {
     pub nacks: Vec<(Kind, String)>,
     /// Bytes encoded, per kind.
     pub encoded: BTreeMap<Kind, u64>,
+    /// Services whose part in everybody's routes was encoded.
+    pub routes_encoded: u64,
     /// SVIDs issued.
     pub issued: u64,
-    /// The set of workloads whose proxies were ready changed: to be kept over a restart.
-    pub ready_changed: bool,
+    /// What is kept of proxies over a restart changed: which are ready, or which process is which.
+    pub kept_changed: bool,
 }

@@ -1,9 +1,11 @@
 //! Pure. The agent's one state: index, view, what is made of them, and who is shown it. One input at a time, effects
 //! out; [`run`] is the edge that feeds it. Nothing here walks over all services because an endpoint changed.
 
+mod assignments;
 mod build;
 pub mod command;
 mod holders;
+pub mod kept;
 mod policies;
 mod proxies;
 mod resolve;
@@ -14,6 +16,7 @@ mod tell;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -29,13 +32,16 @@ use meshfed_model::version::Version;
 use crate::identity::Authority;
 use crate::index::{Dirty, Index, WorkloadKey};
 use crate::source::SourceUpdate;
+use crate::translate::routes::AllRoutes;
 use crate::translate::secrets::{self, Bundles};
 use crate::translate::{OutboundName, ServiceFacts};
 use crate::view::{View, ViewChange, ViewDirty};
 use crate::workload::{BundleSet, Holders};
 
 use command::Effects;
+pub use proxies::Kept;
 use proxies::{Entry, Proxy, Report};
+pub use resolve::Admission;
 use store::{Class, Scope, Store, StreamId};
 
 /// How long a workload stays ready after its proxy's stream was lost (`contracts.md` 1.8).
@@ -82,6 +88,8 @@ pub struct Core {
     view: View,
     authority: Authority,
     facts: BTreeMap<ServiceName, ServiceFacts>,
+    /// What each service is in everybody's routes.
+    routes: AllRoutes,
     store: Store,
     bundles: Bundles,
     serials: BTreeMap<TrustDomain, u64>,
@@ -91,6 +99,8 @@ pub struct Core {
     by_workload: BTreeMap<WorkloadKey, BTreeSet<StreamId>>,
     waiting: BTreeSet<StreamId>,
     proxies: BTreeMap<WorkloadKey, Proxy>,
+    /// The process that was last admitted as each workload: no more than there are workloads.
+    admissions: BTreeMap<WorkloadKey, Admission>,
     reports: BTreeMap<StreamId, Report>,
     /// When the certificate of a workload is to be renewed.
     renewals: BTreeMap<WorkloadKey, Instant>,
@@ -120,6 +130,7 @@ impl Core {
             view,
             authority,
             facts: BTreeMap::new(),
+            routes: AllRoutes::new(),
             store: Store::default(),
             bundles: Bundles::new(),
             serials: BTreeMap::new(),
@@ -128,6 +139,7 @@ impl Core {
             by_workload: BTreeMap::new(),
             waiting: BTreeSet::new(),
             proxies: BTreeMap::new(),
+            admissions: BTreeMap::new(),
             reports: BTreeMap::new(),
             renewals: BTreeMap::new(),
             holders: Holders::new(bundles),
@@ -319,6 +331,30 @@ impl Core {
         std::mem::take(&mut self.effects)
     }
 
+    /// What a host name of a gateway resolves to, or why it does not: then what it resolved to before stays.
+    pub fn set_resolved(
+        &mut self,
+        host: &Arc<str>,
+        found: Result<Vec<IpAddr>, String>,
+        now: Instant,
+        wall: SystemTime,
+    ) {
+        let dirty = self.index.set_resolved(host, found);
+        if dirty.is_empty() {
+            return;
+        }
+        self.apply_dirty(dirty);
+        self.settle(now, wall);
+    }
+
+    /// What host names of gateways resolved to when the agent ended.
+    pub fn restore_resolved(&mut self, hosts: BTreeMap<Arc<str>, Vec<IpAddr>>) {
+        for (host, addresses) in hosts {
+            // Nothing is scanned yet, so nothing uses it.
+            let _nothing_yet = self.index.set_resolved(&host, Ok(addresses));
+        }
+    }
+
     // ---- consequences ----
 
     fn try_open(&mut self, now: Instant) {
@@ -342,6 +378,9 @@ impl Core {
         }
         if dirty.gateways {
             self.effects.gateways = Some(self.index.gateway_offers());
+        }
+        if dirty.hosts {
+            self.effects.hosts = Some(self.index.hosts());
         }
         if dirty.namespaces {
             self.effects.interest = Some(self.index.namespaces());

@@ -1,7 +1,7 @@
 //! Pure. Streams and the proxies behind them: admission, requests, what is sent, and what a proxy's state means for
 //! its workload.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,7 +11,7 @@ use crate::translate::{Kind, Mode, Node, secrets};
 use crate::xds::stream::{Outcome, Protocol, Request, Stream};
 
 use super::command::{End, Outbound};
-use super::resolve::Resolution;
+use super::resolve::{Admission, Resolution};
 use super::store::{Class, Scope, Seen, StreamId};
 use super::{Core, LOST_PATIENCE};
 
@@ -19,6 +19,15 @@ use super::{Core, LOST_PATIENCE};
 const QUEUE_MAX: usize = 64;
 /// Pause before a certificate that could not be issued is tried again.
 const ISSUE_PAUSE: Duration = Duration::from_secs(5);
+
+/// What is known of proxies and kept over a restart of the agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Workloads whose proxies are ready.
+    pub ready: BTreeSet<WorkloadKey>,
+    /// The process that was last admitted as each workload.
+    pub admitted: BTreeMap<WorkloadKey, Admission>,
+}
 
 /// A stream.
 #[derive(Debug)]
@@ -158,17 +167,20 @@ impl Core {
         self.settle(now, wall);
     }
 
-    /// Workloads whose proxies were ready when the agent ended: they stay so until the patience is over.
-    pub fn restore_ready(&mut self, ready: BTreeSet<WorkloadKey>, now: Instant) {
-        for key in ready {
+    /// What was kept of the proxies when the agent ended. Workloads that were ready stay so until the patience is over.
+    pub fn restore_proxies(&mut self, kept: Kept, now: Instant) {
+        self.admissions = kept.admitted;
+        for key in kept.ready {
             let proxy = Proxy { lost_at: Some(now), app_ready: true, bound: true, settled: true, ..Proxy::default() };
             self.proxies.insert(key, proxy);
         }
     }
 
-    /// Workloads whose proxies are ready now.
-    pub fn ready_workloads(&self) -> impl Iterator<Item = &WorkloadKey> {
-        self.proxies.iter().filter(|(_, p)| p.state.connected && p.state.app_ready).map(|(k, _)| k)
+    /// What of the proxies is to be kept over a restart of the agent.
+    #[must_use]
+    pub fn kept(&self) -> Kept {
+        let ready = self.proxies.iter().filter(|(_, p)| p.state.connected && p.state.app_ready);
+        Kept { ready: ready.map(|(key, _)| key.clone()).collect(), admitted: self.admissions.clone() }
     }
 
     fn take_report(&mut self, id: StreamId) {
@@ -269,6 +281,13 @@ impl Core {
             }
         };
         let (mode, secrets_only) = (entry.node.mode, entry.secrets_only);
+        if let Some(admission) = Admission::of(&entry.peer, &entry.node)
+            && self.admissions.get(&workload.key) != Some(&admission)
+        {
+            self.admissions.insert(workload.key.clone(), admission);
+            self.effects.kept_changed = true;
+        }
+        let Some(entry) = self.streams.get(&id) else { return };
         let probeless = entry.node.envoy || mode == Mode::Gateway;
         let key = workload.key.clone();
         // A private key never crosses TCP (XD2): who has an SVID already does not need it from here.
@@ -336,6 +355,9 @@ impl Core {
     /// Workloads came, changed or went.
     pub(super) fn workloads_changed(&mut self, workloads: &BTreeSet<WorkloadKey>) {
         for key in workloads {
+            if self.index.workload_by_key(key).is_none() && self.admissions.remove(key).is_some() {
+                self.effects.kept_changed = true;
+            }
             let Some(streams) = self.by_workload.get(key) else { continue };
             self.touched.extend(streams.iter().copied());
             self.moved.extend(streams.iter().copied());
@@ -457,7 +479,7 @@ impl Core {
                 }
             }
             let dirty = self.index.set_workload_state(&key, WorkloadState::default());
-            self.effects.ready_changed = true;
+            self.effects.kept_changed = true;
             self.effects.report = true;
             self.apply_dirty(dirty);
         }
@@ -545,7 +567,7 @@ impl Core {
             proxy.state = wanted;
             any = true;
             let dirty = self.index.set_workload_state(&key, wanted);
-            self.effects.ready_changed = true;
+            self.effects.kept_changed = true;
             self.effects.report = true;
             self.apply_dirty(dirty);
         }

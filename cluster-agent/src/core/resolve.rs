@@ -4,8 +4,35 @@ use crate::identity::{Peer, attest};
 use crate::index::{LookupError, Workload, WorkloadKey};
 use crate::translate::{Claim, Node};
 
+use serde::{Deserialize, Serialize};
+
 use super::Core;
 use super::command::End;
+
+/// What a process was admitted as, kept so that its next stream is told apart from another workload's of the same
+/// service account. Claims alone would do only where the claim is of one workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    uid: u32,
+    process: i32,
+    claim: String,
+    node_id: String,
+}
+
+impl Admission {
+    /// The process at the other end, if the kernel tells which it is.
+    pub(super) fn of(peer: &Peer, node: &Node) -> Option<Self> {
+        match peer {
+            Peer::Unix { uid } => Some(Self {
+                uid: *uid,
+                process: node.process?,
+                claim: node.claim.to_string(),
+                node_id: node.id.clone(),
+            }),
+            Peer::Svid(_) => None,
+        }
+    }
+}
 
 /// What became of a claim.
 #[derive(Debug)]
@@ -33,7 +60,8 @@ impl Core {
                     let same = |w: &&Workload| {
                         w.key.namespace == wanted.namespace && w.service_account.as_ref() == wanted.service_account
                     };
-                    match admitted.and_then(|key| self.index.workload_by_key(key)).filter(same) {
+                    let served = admitted.and_then(|key| self.index.workload_by_key(key)).filter(same);
+                    match served.or_else(|| self.told_apart(peer, node)) {
                         Some(workload) => workload,
                         None => return Resolution::Refused(End::Unresolvable(error.to_string())),
                     }
@@ -51,5 +79,20 @@ impl Core {
             Ok(()) => Resolution::Known(found),
             Err(denied) => Resolution::Refused(End::Denied(denied.to_string())),
         }
+    }
+
+    /// The one of several workloads of a service account whose proxy this is, though it does not name it: the one that
+    /// has the addresses that the proxy says, else the one as which the same process was admitted before.
+    fn told_apart(&self, peer: &Peer, node: &Node) -> Option<&Workload> {
+        let Claim::Workload(wanted) = &node.claim else { return None };
+        let said = node.said_addresses();
+        if !said.is_empty() {
+            let mut own = self.index.workloads_of(wanted).filter(|w| said.iter().all(|a| w.addresses.contains(a)));
+            if let (Some(one), None) = (own.next(), own.next()) {
+                return Some(one);
+            }
+        }
+        let this = Admission::of(peer, node)?;
+        self.index.workloads_of(wanted).find(|w| self.admissions.get(&w.key) == Some(&this))
     }
 }

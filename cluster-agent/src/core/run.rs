@@ -1,7 +1,6 @@
 //! Edge. The core actor: one task that feeds the core its inputs one by one, and carries out what it says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,12 +14,12 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::Core;
 use super::command::{Effects, Outbound};
 use super::store::StreamId;
+use super::{Core, Kept};
 use crate::downlink::CoreCommand;
 use crate::identity::Peer;
-use crate::index::WorkloadKey;
+use crate::lookup::Lookup;
 use crate::source::SourceUpdate;
 use crate::status;
 use crate::translate::{Kind, Node};
@@ -168,6 +167,8 @@ pub struct Inputs {
     pub downlink: mpsc::Receiver<CoreCommand>,
     /// From the source.
     pub source: mpsc::Receiver<SourceUpdate>,
+    /// From the resolver.
+    pub lookups: mpsc::Receiver<Lookup>,
 }
 
 /// The core actor.
@@ -182,7 +183,8 @@ pub struct Actor {
     rows: status::Rows,
     rows_due: Option<Instant>,
     view_due: Option<Instant>,
-    ready: watch::Sender<BTreeSet<WorkloadKey>>,
+    kept: watch::Sender<Kept>,
+    hosts: watch::Sender<BTreeSet<Arc<str>>>,
 }
 
 /// The core actor has ended: an input is gone.
@@ -194,7 +196,8 @@ impl Actor {
     /// An actor around a core.
     #[must_use]
     pub fn new(core: Core, uplink: UplinkHandle, metrics: CoreMetrics, guards: Guards) -> Self {
-        let (ready, _) = watch::channel(BTreeSet::new());
+        let (kept, _) = watch::channel(Kept::default());
+        let (hosts, _) = watch::channel(BTreeSet::new());
         Self {
             core,
             uplink,
@@ -205,14 +208,21 @@ impl Actor {
             rows: status::Rows::default(),
             rows_due: None,
             view_due: None,
-            ready,
+            kept,
+            hosts,
         }
     }
 
-    /// The workloads whose proxies are ready, for [`keep_ready`].
+    /// The host names that are to be resolved, for [`crate::lookup::run`].
     #[must_use]
-    pub fn ready(&self) -> watch::Receiver<BTreeSet<WorkloadKey>> {
-        self.ready.subscribe()
+    pub fn hosts(&self) -> watch::Receiver<BTreeSet<Arc<str>>> {
+        self.hosts.subscribe()
+    }
+
+    /// What is known of proxies, for [`super::kept::keep`].
+    #[must_use]
+    pub fn kept(&self) -> watch::Receiver<Kept> {
+        self.kept.subscribe()
     }
 
     /// Runs until the drain.
@@ -236,6 +246,10 @@ impl Actor {
                     let update = update.ok_or(InputGone("source"))?;
                     self.core.apply_source(update, clock::instant(), clock::wall());
                     self.guards.source = None;
+                }
+                lookup = inputs.lookups.recv() => {
+                    let Lookup { host, found } = lookup.ok_or(InputGone("resolver"))?;
+                    self.core.set_resolved(&host, found, clock::instant(), clock::wall());
                 }
                 () = timer => self.time(),
                 () = drain.signaled() => return Ok(()),
@@ -369,8 +383,11 @@ impl Actor {
         if effects.resync {
             self.uplink.resync(self.core.view());
         }
-        if effects.ready_changed {
-            self.ready.send_replace(self.core.ready_workloads().cloned().collect());
+        if let Some(hosts) = effects.hosts {
+            self.hosts.send_replace(hosts);
+        }
+        if effects.kept_changed {
+            self.kept.send_replace(self.core.kept());
         }
         let label = |kind: Kind| TypeLabel { r#type: kind.as_str() };
         for (kind, count) in effects.pushes {
@@ -384,65 +401,4 @@ impl Actor {
         }
         self.metrics.issued.inc_by(effects.issued);
     }
-}
-
-/// What is kept over a restart of the agent, so that workloads do not seem to vanish while their proxies come back.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct ReadyFile {
-    /// Only on the same boot of the machine are the proxies likely still there.
-    boot: String,
-    ready: BTreeSet<String>,
-}
-
-fn boot_id() -> String {
-    // Without it nothing is restored, which is only slower.
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
-}
-
-/// The largest file that is read: 100,000 names.
-const READY_FILE_MAX: usize = 32 << 20;
-
-/// The workloads whose proxies were ready when the agent ended, on this boot of the machine.
-#[must_use]
-pub fn load_ready(path: &std::path::Path) -> BTreeSet<WorkloadKey> {
-    let boot = boot_id();
-    let Ok(bytes) = meshfed_runtime::files::read_limited(path, READY_FILE_MAX) else { return BTreeSet::new() };
-    let Ok(file) = serde_json::from_slice::<ReadyFile>(&bytes) else { return BTreeSet::new() };
-    if file.boot != boot || boot.is_empty() {
-        return BTreeSet::new();
-    }
-    let key = |text: &String| {
-        let (namespace, name) = text.split_once('/')?;
-        let namespace = meshfed_model::names::Namespace::new(namespace).ok()?;
-        Some(WorkloadKey { namespace, name: name.into() })
-    };
-    file.ready.iter().filter_map(key).collect()
-}
-
-/// Writes the ready workloads whenever they change, the latest only.
-///
-/// # Errors
-/// Never: a file that cannot be written is logged, and costs a pause after the next restart.
-pub async fn keep_ready(
-    path: PathBuf,
-    mut ready: watch::Receiver<BTreeSet<WorkloadKey>>,
-) -> Result<(), std::convert::Infallible> {
-    let (boot, path) = (boot_id(), Arc::new(path));
-    while ready.changed().await.is_ok() {
-        let keys: BTreeSet<String> = ready.borrow_and_update().iter().map(ToString::to_string).collect();
-        let file = ReadyFile { boot: boot.clone(), ready: keys };
-        let path = Arc::clone(&path);
-        let written = meshfed_runtime::tasks::spawn_blocking("ready-file", move || {
-            let bytes = serde_json::to_vec(&file).unwrap_or_default();
-            meshfed_runtime::files::write_atomic(&path, &bytes, meshfed_runtime::files::MODE_SECRET)
-        })
-        .await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the ready workloads could not be kept"),
-            Err(error) => tracing::warn!(%error, "the ready workloads could not be kept"),
-        }
-    }
-    // The core has ended: the drain.
-    std::future::pending().await
 }

@@ -26,6 +26,10 @@ use crate::index::IndexSettings;
 use crate::translate::{Claim, Kind, Mode, Node};
 use crate::xds::stream::{Protocol, Request};
 
+mod gateways;
+mod proxies;
+mod routes;
+
 const B: &str = "outbound|8080||b.shop.svc.clusterset.local";
 
 fn domain(cluster: &str) -> TrustDomain {
@@ -66,6 +70,8 @@ struct Bench {
     /// How many resources each stream was sent since it was last looked at.
     sent: BTreeMap<(StreamId, Kind), usize>,
     encoded: BTreeMap<Kind, u64>,
+    /// Services whose part in everybody's routes was encoded.
+    routes_encoded: u64,
     offers: BTreeMap<ServiceName, BTreeMap<OfferKey, OfferValue>>,
 }
 
@@ -98,6 +104,7 @@ impl Bench {
             ended: BTreeMap::new(),
             sent: BTreeMap::new(),
             encoded: BTreeMap::new(),
+            routes_encoded: 0,
             offers: BTreeMap::new(),
         }
     }
@@ -127,6 +134,7 @@ impl Bench {
             for (kind, bytes) in effects.encoded {
                 *self.encoded.entry(kind).or_default() += bytes;
             }
+            self.routes_encoded += effects.routes_encoded;
             self.offers.extend(effects.offers);
             if effects.outbound.is_empty() {
                 return;
@@ -384,11 +392,11 @@ fn readiness_follows_the_proxy() {
     assert!(!b.ready("a-1"));
 }
 
-/// Mutation seen to fail: `restore_ready` forgets `bound`; the patience is not restarted when the source was scanned.
+/// Mutation seen to fail: `restore_proxies` forgets `bound`; the patience is not restarted when the source was scanned.
 #[test]
 fn a_restarted_agent_waits_for_its_proxies() {
     let mut b = Bench::new();
-    b.core.restore_ready([key("a-1")].into_iter().collect(), b.now);
+    b.core.restore_proxies(Kept { ready: BTreeSet::from([key("a-1")]), ..Kept::default() }, b.now);
     b.now += Duration::from_secs(60);
     b.file("a.yaml", &(service("a") + &export("a") + &entry("a-1", "a", "127.2.0.10")));
     assert!(b.ready("a-1"));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use meshfed_crds::bounds::GATEWAY_PORT;
 use meshfed_crds::{Body, ServiceObject};
@@ -13,27 +14,41 @@ impl Index {
     /// Computes a gateway anew, after a change of its service or of a workload behind it.
     pub(super) fn refresh_gateway(&mut self, name: &ServiceName, dirty: &mut Dirty) {
         let new = self.gateway_of(name);
-        let changed = new.as_ref() != self.gateways.get(name);
+        let old = self.gateways.get(name);
+        let hosts = |gateway: Option<&LocalGateway>| gateway.map(|g| g.hosts.clone()).unwrap_or_default();
+        let (changed, other_hosts) = (new.as_ref() != old, hosts(new.as_ref()) != hosts(old));
         match new {
             Some(gateway) => self.gateways.insert(name.clone(), gateway),
             None => self.gateways.remove(name),
         };
         dirty.gateways |= changed;
+        if other_hosts {
+            dirty.hosts = true;
+            self.forget_hosts();
+        }
     }
 
     fn gateway_of(&self, name: &ServiceName) -> Option<LocalGateway> {
         let service = self.services.get(name).filter(|s| s.gateway)?;
         let Body::Service(object) = &self.service_objects.get(name)?.body else { return None };
         let port = service.ports.iter().find(|p| p.name == GATEWAY_PORT)?.port;
-        let on = |endpoints: &Vec<super::Endpoint>| endpoints.iter().find(|e| e.port == port).map(|e| e.target_port);
+        let on = |endpoints: &[super::Endpoint]| endpoints.iter().find(|e| e.port == port).map(|e| e.target_port);
         let workloads: BTreeMap<WorkloadKey, u16> =
             service.endpoints.iter().filter_map(|(key, all)| Some((key.clone(), on(all)?))).collect();
-        let addresses = declared(object, port);
+        let network = object.gateway_network.clone()?;
+        let (mut addresses, hosts) = declared(object, port);
+        for address in hosts.iter().flat_map(|host| self.addresses_of(host, &network)) {
+            let address = SocketAddr::new(address, port);
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
         Some(LocalGateway {
             service: name.clone(),
-            network: object.gateway_network.clone()?,
+            network,
             port,
             addresses: addresses.into_iter().map(|a| self.gateway_address(a, &workloads)).collect(),
+            hosts,
             workloads,
         })
     }
@@ -79,14 +94,15 @@ impl Index {
     }
 }
 
-/// The declared addresses: of the first place that has some, each without port with the port `tls`.
-fn declared(object: &ServiceObject, port: u16) -> Vec<SocketAddr> {
+/// The declared addresses, and host names that stand for more: of the first place that has some, each without port with
+/// the port `tls`.
+fn declared(object: &ServiceObject, port: u16) -> (Vec<SocketAddr>, Vec<Arc<str>>) {
     let at_port = |ips: &[IpAddr]| ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect::<Vec<_>>();
     if !object.gateway_addresses.is_empty() {
-        object.gateway_addresses.clone()
+        (object.gateway_addresses.clone(), Vec::new())
     } else if !object.external_ips.is_empty() {
-        at_port(&object.external_ips)
+        (at_port(&object.external_ips), Vec::new())
     } else {
-        at_port(&object.load_balancer_ips)
+        (at_port(&object.load_balancer_ips), object.load_balancer_hosts.clone())
     }
 }

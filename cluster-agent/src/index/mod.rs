@@ -5,6 +5,8 @@
 
 mod exports;
 mod gateways;
+mod hosts;
+mod names;
 mod offers;
 mod owners;
 mod policies;
@@ -20,6 +22,9 @@ use meshfed_crds::{Body, Change, Kind, Object, ObjectError, ObjectKey};
 use meshfed_model::names::{Namespace, NetworkName, ServiceName, WorkloadRef};
 use meshfed_model::offer::{OfferKey, OfferValue};
 
+pub use hosts::ADDRESSES_MAX as HOST_ADDRESSES_MAX;
+use hosts::Resolved;
+pub use names::{endpoint_name, names_endpoint};
 use owners::Owners;
 use policies::Policies;
 use select::PairIndex;
@@ -41,6 +46,7 @@ pub struct Index {
     owners: Owners,
     states: BTreeMap<WorkloadKey, WorkloadState>,
     gateways: BTreeMap<ServiceName, LocalGateway>,
+    resolved: BTreeMap<Arc<str>, Resolved>,
     exports: BTreeMap<ServiceName, Arc<Object>>,
     policies: Policies,
     shared: BTreeSet<NetworkName>,
@@ -64,6 +70,7 @@ impl Index {
             owners: Owners::default(),
             states: BTreeMap::new(),
             gateways: BTreeMap::new(),
+            resolved: BTreeMap::new(),
             exports: BTreeMap::new(),
             policies: Policies::default(),
             shared: BTreeSet::new(),
@@ -204,6 +211,15 @@ impl Index {
             }
             (None, _) => Err(self.no_workload(wanted)),
         }
+    }
+
+    /// All workloads that `--workload` may mean.
+    pub fn workloads_of(&self, wanted: &WorkloadRef) -> impl Iterator<Item = &Workload> {
+        let account = (wanted.namespace.clone(), Arc::from(wanted.service_account.as_str()));
+        let named = wanted.name.clone();
+        let all = self.accounts.get(&account).into_iter().flatten();
+        all.filter(move |key| named.as_deref().is_none_or(|name| name == &*key.name))
+            .filter_map(|key| self.workloads.get(key))
     }
 
     fn no_workload(&self, wanted: &WorkloadRef) -> LookupError {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use meshfed_model::locality::Locality;
 use meshfed_model::names::{NetworkName, ServiceName, SubsetName};
 use meshfed_model::offer::{
-    EndpointKey, EndpointOffer, GatewayKey, GatewayOffer, GroupKey, OfferKey, OfferValue, ServiceOffer,
+    EndpointKey, EndpointOffer, GatewayKey, GatewayOffer, GroupKey, GroupOffer, OfferKey, OfferValue, ServiceOffer,
 };
 use meshfed_model::quantise::quantise_group;
 
@@ -32,8 +32,26 @@ pub(super) fn offer_of(index: &Index, name: &ServiceName) -> BTreeMap<OfferKey, 
     let head = ServiceOffer { service_type: service.service_type, ports, export_to, identities };
     offer.insert(OfferKey::Service(name.clone()), OfferValue::Service(head));
     add_groups(index, service, &mut offer);
+    if service.is_headless() {
+        add_names(service, &mut offer);
+    }
     add_endpoints(index, service, &mut offer);
     offer
+}
+
+/// One group per ready endpoint name of a headless service. What has one address has one name: the first by workload.
+fn add_names(service: &LocalService, offer: &mut BTreeMap<OfferKey, OfferValue>) {
+    for (name, endpoint) in service.names() {
+        let key = GroupKey {
+            service: service.name.clone(),
+            port: endpoint.port,
+            subset: name,
+            network: endpoint.network.clone(),
+            locality: endpoint.locality.clone(),
+        };
+        let group = GroupOffer { ready: 1, total: 1, weight: endpoint.weight.into() };
+        offer.entry(OfferKey::Group(key)).or_insert(OfferValue::Group(group));
+    }
 }
 
 /// Endpoints without mTLS are never offered: nothing of them leaves the cluster, not even their number.

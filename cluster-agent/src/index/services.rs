@@ -74,7 +74,7 @@ impl LocalService {
             });
         }
         let old = self.endpoints.get(key);
-        if old.map_or(new.is_empty(), |old| *old == new) {
+        if old.map_or(new.is_empty(), |old| **old == *new) {
             return (false, dangling);
         }
         if let Some(gone) = self.endpoints.remove(key)
@@ -90,7 +90,7 @@ impl LocalService {
             if first.mtls {
                 *self.identities.entry(first.identity.clone()).or_default() += 1;
             }
-            self.endpoints.insert(key.clone(), new);
+            self.endpoints.insert(key.clone(), new.into());
         }
         (true, dangling)
     }
@@ -196,7 +196,10 @@ impl Index {
                 error.remedy(format!("add '{target}' to the spec.ports of the WorkloadEntry, or name another port")),
             );
         }
-        if service.gateway && self.gateways.get(name).is_some_and(|g| g.addresses.is_empty()) {
+        if let Some(gateway) = self.gateways.get(name).filter(|_| service.gateway) {
+            errors.extend(self.check_hosts(object, gateway));
+        }
+        if service.gateway && self.gateways.get(name).is_some_and(|g| g.addresses.is_empty() && g.hosts.is_empty()) {
             let field = "metadata.annotations.federation.meshfed.io/gateway-addresses";
             let error = object.fault(Code::InvalidValue, field, "the gateway declares no address");
             errors.push(

@@ -141,7 +141,7 @@ pub struct LocalService {
     /// To whom it is exported; `None`: not at all.
     pub export_to: Option<ExportTo>,
     /// Its endpoints by workload: one per port of the service that the workload has.
-    pub endpoints: BTreeMap<WorkloadKey, Vec<Endpoint>>,
+    pub endpoints: BTreeMap<WorkloadKey, Box<[Endpoint]>>,
     /// Whether it is an east-west gateway.
     pub gateway: bool,
     /// How many workloads behind it have each identity.
@@ -207,6 +207,8 @@ pub struct LocalGateway {
     pub port: u16,
     /// Its addresses, in order.
     pub addresses: Vec<GatewayAddress>,
+    /// The host names among what it declares; their addresses are among `addresses` once they are resolved.
+    pub hosts: Vec<Arc<str>>,
     /// The workloads behind it, with the port each listens on.
     pub workloads: BTreeMap<WorkloadKey, u16>,
 }
@@ -244,6 +246,8 @@ pub struct Dirty {
     pub workloads: BTreeSet<WorkloadKey>,
     /// Whether another user owns a service account than before.
     pub owners: bool,
+    /// Whether the host names of gateways changed that are to be resolved.
+    pub hosts: bool,
     /// Whether the set of namespaces changed.
     pub namespaces: bool,
     /// Whether a failover policy changed: any service may have another one.
@@ -263,6 +267,7 @@ impl Dirty {
         self.services.extend(other.services);
         self.workloads.extend(other.workloads);
         self.gateways |= other.gateways;
+        self.hosts |= other.hosts;
         self.namespaces |= other.namespaces;
         self.policies |= other.policies;
         self.errors |= other.errors;

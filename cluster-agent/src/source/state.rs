@@ -140,7 +140,9 @@ fn write_one(dir: &Path, path: &str, objects: Option<&[Arc<Object>]>) -> Result<
         None | Some([]) => files::remove(&file).map(|_was_there| ()).map_err(|e| e.to_string()),
         Some(objects) => {
             let bytes = serde_json::to_vec(&Written { format: FORMAT, path, objects }).map_err(|e| e.to_string())?;
-            files::write_atomic(&file, &bytes, MODE_SECRET).map_err(|e| e.to_string())
+            // Written at every change, and refused when it is read damaged: an fsync would hold up the journals beside it,
+            // and with them the change on its way to the hub.
+            files::write_volatile(&file, &bytes, MODE_SECRET).map_err(|e| e.to_string())
         }
     }
 }

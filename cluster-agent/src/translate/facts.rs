@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meshfed_model::export::ExportTo;
 use meshfed_model::identity::SpiffeId;
-use meshfed_model::names::{ClusterName, ServiceName};
+use meshfed_model::names::{ClusterName, ServiceName, SubsetName};
 use meshfed_model::service::ServicePort;
 
 use crate::index::LocalService;
@@ -32,6 +32,8 @@ pub struct ServiceFacts {
     pub export_to: Option<ExportTo>,
     /// Ports that the own cluster exports.
     pub exported: BTreeSet<u16>,
+    /// Names of ready endpoints that the own cluster offers one by one, with their port: of a headless service.
+    pub names: BTreeSet<(u16, SubsetName)>,
 }
 
 /// What another cluster says of a service.
@@ -65,6 +67,9 @@ impl ServiceFacts {
                 }
             }
             facts.export_to.clone_from(&own.export_to);
+            if own.export_to.is_some() && own.is_headless() {
+                facts.names = own.names().map(|(name, endpoint)| (endpoint.port, name)).collect();
+            }
         }
         for origin in foreign {
             for port in origin.ports {

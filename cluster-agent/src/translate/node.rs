@@ -1,6 +1,6 @@
 //! Pure. What a proxy says of itself in its ADS node: a claim until attestation has confirmed it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use meshfed_model::names::{Namespace, WorkloadRef};
@@ -67,6 +67,8 @@ pub struct Node {
     pub client_only: bool,
     /// Whether it is an Envoy: it has no app probe.
     pub envoy: bool,
+    /// The process at the other end of a Unix socket, by the kernel; `None` on TCP and across process namespaces.
+    pub process: Option<i32>,
 }
 
 /// Why a node cannot be used.
@@ -108,7 +110,17 @@ impl Node {
             host_addresses: Vec::new(),
             client_only: false,
             envoy: false,
+            process: None,
         }
+    }
+    /// The addresses that the proxy says are its workload's: where it binds, else where it listens, else that of its id.
+    #[must_use]
+    pub fn said_addresses(&self) -> BTreeSet<IpAddr> {
+        let listens = [&self.listen_outbound, &self.listen_gateway].into_iter().flatten().flatten().map(SocketAddr::ip);
+        let id = self.id.split('~').nth(1).and_then(|ip| ip.parse().ok());
+        let said = [self.bind.clone(), listens.collect(), id.into_iter().collect()];
+        let known = |all: Vec<IpAddr>| all.into_iter().filter(|a| !a.is_unspecified()).collect::<BTreeSet<IpAddr>>();
+        said.into_iter().map(known).find(|all| !all.is_empty()).unwrap_or_default()
     }
     /// Reads id, metadata and user agent of a node.
     ///

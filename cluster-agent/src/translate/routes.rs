@@ -18,11 +18,13 @@ use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::Previou
 use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use meshfed_model::names::{Namespace, ServiceName};
+use prost::Message as _;
 
 use super::facts::ServiceFacts;
 use super::messages::{any, seconds, uint32};
-use super::names::{Domain, OUTBOUND_ROUTES, inbound as inbound_name, inbound_cluster};
+use super::names::{Domain, OUTBOUND_ROUTES, OutboundName, inbound as inbound_name, inbound_cluster};
 use super::resource::{Kind, Resource};
+use super::wire::Writer;
 
 /// The port of an authority that names none.
 const DEFAULT_PORT: u16 = 80;
@@ -33,106 +35,151 @@ const NEVER_REACHED: [&str; 2] = ["upstream_connect", "no_endpoints"];
 /// Misdirected Request (RFC 9110 15.5.20).
 const MISDIRECTED: u32 = 421;
 
-/// The short names of an own-cluster service, as clients of `namespace` may use them.
-fn short_names(service: &ServiceName, namespace: &Namespace) -> Vec<String> {
+/// Numbers of fields of `envoy.config.route.v3.RouteConfiguration`.
+const CONFIGURATION_NAME: u32 = 1;
+const CONFIGURATION_VIRTUAL_HOSTS: u32 = 2;
+
+/// The short names of an own-cluster service, as clients of `namespace` may use them (`None`: of another than its own).
+fn short_names(service: &ServiceName, namespace: Option<&Namespace>) -> Vec<String> {
     let (name, ns) = (service.name(), &service.namespace);
     let mut all = vec![format!("{name}.{ns}"), format!("{name}.{ns}.svc")];
-    if ns == namespace {
+    if namespace == Some(ns) {
         all.push(name.to_owned());
     }
     all
 }
 
-/// Routes of clients in `namespace`: one virtual host per host and port.
-#[must_use]
-pub fn outbound(namespace: &Namespace, services: &BTreeMap<ServiceName, ServiceFacts>) -> Arc<Resource> {
-    let mut taken = BTreeSet::new();
-    let mut virtual_hosts = Vec::new();
-    for (service, facts) in services {
-        for (name, _) in facts.outbound(service) {
-            let host = name.host();
-            let mut hosts = vec![host.clone()];
-            if name.domain == Domain::Cluster {
-                hosts.extend(short_names(service, namespace));
-            }
-            let mut domains = Vec::new();
-            for host in hosts {
-                domains.push(format!("{host}:{}", name.port));
-                if name.port == DEFAULT_PORT {
-                    domains.push(host);
-                }
-            }
-            // A domain may occur once in a configuration.
-            domains.retain(|d| taken.insert(d.clone()));
-            if !domains.is_empty() {
-                virtual_hosts.push(VirtualHost {
-                    name: format!("{host}:{}", name.port),
-                    domains,
-                    routes: vec![to_cluster(name.to_string(), Some(retries()))],
-                    ..VirtualHost::default()
-                });
+/// What one service is in everybody's routes, encoded once: only the clients of its own namespace know it by its bare
+/// name. No two services have a name in common, so the parts of all services together are a configuration.
+#[derive(Debug, Clone, Default)]
+pub struct ServiceRoutes {
+    own: Part,
+    others: Part,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Part {
+    /// `RouteConfiguration` with its virtual hosts and nothing else.
+    outbound: Vec<u8>,
+    /// `VirtualHost` with its host names, without port, and nothing else.
+    hosts: Vec<u8>,
+}
+
+/// The parts of all services. Messages of one type that follow each other are one message (protobuf): what is made of
+/// them is put together, not encoded again.
+pub type AllRoutes = BTreeMap<ServiceName, ServiceRoutes>;
+
+impl ServiceRoutes {
+    /// Encodes the parts of a service.
+    #[must_use]
+    pub fn new(service: &ServiceName, facts: &ServiceFacts) -> Self {
+        let nowhere = None;
+        Self { own: Part::new(service, facts, Some(&service.namespace)), others: Part::new(service, facts, nowhere) }
+    }
+    fn seen_from(&self, namespace: &Namespace, service: &ServiceName) -> &Part {
+        if service.namespace == *namespace { &self.own } else { &self.others }
+    }
+}
+
+impl Part {
+    fn new(service: &ServiceName, facts: &ServiceFacts, namespace: Option<&Namespace>) -> Self {
+        let virtual_hosts = facts.outbound(service).map(|(name, _)| virtual_host(&name, namespace)).collect::<Vec<_>>();
+        let mut domains = Vec::new();
+        for domain in facts.domains() {
+            domains.push(service.host(domain.as_str()));
+            if domain == Domain::Cluster {
+                domains.extend(short_names(service, namespace));
             }
         }
+        Self {
+            outbound: RouteConfiguration { virtual_hosts, ..RouteConfiguration::default() }.encode_to_vec(),
+            hosts: VirtualHost { domains, ..VirtualHost::default() }.encode_to_vec(),
+        }
     }
-    let routes =
-        RouteConfiguration { name: OUTBOUND_ROUTES.to_owned(), virtual_hosts, ..RouteConfiguration::default() };
-    Resource::encode(Kind::Route, OUTBOUND_ROUTES, &routes)
+}
+
+fn virtual_host(name: &OutboundName, namespace: Option<&Namespace>) -> VirtualHost {
+    let host = name.host();
+    let mut hosts = vec![host.clone()];
+    if name.domain == Domain::Cluster {
+        hosts.extend(short_names(&name.service, namespace));
+    }
+    let mut domains = Vec::new();
+    for host in hosts {
+        domains.push(format!("{host}:{}", name.port));
+        if name.port == DEFAULT_PORT {
+            domains.push(host);
+        }
+    }
+    VirtualHost {
+        name: format!("{host}:{}", name.port),
+        domains,
+        routes: vec![to_cluster(name.to_string(), Some(retries()))],
+        ..VirtualHost::default()
+    }
+}
+
+/// Whether a namespace has services of its own: the others all have the same routes.
+#[must_use]
+pub fn has_own(namespace: &Namespace, services: &AllRoutes) -> bool {
+    services.keys().any(|s| s.namespace == *namespace)
+}
+
+/// Routes of clients in `namespace`: one virtual host per host and port.
+#[must_use]
+pub fn outbound(namespace: &Namespace, services: &AllRoutes) -> Arc<Resource> {
+    let named = RouteConfiguration { name: OUTBOUND_ROUTES.to_owned(), ..RouteConfiguration::default() };
+    let mut body = named.encode_to_vec();
+    for (service, routes) in services {
+        body.extend_from_slice(&routes.seen_from(namespace, service).outbound);
+    }
+    Resource::of_bytes(Kind::Route, OUTBOUND_ROUTES, body.into())
+}
+
+/// Names of other services, encoded: what the inbound ports of a workload refuse.
+#[derive(Debug, Clone, Default)]
+pub struct OtherHosts(Vec<u8>);
+
+/// The host names, without port, of all services but those that hold the workload.
+#[must_use]
+pub fn other_hosts(namespace: &Namespace, holding: &BTreeSet<ServiceName>, services: &AllRoutes) -> OtherHosts {
+    let mut all = Vec::new();
+    for (service, routes) in services.iter().filter(|(s, _)| !holding.contains(*s)) {
+        all.extend_from_slice(&routes.seen_from(namespace, service).hosts);
+    }
+    OtherHosts(all)
 }
 
 /// Routes of one inbound port: 421 for the names of other services, everything else goes to the application.
 #[must_use]
-pub fn inbound(port: u16, others: &[String]) -> Arc<Resource> {
-    let mut virtual_hosts = Vec::new();
-    if !others.is_empty() {
+pub fn inbound(port: u16, others: &OtherHosts) -> Arc<Resource> {
+    let name = inbound_name(port);
+    let mut writer = Writer::with_capacity(others.0.len() + 256);
+    writer.text(CONFIGURATION_NAME, &name);
+    if !others.0.is_empty() {
         let refuse = route::Action::DirectResponse(DirectResponseAction {
             status: MISDIRECTED,
             ..DirectResponseAction::default()
         });
-        virtual_hosts.push(VirtualHost {
-            name: "other-services".to_owned(),
-            domains: others.to_vec(),
-            routes: vec![everything(refuse)],
-            ..VirtualHost::default()
-        });
+        let named = VirtualHost { name: "other-services".to_owned(), ..VirtualHost::default() };
+        let routes = VirtualHost { routes: vec![everything(refuse)], ..VirtualHost::default() };
+        let parts = [named.encode_to_vec(), others.0.clone(), routes.encode_to_vec()];
+        writer.bytes(CONFIGURATION_VIRTUAL_HOSTS, &parts.concat());
     }
-    virtual_hosts.push(VirtualHost {
-        name: inbound_name(port),
+    let rest = VirtualHost {
+        name: name.clone(),
         domains: vec!["*".to_owned()],
         routes: vec![to_cluster(inbound_cluster(port), None)],
         ..VirtualHost::default()
-    });
-    let name = inbound_name(port);
-    let routes = RouteConfiguration {
-        name: name.clone(),
-        virtual_hosts,
+    };
+    let rest = RouteConfiguration {
+        virtual_hosts: vec![rest],
         ignore_port_in_host_matching: true,
         ..RouteConfiguration::default()
     };
-    Resource::encode(Kind::Route, &name, &routes)
-}
-
-/// The host names, without port, of all services but those that hold the workload.
-#[must_use]
-pub fn other_hosts(
-    namespace: &Namespace,
-    holding: &BTreeSet<ServiceName>,
-    services: &BTreeMap<ServiceName, ServiceFacts>,
-) -> Vec<String> {
-    let mut names = BTreeSet::new();
-    for (service, facts) in services.iter().filter(|(s, _)| !holding.contains(*s)) {
-        for domain in facts.domains() {
-            names.insert(service.host(domain.as_str()));
-            if domain == Domain::Cluster {
-                names.extend(short_names(service, namespace));
-            }
-        }
-    }
-    for service in holding {
-        for own in short_names(service, namespace) {
-            names.remove(&own);
-        }
-    }
-    names.into_iter().collect()
+    let mut body = writer.into_bytes();
+    body.extend(rest.encode_to_vec());
+    Resource::of_bytes(Kind::Route, &name, body.into())
 }
 
 fn everything(action: route::Action) -> Route {

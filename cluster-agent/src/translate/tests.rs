@@ -103,7 +103,7 @@ fn the_same_input_gives_the_same_bytes() {
     assert!(plain.fields.contains_key("mode") && !plain.fields.contains_key("cluster"));
 }
 
-fn services() -> BTreeMap<ServiceName, ServiceFacts> {
+fn services() -> routes::AllRoutes {
     let name = |ns: &str, n: &str| ServiceName::new(ns, n).unwrap();
     let own = |number| ServiceFacts {
         cluster: BTreeMap::from([(number, facts("http", number, &["west"]))]),
@@ -113,7 +113,8 @@ fn services() -> BTreeMap<ServiceName, ServiceFacts> {
         clusterset: BTreeMap::from([(8080, facts("http", 8080, &["east"]))]),
         ..ServiceFacts::default()
     };
-    BTreeMap::from([(name("shop", "a"), own(80)), (name("other", "c"), own(8080)), (name("shop", "b"), foreign)])
+    let all = [(name("shop", "a"), own(80)), (name("other", "c"), own(8080)), (name("shop", "b"), foreign)];
+    all.into_iter().map(|(name, facts)| (name.clone(), routes::ServiceRoutes::new(&name, &facts))).collect()
 }
 
 /// Mutation seen to fail: short names for every domain; bare names in every namespace.
@@ -137,6 +138,12 @@ fn names_mean_what_the_contract_says() {
         "b.shop.svc.clusterset.local:8080",
     ];
     assert_eq!(domains, want);
+    let elsewhere = routes::outbound(&Namespace::new("elsewhere").unwrap(), &services());
+    let routes = RouteConfiguration::decode(elsewhere.body.clone()).unwrap();
+    let domains = routes.virtual_hosts.iter().flat_map(|h| h.domains.clone());
+    assert!(domains.eq(want.into_iter().filter(|d| !["a:80", "a"].contains(d))));
+    // The parts put together are what the whole message would have been.
+    assert_eq!(made.body, RouteConfiguration::decode(made.body.clone()).unwrap().encode_to_vec());
 }
 
 /// Mutation seen to fail: the services that hold the workload are refused, too.
@@ -145,10 +152,13 @@ fn an_inbound_port_refuses_other_services_names() {
     let shop = Namespace::new("shop").unwrap();
     let holding = BTreeSet::from([ServiceName::new("shop", "a").unwrap()]);
     let others = routes::other_hosts(&shop, &holding, &services());
-    assert_eq!(others, ["b.shop.svc.clusterset.local", "c.other", "c.other.svc", "c.other.svc.cluster.local"]);
-    let routes = RouteConfiguration::decode(routes::inbound(8080, &others).body.clone()).unwrap();
+    let made = routes::inbound(8080, &others);
+    let routes = RouteConfiguration::decode(made.body.clone()).unwrap();
+    assert_eq!(made.body, routes.encode_to_vec(), "the parts put together are what the whole message would have been");
     assert!(routes.ignore_port_in_host_matching);
     let [refused, rest] = routes.virtual_hosts.as_slice() else { panic!("two virtual hosts") };
+    let want = ["c.other.svc.cluster.local", "c.other", "c.other.svc", "b.shop.svc.clusterset.local"];
+    assert_eq!(refused.domains, want);
     assert!(matches!(&refused.routes[0].action, Some(Action::DirectResponse(r)) if r.status == 421));
     assert_eq!(rest.domains, ["*"]);
 }

@@ -73,6 +73,13 @@ pub fn tcp_tls(
     tls::server_config(identity, trust, Arc::new(own), ClientAuth::Required, &[b"h2"])
 }
 
+/// Who speaks.
+struct Caller {
+    peer: Peer,
+    /// Its process, where the kernel tells.
+    process: Option<i32>,
+}
+
 /// Counts a stream while it stands.
 struct Counted(Gauge);
 impl Counted {
@@ -191,16 +198,19 @@ impl XdsServer {
     }
 
     /// Who speaks, by the kernel or by a verified certificate of our own trust domain; nobody else may.
-    fn peer<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let info = PeerInfo::of(request);
         if let Some(cred) = info.uds_cred {
-            return Ok(Peer::Unix { uid: cred.uid });
+            // 0: a process that this namespace does not see.
+            return Ok(Caller { peer: Peer::Unix { uid: cred.uid }, process: cred.pid.filter(|p| *p > 0) });
         }
         let Some(id) = info.id else {
             return Err(Status::unauthenticated("no certificate was presented; an SVID of this cluster is needed"));
         };
         match &id.principal {
-            Principal::Workload { .. } if id.trust_domain == self.trust_domain => Ok(Peer::Svid(id)),
+            Principal::Workload { .. } if id.trust_domain == self.trust_domain => {
+                Ok(Caller { peer: Peer::Svid(id), process: None })
+            }
             Principal::Workload { .. } | Principal::Agent { .. } | Principal::Federator { .. } => {
                 Err(Status::permission_denied(format!("{id} is no workload of {}", self.trust_domain)))
             }
@@ -211,14 +221,14 @@ impl XdsServer {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn serve<M: Messages>(&self, peer: Peer, incoming: Incoming<M::In>, secrets_only: bool) -> Out<M::Out> {
+    fn serve<M: Messages>(&self, caller: Caller, incoming: Incoming<M::In>, secrets_only: bool) -> Out<M::Out> {
         let (out, outgoing) = mpsc::channel(RESPONSES_MAX);
         let this = self.clone();
         // The task owns the stream and ends with it; the client sees its end.
         tasks::spawn("xds-stream", async move {
             let _counted = Counted::new(&this.metrics.streams);
             let id = this.id();
-            let ended = this.pass::<M>(id, peer, incoming, secrets_only, &out).await;
+            let ended = this.pass::<M>(id, caller, incoming, secrets_only, &out).await;
             // An error: the core has ended, and the process with it.
             let _core_gone = this.core.send(Command::Closed { id }).await;
             if let Err(status) = ended {
@@ -231,7 +241,7 @@ impl XdsServer {
     async fn pass<M: Messages>(
         &self,
         id: StreamId,
-        peer: Peer,
+        caller: Caller,
         mut incoming: Incoming<M::In>,
         secrets_only: bool,
         out: &mpsc::Sender<Result<M::Out, Status>>,
@@ -242,6 +252,8 @@ impl XdsServer {
             .await
             .map_err(|_elapsed| Status::deadline_exceeded("no request within 10 s"))??;
         let node = wire::node(first.as_ref().and_then(M::node)).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let Caller { peer, process } = caller;
+        let node = Node { process, ..node };
         let open = Command::Open { id, peer, node: Box::new(node), protocol: M::PROTOCOL, secrets_only, responses };
         self.core.send(open).await.map_err(gone)?;
         loop {
@@ -282,15 +294,15 @@ impl ads_server::AggregatedDiscoveryService for XdsServer {
         &self,
         request: Request<Streaming<pb::DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let peer = self.peer(&request)?;
-        Ok(Response::new(self.serve::<Sotw>(peer, Incoming::Stream(Box::new(request.into_inner())), false)))
+        let caller = self.caller(&request)?;
+        Ok(Response::new(self.serve::<Sotw>(caller, Incoming::Stream(Box::new(request.into_inner())), false)))
     }
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<pb::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let peer = self.peer(&request)?;
-        Ok(Response::new(self.serve::<Delta>(peer, Incoming::Stream(Box::new(request.into_inner())), false)))
+        let caller = self.caller(&request)?;
+        Ok(Response::new(self.serve::<Delta>(caller, Incoming::Stream(Box::new(request.into_inner())), false)))
     }
 }
 
@@ -310,30 +322,30 @@ impl sds_server::SecretDiscoveryService for XdsServer {
         &self,
         request: Request<Streaming<pb::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        let peer = self.peer(&request)?;
-        local_only(&peer)?;
-        Ok(Response::new(self.serve::<Delta>(peer, Incoming::Stream(Box::new(request.into_inner())), true)))
+        let caller = self.caller(&request)?;
+        local_only(&caller.peer)?;
+        Ok(Response::new(self.serve::<Delta>(caller, Incoming::Stream(Box::new(request.into_inner())), true)))
     }
     async fn stream_secrets(
         &self,
         request: Request<Streaming<pb::DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        let peer = self.peer(&request)?;
-        local_only(&peer)?;
-        Ok(Response::new(self.serve::<Sotw>(peer, Incoming::Stream(Box::new(request.into_inner())), true)))
+        let caller = self.caller(&request)?;
+        local_only(&caller.peer)?;
+        Ok(Response::new(self.serve::<Sotw>(caller, Incoming::Stream(Box::new(request.into_inner())), true)))
     }
     async fn fetch_secrets(
         &self,
         request: Request<pb::DiscoveryRequest>,
     ) -> Result<Response<pb::DiscoveryResponse>, Status> {
         use futures::StreamExt as _;
-        let peer = self.peer(&request)?;
-        local_only(&peer)?;
+        let caller = self.caller(&request)?;
+        local_only(&caller.peer)?;
         let mut message = request.into_inner();
         if message.type_url.is_empty() {
             Kind::Secret.type_url().clone_into(&mut message.type_url);
         }
-        let mut answers = self.serve::<Sotw>(peer, Incoming::Once(Box::new(Some(message))), true);
+        let mut answers = self.serve::<Sotw>(caller, Incoming::Once(Box::new(Some(message))), true);
         match tokio::time::timeout(FETCH_DEADLINE, answers.next()).await {
             Ok(Some(answer)) => answer.map(Response::new),
             Ok(None) => Err(Status::unavailable("the agent is ending")),
@@ -366,14 +378,14 @@ impl report_server::Workload for XdsServer {
         &self,
         request: Request<Streaming<report_pb::WorkloadReport>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let peer = self.peer(&request)?;
+        let caller = self.caller(&request)?;
         let incoming = request.into_inner();
         let (out, outgoing) = mpsc::channel(RESPONSES_MAX);
         let this = self.clone();
         // As for ADS streams: ends with the stream.
         tasks::spawn("workload-report", async move {
             let id = this.id();
-            let ended = this.pass_reports(id, peer, incoming, &out).await;
+            let ended = this.pass_reports(id, caller, incoming, &out).await;
             let _core_gone = this.core.send(Command::ReportClosed { id }).await;
             if let Err(status) = ended {
                 let _client_gone = out.try_send(Err(status));
@@ -387,7 +399,7 @@ impl XdsServer {
     async fn pass_reports(
         &self,
         id: StreamId,
-        peer: Peer,
+        caller: Caller,
         mut incoming: Streaming<report_pb::WorkloadReport>,
         out: &mpsc::Sender<Result<report_pb::WorkloadReportAck, Status>>,
     ) -> Result<(), Status> {
@@ -405,9 +417,10 @@ impl XdsServer {
             let Some(report) = message else { return Ok(()) };
             let claim = report.workload.parse().map_err(|e| Status::invalid_argument(format!("workload: {e}")))?;
             let node = Node::of_claim(&report.node_id, Claim::Workload(claim));
+            let node = Node { process: caller.process, ..node };
             let command = Command::Report {
                 id,
-                peer: peer.clone(),
+                peer: caller.peer.clone(),
                 node: Box::new(node),
                 app_ready: report.app_ready,
                 reason: report.reason.chars().take(512).collect(),

@@ -402,12 +402,13 @@ pub(crate) async fn serve_also(case: &Case, socket: &Path) -> (Served, XdsServer
     let (downlink, from_hub) = mpsc::channel(1);
     let (updates, scanned) = mpsc::channel(1);
     let actor = Actor::new(core, UplinkHandle::new(), CoreMetrics::register(&metrics), Guards::default());
-    let inputs = Inputs { commands: received, downlink: from_hub, source: scanned };
+    let (lookups, resolved) = mpsc::channel(1);
+    let inputs = Inputs { commands: received, downlink: from_hub, source: scanned, lookups: resolved };
     tasks::spawn("core", actor.run(inputs, watch.clone()));
     let server = XdsServer::new(commands, domain(case.own()), watch.clone(), XdsMetrics::register(&metrics));
     let listener = bind_unix("--run-dir", socket).unwrap();
     tasks::spawn("xds", serve_unix(listener, server.routes(|r| r), watch, ServeOptions::default()));
-    (Served { trigger, _inputs: (downlink, updates) }, server)
+    (Served { trigger, _inputs: (downlink, updates, lookups) }, server)
 }
 
 fn set_ready(index: &mut Index, name: &str, ready: bool) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use meshfed_model::names::{NetworkName, ServiceName, check_label};
+use meshfed_model::names::{NetworkName, ServiceName, check_label, check_object_name};
 use meshfed_model::service::{ServicePort, ServiceType};
 
 use super::common::{GATEWAY_ADDRESSES, NETWORK, Reader, socket_address};
@@ -52,7 +52,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<ServiceObject> {
         r.bad(node, &field, message, "add what is missing, or take the annotation away");
     }
     let external_ips = ips(r, &["spec", "externalIPs"], "spec.externalIPs");
-    let mut load_balancer_ips = Vec::new();
+    let (mut load_balancer_ips, mut load_balancer_hosts) = (Vec::new(), Vec::new());
     let ingress = r.get(&["status", "loadBalancer", "ingress"]).map(Node::items).unwrap_or_default();
     for (i, item) in ingress.iter().take(ADDRESSES_MAX).enumerate() {
         if let Some(node) = item.get("ip") {
@@ -60,9 +60,11 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<ServiceObject> {
             load_balancer_ips.extend(r.address(node, &format!("status.loadBalancer.ingress[{i}].ip")));
         } else if let (Some(node), Some(_)) = (item.get("hostname"), &gateway_network) {
             let field = format!("status.loadBalancer.ingress[{i}].hostname");
-            let message = "host names of load balancers are not resolved in this version".to_owned();
-            let remedy = Some(format!("name the addresses in the annotation {GATEWAY_ADDRESSES}"));
-            r.find(Code::NoEffectYet, node.place, &field, message, remedy);
+            r.mark("status.loadBalancer.ingress", node);
+            let remedy = "write a DNS name in lower case, as the load balancer has it";
+            load_balancer_hosts.extend(
+                r.parsed(node, &field, remedy, |text| check_object_name("host name", text).map(|()| Arc::from(text))),
+            );
         }
     }
     Some(ServiceObject {
@@ -75,6 +77,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<ServiceObject> {
         gateway_addresses,
         external_ips,
         load_balancer_ips,
+        load_balancer_hosts,
     })
 }
 

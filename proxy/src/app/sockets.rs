@@ -7,7 +7,7 @@ use std::sync::Arc;
 use meshfed_runtime::config::Problems;
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::files;
-use meshfed_runtime::listen::{Addresses, BindError, ListenFlag, bind_flag, bind_tcp};
+use meshfed_runtime::listen::{Addresses, BindError, ListenFlag, Published, bind_flag, bind_tcp, forget};
 use meshfed_runtime::readiness::Guard;
 use tokio::sync::watch;
 
@@ -31,6 +31,7 @@ pub(super) struct ProcessSockets {
     admin: Admin,
     listeners: Listeners,
     own_addresses: Addresses,
+    published: Option<Published>,
     guard: Option<Guard>,
     drain: Watch,
     started: watch::Sender<bool>,
@@ -49,6 +50,10 @@ impl ProcessSockets {
         guard: Guard,
         drain: Watch,
     ) -> Result<Self, Problems> {
+        // Of an earlier run: until something is bound, nobody listens anywhere.
+        if let Some(Err(error)) = config.run_dir.as_deref().map(forget) {
+            tracing::warn!(error = %meshfed_runtime::telemetry::chain(&error), "an old addresses.json cannot be removed");
+        }
         let mut this = Self {
             own: config.own.clone(),
             bind: config.bind.clone(),
@@ -56,6 +61,7 @@ impl ProcessSockets {
             admin,
             listeners,
             own_addresses: Addresses::new(),
+            published: None,
             guard: Some(guard),
             drain,
             started: watch::Sender::new(false),
@@ -112,13 +118,16 @@ impl ProcessSockets {
         sockets
     }
 
-    fn write_addresses(&self) {
+    fn write_addresses(&mut self) {
         let Some(dir) = &self.run_dir else { return };
         let mut addresses = self.own_addresses.clone();
         self.listeners.addresses(&mut addresses);
         let written = files::create_dir(dir, files::MODE_RUN_DIR).and_then(|()| addresses.write(dir));
-        if let Err(error) = written {
-            tracing::error!(error = %meshfed_runtime::telemetry::chain(&error), "addresses.json cannot be written");
+        match written {
+            Ok(published) => self.published = Some(published),
+            Err(error) => {
+                tracing::error!(error = %meshfed_runtime::telemetry::chain(&error), "addresses.json cannot be written");
+            }
         }
     }
 }

@@ -1,0 +1,235 @@
+//! Pure. Assignments: what each class of clients is handed, encoded when it is asked for or has changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use meshfed_model::horizon::{Assignment, Candidates, EndpointCandidate, GatewayCandidate, GroupCandidate, assign};
+use meshfed_model::names::{ServiceName, SubsetName};
+use meshfed_model::offer::EndpointKey;
+
+use crate::index::names_endpoint;
+use crate::translate::{Domain, Kind, Mode, OutboundName, PortFacts, Resource, endpoints};
+
+use super::Core;
+use super::policies::behind_gateway;
+use super::store::{Class, Scope, StreamId};
+
+/// Assignments of one class that are kept before those that nobody wants any more are looked for: twice what one stream
+/// may subscribe to.
+const DEMAND_MAX: usize = 2 * crate::xds::stream::NAMES_PER_STREAM;
+
+/// An assignment that was looked at again; without resource there is no such service port for the class.
+struct Made {
+    class: Arc<Class>,
+    name: Arc<str>,
+    resource: Option<Arc<Resource>>,
+}
+
+impl Core {
+    /// Encodes the assignments of these services again, once per class that asked for them.
+    pub(super) fn refresh_endpoints(&mut self, services: &BTreeSet<ServiceName>) {
+        let mut made = Vec::new();
+        for (class, asked) in &self.demanded {
+            for names in services.iter().filter_map(|service| asked.by_service.get(service)) {
+                self.encode_assignments(class, names.iter(), &mut made);
+            }
+        }
+        self.put_assignments(made);
+    }
+
+    /// Makes sure that an assignment is there, if the service is known.
+    pub(super) fn demand(&mut self, class: &Arc<Class>, name: &Arc<str>) {
+        let Some(outbound) = OutboundName::parse(name) else { return };
+        let demand = self.demanded.entry(Arc::clone(class)).or_default();
+        let names = demand.by_service.entry(outbound.service.clone()).or_default();
+        if names.insert(Arc::clone(name), outbound.clone()).is_none() {
+            demand.names += 1;
+            if demand.names > DEMAND_MAX {
+                self.sweep(class);
+            }
+            let mut made = Vec::new();
+            self.encode_assignments(class, std::iter::once((name, &outbound)), &mut made);
+            self.put_assignments(made);
+        }
+    }
+
+    /// Forgets assignments that nobody of the class is subscribed to any more.
+    fn sweep(&mut self, class: &Arc<Class>) {
+        let scope = Scope::Class(Arc::clone(class));
+        let readers: Vec<StreamId> = self.store.readers(&scope).collect();
+        let Some(demand) = self.demanded.get_mut(class) else { return };
+        let streams = &self.streams;
+        let wanted =
+            |name: &str| readers.iter().filter_map(|id| streams.get(id)).any(|e| e.machine.wants(Kind::Endpoint, name));
+        for names in demand.by_service.values_mut() {
+            names.retain(|name, _| {
+                let keep = wanted(name);
+                if !keep {
+                    self.store.remove(&scope, Kind::Endpoint, name);
+                }
+                keep
+            });
+        }
+        demand.by_service.retain(|_, names| !names.is_empty());
+        demand.names = demand.by_service.values().map(BTreeMap::len).sum();
+    }
+
+    /// Encodes assignments of one service; what is the same under both domains is computed and encoded once.
+    fn encode_assignments<'a>(
+        &self,
+        class: &Arc<Class>,
+        names: impl Iterator<Item = (&'a Arc<str>, &'a OutboundName)>,
+        made: &mut Vec<Made>,
+    ) {
+        let mut computed: Vec<(OutboundName, Option<endpoints::Encoded>)> = Vec::new();
+        for (name, outbound) in names {
+            let of = if self.is_own_alone(outbound) {
+                OutboundName { domain: Domain::Cluster, ..outbound.clone() }
+            } else {
+                outbound.clone()
+            };
+            let at = computed.iter().position(|(known, _)| *known == of).unwrap_or_else(|| {
+                let assignment = self.assignment(class, &of);
+                computed.push((of, assignment.map(|a| endpoints::encode(&outbound.service, &a))));
+                computed.len() - 1
+            });
+            let encoded = computed.get(at).and_then(|(_, encoded)| encoded.as_ref());
+            made.push(Made {
+                class: Arc::clone(class),
+                name: Arc::clone(name),
+                resource: encoded.map(|e| e.named(name)),
+            });
+        }
+    }
+
+    fn put_assignments(&mut self, made: Vec<Made>) {
+        for Made { class, name, resource } in made {
+            let scope = Scope::Class(class);
+            match resource {
+                Some(resource) => self.store.put(&scope, resource),
+                None => self.store.remove(&scope, Kind::Endpoint, &name),
+            }
+        }
+    }
+
+    /// Whether a port under the clusterset host is the own cluster's and nobody else's: then it is what it is under the
+    /// cluster host.
+    fn is_own_alone(&self, outbound: &OutboundName) -> bool {
+        outbound.domain == Domain::Clusterset
+            && self.index.service(&outbound.service).is_some_and(|s| s.export_to.is_some())
+            && self.facts.get(&outbound.service).is_some_and(|f| {
+                let foreign = |port: &PortFacts| port.identities.keys().any(|c| *c != self.settings.cluster);
+                f.cluster.contains_key(&outbound.port) && !f.clusterset.get(&outbound.port).is_none_or(foreign)
+            })
+    }
+
+    /// What a class of clients is handed; `None`: there is no such service port for it.
+    #[must_use]
+    pub fn assignment(&self, class: &Class, outbound: &OutboundName) -> Option<Assignment> {
+        let facts = self.facts.get(&outbound.service)?;
+        let port = facts.ports(outbound.domain).get(&outbound.port)?;
+        // The only subsets of this version are the names of a headless service's endpoints.
+        if !outbound.subset.is_all() && self.index.service(&outbound.service).is_some_and(|s| !s.is_headless()) {
+            return None;
+        }
+        match class.mode {
+            Mode::Gateway => {
+                let mut candidates = Candidates { endpoints: self.own_endpoints(outbound), ..Candidates::default() };
+                candidates.endpoints.retain(|e| e.mtls && e.network == class.client.network);
+                let policy = self.index.policy_for(&outbound.service);
+                Some(assign(&class.client, &behind_gateway(&policy.spec), &candidates))
+            }
+            Mode::Sidecar => {
+                let mut candidates = self.candidates(outbound);
+                let identified = port.identities.iter().filter(|(_, ids)| !ids.is_empty());
+                endpoints::keep_identified(&mut candidates, &identified.map(|(c, _)| c.clone()).collect());
+                let policy = self.index.policy_for(&outbound.service);
+                Some(assign(&class.client, &policy.spec, &candidates))
+            }
+        }
+    }
+
+    fn own_endpoints(&self, outbound: &OutboundName) -> Vec<EndpointCandidate> {
+        let own = self.index.service(&outbound.service);
+        let mut all = own.map(|s| s.candidates(outbound.port, &self.settings.cluster)).unwrap_or_default();
+        if !outbound.subset.is_all() {
+            all.retain(|e| names_endpoint(&outbound.subset, e.address));
+        }
+        all
+    }
+
+    /// Everything that is known of one service port, own and foreign.
+    fn candidates(&self, outbound: &OutboundName) -> Candidates {
+        let own = &self.settings.cluster;
+        let mut all = Candidates::default();
+        let exported = self.index.service(&outbound.service).is_some_and(|s| s.export_to.is_some());
+        if outbound.domain == Domain::Cluster || exported {
+            all.endpoints = self.own_endpoints(outbound);
+        }
+        all.gateways.extend(self.own_gateways());
+        if self.view.is_drained(own) {
+            all.drained.insert(own.clone());
+        }
+        if outbound.domain == Domain::Cluster {
+            return all;
+        }
+        for (cluster, shown) in self.view.service(&outbound.service) {
+            if shown.offer.as_ref().is_none_or(|o| o.ports.iter().all(|p| p.port != outbound.port)) {
+                continue;
+            }
+            if self.view.is_drained(cluster) {
+                all.drained.insert(cluster.clone());
+            }
+            let here = |port: u16, subset: &SubsetName| port == outbound.port && *subset == outbound.subset;
+            // Single endpoints carry no name of their own: it follows from their address.
+            let meant = |key: &EndpointKey| {
+                here(key.port, &key.subset)
+                    || (key.port == outbound.port && names_endpoint(&outbound.subset, key.address))
+            };
+            for (key, endpoint) in shown.endpoints.iter().filter(|(k, e)| meant(k) && !e.draining) {
+                all.endpoints.push(EndpointCandidate {
+                    cluster: cluster.clone(),
+                    network: key.network.clone(),
+                    locality: endpoint.locality.clone(),
+                    address: key.address,
+                    port: key.target_port,
+                    weight: endpoint.weight,
+                    ready: endpoint.ready,
+                    mtls: true,
+                });
+            }
+            for (key, group) in shown.groups.iter().filter(|(k, _)| here(k.port, &k.subset)) {
+                all.groups.push(GroupCandidate {
+                    cluster: cluster.clone(),
+                    network: key.network.clone(),
+                    locality: key.locality.clone(),
+                    ready: group.ready,
+                    total: group.total,
+                    weight: group.weight,
+                });
+            }
+            all.gateways.extend(self.view.gateways(cluster).filter(|(_, g)| g.ready).map(|(key, gateway)| {
+                GatewayCandidate {
+                    cluster: cluster.clone(),
+                    network: key.network.clone(),
+                    address: key.address,
+                    port: key.port,
+                    locality: gateway.locality.clone(),
+                }
+            }));
+        }
+        all
+    }
+
+    fn own_gateways(&self) -> impl Iterator<Item = GatewayCandidate> {
+        self.index.gateways().flat_map(|gateway| {
+            gateway.addresses.iter().filter(|a| a.ready).map(|a| GatewayCandidate {
+                cluster: self.settings.cluster.clone(),
+                network: gateway.network.clone(),
+                address: a.address.ip(),
+                port: a.address.port(),
+                locality: a.locality.clone(),
+            })
+        })
+    }
+}
