@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::bounds::Bounds;
 use crate::error::{Code, ObjectError};
+use crate::intern::Interner;
 use crate::object::{Object, ObjectKey};
 use crate::read::{Declared, read_file};
 
@@ -73,6 +74,7 @@ pub struct LastGood {
     declared_in: BTreeMap<ObjectKey, BTreeSet<Arc<str>>>,
     contested: BTreeSet<ObjectKey>,
     walk_errors: Vec<ObjectError>,
+    interner: Interner,
 }
 
 impl LastGood {
@@ -88,6 +90,7 @@ impl LastGood {
             declared_in: BTreeMap::new(),
             contested: BTreeSet::new(),
             walk_errors: Vec::new(),
+            interner: Interner::default(),
         }
     }
 
@@ -95,7 +98,8 @@ impl LastGood {
     /// replaces or removes it. Objects that the token no longer allows are left out.
     pub fn restore(&mut self, path: &Arc<str>, objects: Vec<Object>) {
         let state = self.files.entry(Arc::clone(path)).or_default();
-        for object in objects {
+        for mut object in objects {
+            self.interner.object(&mut object);
             if self.bounds.as_ref().is_some_and(|b| !b.check(&object).is_empty()) {
                 continue;
             }
@@ -204,6 +208,12 @@ impl LastGood {
             FileChange::Content { path, bytes } => match read_file(&path, &bytes, self.scope, self.bounds.as_ref()) {
                 Err(error) => self.keep(path, *error),
                 Ok(mut found) => {
+                    for object in found.declared.values_mut().filter_map(|d| d.object.as_mut()) {
+                        // Just read: nobody else has it yet.
+                        if let Some(object) = Arc::get_mut(object) {
+                            self.interner.object(object);
+                        }
+                    }
                     let before = self.files.remove(&path).unwrap_or_default();
                     if found.nameless {
                         // One of the nameless may be any of those that are not named now.

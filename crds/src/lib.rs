@@ -11,6 +11,7 @@
 pub mod bounds;
 pub mod directory;
 pub mod error;
+mod intern;
 pub mod kinds;
 pub mod last_good;
 pub mod object;

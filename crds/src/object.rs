@@ -183,6 +183,13 @@ impl Labels {
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
         self.0.iter().map(|(k, v)| (k, v))
     }
+    /// Every text, to be replaced by an equal one.
+    pub(crate) fn each(&mut self, mut of: impl FnMut(&mut Arc<str>)) {
+        for (key, value) in &mut self.0 {
+            of(key);
+            of(value);
+        }
+    }
     /// Whether there is none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -212,6 +219,12 @@ impl WorkloadPorts {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<u16> {
         self.0.iter().find(|(n, _)| n.as_ref() == name).map(|(_, p)| *p)
+    }
+    /// Every name, to be replaced by an equal one.
+    pub(crate) fn each(&mut self, mut of: impl FnMut(&mut Arc<str>)) {
+        for (name, _) in &mut self.0 {
+            of(name);
+        }
     }
     /// All, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u16)> {

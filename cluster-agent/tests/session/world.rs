@@ -4,39 +4,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
 
 use meshfed_api::proto::federation as wire;
-use meshfed_api::proto::federation::enrollment_server::{Enrollment, EnrollmentServer};
-use meshfed_ca::keys::SigningKey;
-use meshfed_ca::{anchor, csr, keys, lineage, pem, root, svid};
+use meshfed_api::proto::federation::enrollment_server::EnrollmentServer;
 use meshfed_cluster_agent::downlink::session::{Link, LinkConfig};
 use meshfed_cluster_agent::downlink::{CoreCommand, EndpointsAnswer, renew};
 use meshfed_cluster_agent::enroll::AgentFile;
 use meshfed_cluster_agent::uplink::{Resources, UplinkHandle};
 use meshfed_cluster_agent::view::View;
-use meshfed_federator::fleet::{
-    self, Bundles, ClaimError, Claims, EndpointsError, EndpointsQuery, FleetRead, Inputs, Members, Revisions,
-};
+use meshfed_federator::fleet::{FleetRead, Inputs, Revisions};
 use meshfed_federator::session::Hub;
-use meshfed_model::bundle::Bundle;
 use meshfed_model::export::ExportTo;
-use meshfed_model::identity::{Principal, SpiffeId, TrustDomain};
+use meshfed_model::identity::{Principal, SpiffeId};
 use meshfed_model::locality::Locality;
-use meshfed_model::member::Member;
 use meshfed_model::names::{ClusterName, Namespace, NetworkName, ServiceName, SubsetName};
-use meshfed_model::network::Network;
 use meshfed_model::offer::{GroupKey, GroupOffer, OfferKey, OfferValue, ServiceOffer};
 use meshfed_model::policy::FleetPolicies;
 use meshfed_model::service::{ServicePort, ServiceType};
 use meshfed_runtime::metrics::Metrics;
 use meshfed_runtime::tls::{ClientAuth, Identity, IdentityStore, TrustStore, server_config};
-use meshfed_runtime::{clock, drain, grpc, tasks};
+use meshfed_runtime::{drain, grpc, tasks};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
-use tonic::{Request, Response, Status};
 
-use super::fleet::*;
+use super::authorities::*;
 
 /// A hub on a socket.
 pub(super) struct Server {

@@ -10,6 +10,7 @@ use meshfed_cluster_agent::core::run::{Actor, COMMANDS_MAX, CoreMetrics, Guards,
 use meshfed_cluster_agent::core::{Core, CoreSettings};
 use meshfed_cluster_agent::identity::Authority;
 use meshfed_cluster_agent::index::{Index, IndexSettings, WorkloadKey, WorkloadState};
+use meshfed_cluster_agent::lookup::Lookup;
 use meshfed_cluster_agent::source::SourceUpdate;
 use meshfed_cluster_agent::uplink::UplinkHandle;
 use meshfed_cluster_agent::view::{View, ViewChange};
@@ -337,7 +338,8 @@ fn network(name: &str) -> Network {
 /// A served case.
 pub(crate) struct Served {
     trigger: drain::Trigger,
-    _inputs: (mpsc::Sender<meshfed_cluster_agent::downlink::CoreCommand>, mpsc::Sender<SourceUpdate>),
+    _inputs:
+        (mpsc::Sender<meshfed_cluster_agent::downlink::CoreCommand>, mpsc::Sender<SourceUpdate>, mpsc::Sender<Lookup>),
 }
 
 impl Served {
