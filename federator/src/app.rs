@@ -23,6 +23,7 @@ use crate::config::{Config, FederatorArgs};
 use crate::fleet::{FleetRead, Inputs};
 use crate::http::{self, Api, Standing};
 use crate::members::claims::StoredClaims;
+use crate::members::leaves::StoredLeaves;
 use crate::members::{Enroll, Registry, RegistryError};
 use crate::session::Hub;
 use crate::source::{self, Faults, FleetSource};
@@ -249,6 +250,7 @@ impl Federator {
             bundles: registry.bundles(),
             policies: policies.subscribe(),
             claims: Arc::new(claims),
+            issued: Arc::new(StoredLeaves::new(registry.store().clone())),
             revisions: Arc::clone(registry.revisions()),
             metrics: Arc::clone(&metrics),
             drain: watch.clone(),

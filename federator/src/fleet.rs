@@ -141,6 +141,21 @@ pub trait Claims: Send + Sync + 'static {
     ) -> Result<BTreeMap<ServiceName, u64>, ClaimError>;
 }
 
+/// It could not be found out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the certificates that were given out cannot be read: {reason}")]
+pub struct IssuedError {
+    /// What the store said.
+    pub reason: String,
+}
+
+/// Certificates that were given out to agents.
+#[tonic::async_trait]
+pub trait Issued: Send + Sync + 'static {
+    /// Whether the certificate with that SHA-256 was given out under that binding of the cluster (JT10).
+    async fn is_of(&self, leaf_sha256: [u8; 32], cluster: &ClusterName, binding: u64) -> Result<bool, IssuedError>;
+}
+
 /// What the session rooms are given.
 #[derive(Clone)]
 pub struct Inputs {
@@ -158,6 +173,8 @@ pub struct Inputs {
     pub policies: watch::Receiver<Arc<FleetPolicies>>,
     /// First-seen claims.
     pub claims: Arc<dyn Claims>,
+    /// Which certificates are of which binding.
+    pub issued: Arc<dyn Issued>,
     /// To be bumped with every change of session or catalog that the HTTP API can show.
     pub revisions: Arc<Revisions>,
     /// Where metrics are registered.

@@ -7,7 +7,9 @@ mod enroll;
 mod error;
 mod member;
 mod offer;
+mod part;
 mod policy;
+mod refusal;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -17,8 +19,10 @@ pub use enroll::{PLANNED_MAX, Placement, PlannedOffer, planned_offers};
 pub use error::InvalidMessage;
 pub use member::{ANCHORS_MAX, CERTIFICATE_MAX, MEMBERS_MAX};
 pub use offer::{COUNT_MAX, IDENTITIES_MAX, PORTS_MAX, SELECTORS_MAX, WEIGHT_MAX};
+pub use part::{OBJECT_MAX, Part, UNNAMED_MAX, resource_bytes};
 pub use policy::{ITEMS_MAX, POLICIES_MAX, TIERS_MAX};
+pub use refusal::{Class, Refusal, Subject};
 pub use session::{
-    Ack, HeldOrigin, Hello, Interest, NAMESPACES_MAX, REFUSALS_MAX, Refusal, bundle_serial, bundle_serial_message,
+    Ack, HeldOrigin, Hello, Interest, NAMESPACES_MAX, REFUSALS_MAX, bundle_serial, bundle_serial_message,
     origin_version, origin_version_message, shared_networks, shared_networks_message,
 };

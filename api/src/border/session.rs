@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meshfed_model::identity::TrustDomain;
 use meshfed_model::names::{ClusterName, Namespace, NetworkName};
-use meshfed_model::offer::OfferKey;
 use meshfed_model::version::Version;
 
 use super::common::{PLACES_MAX, TEXT_MAX, at_most, parsed, required, text};
 use super::error::{InvalidMessage, Within};
 use super::member::MEMBERS_MAX;
+use super::refusal::Refusal;
 use crate::proto::federation as pb;
 
 /// Namespaces that one cluster announces.
@@ -153,17 +153,6 @@ pub fn bundle_serial_message(trust_domain: &TrustDomain, serial: u64) -> pb::Bun
     pb::BundleSerial { trust_domain: trust_domain.to_string(), serial }
 }
 
-/// A resource that was refused while the rest was taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// Which one.
-    pub key: OfferKey,
-    /// A stable code, say `AddressNotAllowed`.
-    pub code: String,
-    /// What is wrong and how to fix it.
-    pub message: String,
-}
-
 /// "I stand at this version of that origin."
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ack {
@@ -179,13 +168,7 @@ impl TryFrom<pb::Ack> for Ack {
     type Error = InvalidMessage;
     fn try_from(a: pb::Ack) -> Result<Self, InvalidMessage> {
         at_most(a.refused.len(), REFUSALS_MAX, "refused")?;
-        let refused = a.refused.into_iter().map(|r| {
-            Ok(Refusal {
-                key: OfferKey::try_from(required(r.key, "key")?).within("key")?,
-                code: text(r.code, TEXT_MAX, "code")?,
-                message: text(r.message, TEXT_MAX, "message")?,
-            })
-        });
+        let refused = a.refused.into_iter().map(Refusal::try_from);
         Ok(Self {
             origin: parsed(&a.origin, "origin")?,
             version: required(a.version, "version")?.into(),
@@ -195,12 +178,10 @@ impl TryFrom<pb::Ack> for Ack {
 }
 impl From<&Ack> for pb::Ack {
     fn from(a: &Ack) -> Self {
-        let refusal =
-            |r: &Refusal| pb::Refusal { key: Some((&r.key).into()), code: r.code.clone(), message: r.message.clone() };
         Self {
             origin: a.origin.to_string(),
             version: Some(a.version.into()),
-            refused: a.refused.iter().take(REFUSALS_MAX).map(refusal).collect(),
+            refused: a.refused.iter().take(REFUSALS_MAX).map(Into::into).collect(),
         }
     }
 }

@@ -1,13 +1,17 @@
 //! Pure. Changes of one origin as values, and how they are cut into messages.
 
+use meshfed_model::export::ExportTo;
+use meshfed_model::identity::{Principal, SpiffeId};
+use meshfed_model::locality::Locality;
 use meshfed_model::offer::{OfferKey, OfferValue, Tombstone};
+use meshfed_model::service::ServicePort;
 use meshfed_model::version::Version;
 
 /// The most upserts and removals in one part: 256 resources of some 200 bytes are 50 KiB, which one slow stream can
 /// hold without starving the heartbeats behind it.
 pub const PART_RESOURCES_MAX: usize = 256;
-/// The encoded size from which a part is cut, in bytes; with one more resource it stays far below the 4 MiB at which
-/// gRPC refuses a message.
+/// The encoded size at which a part is cut, in bytes: far below the 4 MiB at which gRPC refuses a message. A resource
+/// that is larger than this alone goes alone; the ledger of an agent lets none come so far.
 pub const PART_BYTES: usize = 1 << 20;
 
 /// A resource as it is now.
@@ -69,11 +73,11 @@ impl Delta {
             count += 1;
         };
         for removal in removals {
-            room(key_size(&removal.key) + REMOVAL_SIZE, &mut part);
+            room(key_size(&removal.key) + audience_size(&removal.audience), &mut part);
             part.removals.push(removal);
         }
         for upsert in upserts {
-            room(key_size(&upsert.key) + value_size(&upsert.value), &mut part);
+            room(size_limit(&upsert.key, &upsert.value), &mut part);
             part.upserts.push(upsert);
         }
         part.more = more;
@@ -82,17 +86,24 @@ impl Delta {
     }
 }
 
-/// Tags, lengths, revision and a small audience of a removal, in bytes: an estimate.
-const REMOVAL_SIZE: usize = 64;
-/// Tags, lengths and numbers of a resource, in bytes: an estimate that is rather too high.
-const OVERHEAD: usize = 48;
+/// Tags, lengths, kinds and numbers of a message with its sub-messages, in bytes: never too low.
+const OVERHEAD: usize = 96;
+/// Tag and length of a short field, in bytes.
+const FIELD: usize = 12;
+
+/// The most bytes that a resource takes in its message: cheap to know, and never too low.
+#[must_use]
+pub fn size_limit(key: &OfferKey, value: &OfferValue) -> usize {
+    key_size(key) + value_size(value)
+}
 
 fn key_size(key: &OfferKey) -> usize {
     let service = key.service().map_or(0, |s| s.namespace.as_str().len() + s.name().len());
     let rest = match key {
         OfferKey::Service(_) => 0,
         OfferKey::Group(g) => {
-            g.network.as_str().len() + g.subset.as_str().len() + g.locality.region.len() + g.locality.zone.len()
+            let place = g.locality.region.len() + g.locality.zone.len() + g.locality.subzone.len();
+            g.network.as_str().len() + g.subset.as_str().len() + place
         }
         OfferKey::Endpoint(e) => e.network.as_str().len() + e.subset.as_str().len() + 16,
         OfferKey::Gateway(g) => g.network.as_str().len() + 16,
@@ -100,20 +111,49 @@ fn key_size(key: &OfferKey) -> usize {
     OVERHEAD + service + rest
 }
 
-fn value_size(value: &OfferValue) -> usize {
-    match value {
-        OfferValue::Service(s) => {
-            let identities: usize = s.identities.iter().map(|i| i.trust_domain.as_str().len() + OVERHEAD * 2).sum();
-            OVERHEAD + identities + s.ports.iter().map(|p| p.name.len() + OVERHEAD).sum::<usize>()
-        }
-        OfferValue::Group(_) => OVERHEAD,
-        OfferValue::Endpoint(e) => OVERHEAD * 3 + e.workload.len() + e.identity.trust_domain.as_str().len(),
-        OfferValue::Gateway(_) => OVERHEAD,
+fn audience_size(audience: &ExportTo) -> usize {
+    match audience {
+        ExportTo::Everyone => FIELD,
+        ExportTo::Selected(selectors) => selectors
+            .iter()
+            .map(|s| {
+                let names: usize = s.clusters.iter().map(|c| c.len() + FIELD).sum();
+                let labels: usize = s.labels.iter().map(|(k, v)| k.len() + v.len() + 3 * FIELD).sum();
+                names + labels + FIELD
+            })
+            .sum(),
     }
 }
 
+fn identity_size(id: &SpiffeId) -> usize {
+    let path = match &id.principal {
+        Principal::Workload { namespace, service_account } => namespace.as_str().len() + service_account.len(),
+        Principal::Agent { cluster, .. } => cluster.as_str().len() + FIELD,
+        Principal::Federator { .. } => FIELD,
+    };
+    // `spiffe://`, `/cluster/`, `/agent/` and the like.
+    id.trust_domain.as_str().len() + path + 3 * FIELD
+}
+
+fn value_size(value: &OfferValue) -> usize {
+    let place = |l: &Locality| l.region.len() + l.zone.len() + l.subzone.len() + FIELD;
+    let rest = match value {
+        OfferValue::Service(s) => {
+            let identities: usize = s.identities.iter().map(|i| identity_size(i) + FIELD).sum();
+            let name =
+                |p: &ServicePort| p.name.len() + p.protocol.len() + p.app_protocol.as_ref().map_or(0, String::len);
+            let ports: usize = s.ports.iter().map(|p| name(p) + 4 * FIELD).sum();
+            identities + ports + audience_size(&s.export_to)
+        }
+        OfferValue::Group(_) => 0,
+        OfferValue::Endpoint(e) => place(&e.locality) + e.workload.len() + identity_size(&e.identity),
+        OfferValue::Gateway(g) => place(&g.locality),
+    };
+    OVERHEAD + rest
+}
+
 /// Whether key and value are of one kind.
-pub(super) const fn same_kind(key: &OfferKey, value: &OfferValue) -> bool {
+pub const fn same_kind(key: &OfferKey, value: &OfferValue) -> bool {
     match (key, value) {
         (OfferKey::Service(_), OfferValue::Service(_))
         | (OfferKey::Group(_), OfferValue::Group(_))

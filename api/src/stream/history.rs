@@ -86,6 +86,11 @@ impl History {
     pub fn get(&self, key: &OfferKey) -> Option<&OfferValue> {
         self.resources.get(key).map(|e| &e.value)
     }
+    /// The revision of the last change of a resource.
+    #[must_use]
+    pub fn revision(&self, key: &OfferKey) -> Option<u64> {
+        self.resources.get(key).map(|e| e.revision)
+    }
     /// All resources, in order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&OfferKey, &OfferValue)> {
         self.resources.iter().map(|(k, e)| (k.as_ref(), &e.value))

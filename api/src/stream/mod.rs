@@ -16,7 +16,7 @@ mod receive;
 mod tests;
 
 pub use audience::{Audience, Importer, Scope};
-pub use delta::{Delta, PART_BYTES, PART_RESOURCES_MAX, Upsert};
+pub use delta::{Delta, PART_BYTES, PART_RESOURCES_MAX, Upsert, same_kind, size_limit};
 pub use error::StreamError;
 pub use history::{History, RESOURCES_MAX, TOMBSTONES_MAX};
 pub use receive::Applied;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use meshfed_api::border::{HeldOrigin, Hello, Interest, bundle_serial_message};
+use meshfed_api::border::{HeldOrigin, Hello, Interest, Refusal, bundle_serial_message};
 use meshfed_api::proto::federation as wire;
 use meshfed_api::proto::federation::federation_client::FederationClient;
 use meshfed_api::stream::Delta;
@@ -307,7 +307,9 @@ impl Link {
             && let Some(report) = &self.report
         {
             let offer = self.ledger.is_complete().then(|| self.ledger.version().into());
-            return say(Say::Status(wire::StatusReport { offer, ..report.clone() }));
+            let mut report = wire::StatusReport { offer, ..report.clone() };
+            report.source_errors.extend(self.ledger.oversized().map(too_large));
+            return say(Say::Status(report));
         }
         if let Some((_, ack)) = self.pending.acks.pop_first() {
             return say(Say::Ack((&ack).into()));
@@ -369,4 +371,17 @@ impl Renewing {
 
 fn refused(status: &tonic::Status) -> String {
     format!("the federator ended the stream: {:?}: {}", status.code(), status.message())
+}
+
+/// A resource that is not sent, among the source's errors.
+fn too_large(refusal: &Refusal) -> wire::SourceError {
+    let service = refusal.subject.key().and_then(|key| key.service());
+    wire::SourceError {
+        code: refusal.code.clone(),
+        kind: "Service".to_owned(),
+        namespace: service.map(|s| s.namespace.to_string()).unwrap_or_default(),
+        name: service.map(|s| s.name().to_owned()).unwrap_or_default(),
+        message: format!("{}: {}: {}", refusal.class.as_str(), refusal.subject, refusal.message),
+        ..wire::SourceError::default()
+    }
 }

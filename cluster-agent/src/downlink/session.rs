@@ -12,6 +12,7 @@ use meshfed_api::proto::federation as wire;
 use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::{Principal, SpiffeId, TrustDomain};
 use meshfed_model::names::{ClusterName, Namespace};
+use meshfed_model::offer::OfferKey;
 use meshfed_model::version::Version;
 use meshfed_runtime::backoff::{BASE, Backoff};
 use meshfed_runtime::drain::Watch;
@@ -166,6 +167,8 @@ pub struct Link {
     pub(super) policy_revision: u64,
     pub(super) report: Option<wire::StatusReport>,
     pub(super) pending: Pending,
+    /// What is too large to be sent, as far as it was said.
+    oversized: BTreeSet<OfferKey>,
 }
 
 impl Link {
@@ -202,6 +205,7 @@ impl Link {
             policy_revision: loaded.policies.revision,
             report: None,
             pending: Pending::default(),
+            oversized: BTreeSet::new(),
         };
         Ok((link, opened))
     }
@@ -277,8 +281,12 @@ impl Link {
     /// Takes what the core actor left: numbers and journals the offer, keeps the rest for the hub.
     pub(super) fn absorb(&mut self) -> Result<(), LinkError> {
         let mut outgoing = self.uplink.take();
+        let offered = !outgoing.services.is_empty();
         let changes = self.ledger.take(&mut outgoing);
         self.keep(&changes);
+        if offered {
+            self.tell_oversized();
+        }
         if let Some(namespaces) = outgoing.interest
             && namespaces != self.interest
         {
@@ -298,6 +306,24 @@ impl Link {
             self.resync(&stands)?;
         }
         Ok(())
+    }
+
+    /// Says what is too large to be sent, once for each; the hub shows it with the source's errors.
+    fn tell_oversized(&mut self) {
+        let now: BTreeSet<OfferKey> =
+            self.ledger.oversized().filter_map(|refusal| refusal.subject.key().cloned()).collect();
+        if now == self.oversized {
+            return;
+        }
+        for refusal in self.ledger.oversized() {
+            if refusal.subject.key().is_none_or(|key| !self.oversized.contains(key)) {
+                self.metrics.refuse("offer", &refusal.code);
+                let (resource, code, reason) = (&refusal.subject, &refusal.code, &refusal.message);
+                tracing::warn!(%resource, code, reason, "a resource is too large to be offered; the last good one stays");
+            }
+        }
+        self.oversized = now;
+        self.pending.report = self.report.is_some();
     }
 
     /// Journals changes before they may be sent. When the disk does not take them, nothing is sent until it does; what

@@ -175,8 +175,9 @@ impl Link {
         let ack = Ack::try_from(message).map_err(|e| e.to_string())?;
         for refusal in &ack.refused {
             self.metrics.refuse("offer", &refusal.code);
+            let (resource, class) = (&refusal.subject, refusal.class.as_str());
             let (code, reason) = (&refusal.code, &refusal.message);
-            tracing::warn!(key = ?refusal.key, code, reason, "the federator refused a resource of our offer");
+            tracing::warn!(%resource, class, code, reason, "the federator refused a resource of our offer");
         }
         Ok(())
     }

@@ -133,3 +133,44 @@ fn a_new_epoch_holds_the_same_offer() {
 fn the_checksum_is_crc32() {
     assert_eq!(checksum(b"123456789"), 0xcbf4_3926);
 }
+
+/// SY7 at the sender: what an earlier life offered goes when the source has been seen whole, not before.
+/// Mutation seen to fail: `keep_held` left out of `take`.
+#[test]
+fn nothing_is_taken_away_before_the_source_has_been_seen_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, mut ledger) = open(dir.path(), "boot");
+    offer(&mut journal, &mut ledger, outgoing(&[(1, 80), (2, 80)], true));
+    drop((journal, ledger));
+    let (mut journal, mut ledger) = open(dir.path(), "boot");
+    let gone = Outgoing { services: [(name(1), Resources::new())].into(), ..Outgoing::default() };
+    offer(&mut journal, &mut ledger, gone);
+    assert_eq!(ledger.len(), 2, "half a source says nothing of what is gone");
+    offer(&mut journal, &mut ledger, outgoing(&[(2, 80)], true));
+    assert_eq!(ledger.len(), 1);
+    let gone = Outgoing { services: [(name(2), Resources::new())].into(), ..Outgoing::default() };
+    offer(&mut journal, &mut ledger, gone);
+    assert_eq!(ledger.len(), 0, "after that at once");
+}
+
+/// SY2 at the sender. Mutations seen to fail: the last good one not put back in `fit`; `oversized.retain` left out.
+#[test]
+fn what_is_too_large_is_not_sent_and_its_last_good_version_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, mut ledger) = open(dir.path(), "boot");
+    let stood = offer(&mut journal, &mut ledger, outgoing(&[(1, 80), (2, 80)], true));
+    let mut large = service(1, 81);
+    for value in large.values_mut() {
+        let OfferValue::Service(s) = value else { continue };
+        s.identities = (0..2_000).map(|n| format!("spiffe://east.f/ns/shop/sa/account-{n}").parse().unwrap()).collect();
+    }
+    let both = Outgoing { services: [(name(1), large), (name(3), service(3, 80))].into(), ..Outgoing::default() };
+    offer(&mut journal, &mut ledger, both);
+    let parts = ledger.since(stood);
+    let sent: Vec<_> = parts.iter().flat_map(|p| &p.upserts).map(|u| u.key.clone()).collect();
+    assert_eq!((sent, ledger.len()), (vec![OfferKey::Service(name(3))], 3));
+    let named: Vec<String> = ledger.oversized().map(|r| format!("{} {}", r.code, r.subject)).collect();
+    assert_eq!(named, ["ResourceTooLarge Service shop/s1"]);
+    offer(&mut journal, &mut ledger, outgoing(&[(1, 82)], false));
+    assert_eq!(ledger.oversized().count(), 0);
+}

@@ -10,6 +10,7 @@ use meshfed_model::offer::{GatewayKey, GatewayOffer, OfferKey, OfferValue};
 use meshfed_model::version::Version;
 use meshfed_model::view::VersionVector;
 
+use meshfed_api::border::Class;
 pub use meshfed_api::border::Refusal;
 
 use super::origin::{Origin, OriginService, Touched};
@@ -215,7 +216,7 @@ impl View {
             Ok(()) => held.put(key, value, touched),
             // The last good value of the key stays.
             Err((code, message)) => {
-                let refusal = Refusal { key: key.clone(), code, message };
+                let refusal = Refusal::of(key.clone(), Class::PermissionDenied, &code, message);
                 held.refused.insert(key, (value, refusal));
             }
         }

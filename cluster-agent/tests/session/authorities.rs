@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -11,9 +12,9 @@ use meshfed_api::proto::federation::enrollment_server::Enrollment;
 use meshfed_ca::keys::SigningKey;
 use meshfed_ca::{anchor, csr, keys, lineage, pem, root, svid};
 use meshfed_cluster_agent::enroll::AgentFile;
-use meshfed_federator::fleet::{self, Bundles, ClaimError, Claims, Members};
+use meshfed_federator::fleet::{self, Bundles, ClaimError, Claims, Issued, IssuedError, Members};
 use meshfed_model::bundle::Bundle;
-use meshfed_model::identity::{SpiffeId, TrustDomain};
+use meshfed_model::identity::{Principal, SpiffeId, TrustDomain};
 use meshfed_model::member::Member;
 use meshfed_model::names::{ClusterName, NetworkName, ServiceName};
 use meshfed_model::network::Network;
@@ -45,6 +46,10 @@ pub(super) struct Fleet {
     pub(super) root: Vec<u8>,
     pub(super) own: Authority,
     pub(super) clusters: BTreeMap<ClusterName, Authority>,
+    /// The binding of east, which another agent may take; that of west is always 1.
+    pub(super) east: AtomicU64,
+    /// By SHA-256, under which binding a certificate was given out.
+    issued: Mutex<BTreeMap<[u8; 32], (SpiffeId, u64)>>,
 }
 
 pub(super) fn authority(domain: &TrustDomain, root_key: &SigningKey, root: &[u8], now: SystemTime) -> Authority {
@@ -67,7 +72,14 @@ impl Fleet {
             let authority = authority(&domain.of_cluster(&name).unwrap(), &root_key, &root, now);
             (name, authority)
         });
-        Self { root: root.clone(), own, clusters: clusters.collect(), domain }
+        Self {
+            root: root.clone(),
+            own,
+            clusters: clusters.collect(),
+            domain,
+            east: AtomicU64::new(1),
+            issued: Mutex::default(),
+        }
     }
 
     /// A certificate of the fleet's own domain, with its key.
@@ -78,7 +90,17 @@ impl Fleet {
         let key = SigningKey::generate().unwrap();
         let ttl = Duration::from_secs(3600);
         let leaf = svid::issue(&self.own.key, &self.own.anchor, id, key.public_key_der(), ttl, now).unwrap();
+        self.record(id, &leaf);
         (key, leaf)
+    }
+    pub(super) fn binding(&self, cluster: &str) -> u64 {
+        if cluster == "east" { self.east.load(Ordering::SeqCst) } else { 1 }
+    }
+    fn record(&self, id: &SpiffeId, leaf: &[u8]) {
+        if let Principal::Agent { cluster, .. } = &id.principal {
+            let entry = (id.clone(), self.binding(cluster.as_str()));
+            self.issued.lock().unwrap().insert(keys::sha256(leaf), entry);
+        }
     }
 
     pub(super) fn bundles(&self) -> Bundles {
@@ -109,7 +131,7 @@ impl Fleet {
             zones: BTreeSet::new(),
             state: fleet::MemberState::Active,
             joined_at: clock::timestamp(),
-            binding: 1,
+            binding: self.binding(name.as_str()),
         };
         Members { revision: 1, members: self.clusters.keys().map(|n| (n.clone(), member(n))).collect() }
     }
@@ -175,6 +197,19 @@ impl Claims for MemoryClaims {
     }
 }
 
+/// What the store of a hub knows of certificates.
+pub(super) struct Leaves(pub(super) Arc<Fleet>);
+
+#[tonic::async_trait]
+impl Issued for Leaves {
+    async fn is_of(&self, leaf: [u8; 32], cluster: &ClusterName, binding: u64) -> Result<bool, IssuedError> {
+        let issued = self.0.issued.lock().unwrap();
+        Ok(issued.get(&leaf).is_some_and(|(id, of)| {
+            matches!(&id.principal, Principal::Agent { cluster: named, .. } if named == cluster) && *of == binding
+        }))
+    }
+}
+
 /// The half of enrollment that renewals need.
 pub(super) struct Desk(pub(super) Arc<Fleet>);
 
@@ -211,6 +246,7 @@ impl Enrollment for Desk {
         let own = &self.0.own;
         let ttl = Duration::from_secs(3600);
         let leaf = svid::issue(&own.key, &own.anchor, &id, key.spki_der(), ttl, clock::wall()).unwrap();
+        self.0.record(&id, &leaf);
         Ok(Response::new(wire::RenewResponse { agent_certificate: leaf, federators: vec![] }))
     }
 }

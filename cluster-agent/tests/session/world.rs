@@ -36,7 +36,7 @@ pub(super) struct Server {
     pub(super) trigger: drain::Trigger,
     pub(super) address: SocketAddr,
     pub(super) tasks: Vec<tokio::task::JoinHandle<()>>,
-    pub(super) _inputs: InputSenders,
+    pub(super) inputs: InputSenders,
 }
 
 impl Server {
@@ -64,6 +64,7 @@ impl Server {
             bundles: bundles_seen,
             policies: policies_seen,
             claims: Arc::<MemoryClaims>::clone(claims),
+            issued: Arc::new(Leaves(Arc::clone(fleet))),
             revisions: Revisions::new(1, 1_000_000),
             metrics: Arc::clone(&metrics),
             drain: watch.clone(),
@@ -79,7 +80,7 @@ impl Server {
                 let _ended = run.await;
             }),
         ];
-        Self { hub, metrics, trigger, address, tasks, _inputs: (members, bundles, policies) }
+        Self { hub, metrics, trigger, address, tasks, inputs: (members, bundles, policies) }
     }
 
     pub(super) async fn stop(self) -> SocketAddr {
@@ -183,6 +184,12 @@ impl Agent {
     }
     pub(super) fn complete_views(&self) -> u64 {
         self.counter("meshfed_view_complete_total")
+    }
+    /// A counter with a label value.
+    pub(super) fn counted(&self, name: &str, label: &str) -> u64 {
+        let text = self.metrics.encode();
+        let lines = text.lines().filter(|l| l.starts_with(&format!("{name}_total")) && l.contains(label));
+        lines.filter_map(|l| l.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
     }
     pub(super) fn counter(&self, name: &str) -> u64 {
         let text = self.metrics.encode();

@@ -2,10 +2,12 @@
 //!
 //! An offer is taken resource by resource: what the token does not allow, what is over the quota, and a gateway
 //! address that another cluster has already, is refused by name, while the rest is taken. Nothing goes back: an older
-//! version is refused whole.
+//! version is refused whole. A full sync that would take away most of what is there is held back ([`hold`]).
 
 mod facts;
 mod hash;
+mod hold;
+mod judge;
 mod origin;
 #[cfg(test)]
 mod tests;
@@ -13,9 +15,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use meshfed_api::border::Refusal;
-use meshfed_api::stream::{Delta, History, StreamError, Upsert};
-use meshfed_model::allowed;
+use meshfed_api::border::{Part, Refusal};
+use meshfed_api::stream::{Delta, History, StreamError};
 use meshfed_model::member::Member;
 use meshfed_model::names::{ClusterName, ServiceName};
 use meshfed_model::offer::OfferKey;
@@ -24,6 +25,7 @@ use meshfed_model::version::Version;
 pub(crate) use facts::merge;
 pub use facts::{Merged, MergedPort, PortFacts};
 pub(crate) use hash::Fnv;
+pub use hold::Loss;
 use origin::Origin;
 
 /// Services of one cluster (SY2).
@@ -34,7 +36,7 @@ pub const ENDPOINTS_MAX: usize = 100_000;
 pub const GROUPS_MAX: usize = 200_000;
 /// Gateway addresses of one cluster.
 pub const GATEWAYS_MAX: usize = 1_000;
-/// Refused resources that are remembered by name, per cluster.
+/// Refused resources that are remembered by name, per cluster and per change.
 pub const REFUSED_MAX: usize = 1_000;
 
 /// What one part of an offer did.
@@ -52,8 +54,12 @@ pub struct Taken {
     pub services: BTreeSet<ServiceName>,
     /// Whether a gateway did.
     pub gateways: bool,
-    /// What was refused.
+    /// What was refused, at most [`REFUSED_MAX`] by name.
     pub refused: Vec<Refusal>,
+    /// How many were refused, by code.
+    pub refused_by_code: BTreeMap<&'static str, u64>,
+    /// What a full sync would have taken away, if that is held back.
+    pub held: Option<Loss>,
     /// Services that are exported since.
     pub added: Vec<ServiceName>,
     /// Services that are exported no more.
@@ -126,29 +132,50 @@ impl Catalog {
     ///
     /// # Errors
     /// [`StreamError`]: the part is refused whole, and what was staged of its change is dropped.
-    pub fn take(&mut self, cluster: &ClusterName, part: Delta) -> Result<Taken, StreamError> {
+    pub fn take(&mut self, cluster: &ClusterName, part: impl Into<Part>) -> Result<Taken, StreamError> {
+        let part = part.into();
         let Some(origin) = self.origins.get_mut(cluster) else {
             // The session checks membership first; a member that was just removed offers to nobody.
-            return Err(StreamError::Base { held: Version::default(), base: part.base });
+            return Err(StreamError::Base { held: Version::default(), base: part.delta.base });
         };
         let Some(whole) = origin.stage(part)? else { return Ok(Taken::default()) };
-        let base = origin.history.version();
-        let complete = whole.complete;
-        let (allowed, refused, waiting) = judge(origin, &self.gateways, whole);
+        let mut judged = judge::judge(origin, &self.gateways, whole);
+        let complete = judged.delta.complete;
+        let (held, hold) = if complete { origin.hold_back(&mut judged.delta) } else { (None, origin.hold.take()) };
+        let (mut taken, keys) = self.apply(cluster, judged.delta)?;
+        if let Some(origin) = self.origins.get_mut(cluster) {
+            origin.hold = hold;
+            origin.first_complete |= complete;
+            origin.remember(complete, &keys, &judged.refused, &judged.forgotten, judged.waiting);
+        }
+        (taken.refused, taken.refused_by_code, taken.held) = (judged.refused, judged.refused_by_code, held);
+        Ok(taken)
+    }
+
+    /// Carries out what was held back of a full sync; `None`: nothing is held back any more.
+    pub fn carry_out(&mut self, cluster: &ClusterName) -> Option<Taken> {
+        let origin = self.origins.get_mut(cluster)?;
+        let delta = origin.hold.take()?.delta(&origin.history);
+        let (taken, keys) = self.apply(cluster, delta).ok()?;
+        self.origins.get_mut(cluster)?.remember(false, &keys, &[], &[], Vec::new());
+        Some(taken)
+    }
+
+    /// Applies a judged change; gives what it did, and the keys that it names.
+    fn apply(&mut self, cluster: &ClusterName, delta: Delta) -> Result<(Taken, BTreeSet<OfferKey>), StreamError> {
+        let Some(origin) = self.origins.get_mut(cluster) else { return Ok(<(Taken, BTreeSet<OfferKey>)>::default()) };
+        let (base, complete) = (origin.history.version(), delta.complete);
         let keys: BTreeSet<OfferKey> =
-            allowed.upserts.iter().map(|u| &u.key).chain(allowed.removals.iter().map(|r| &r.key)).cloned().collect();
+            delta.upserts.iter().map(|u| &u.key).chain(delta.removals.iter().map(|r| &r.key)).cloned().collect();
         let before: BTreeSet<ServiceName> = if complete {
             origin.history.services().filter(|s| origin.exports(s)).cloned().collect()
         } else {
             keys.iter().filter_map(OfferKey::service).filter(|s| origin.exports(s)).cloned().collect()
         };
-        let held: Vec<&OfferKey> = keys.iter().filter(|k| origin.history.get(k).is_some()).collect();
-        let applied = origin.history.apply(allowed)?;
-        origin.recount(complete, &keys, &held);
-        origin.first_complete |= complete;
-        origin.remember(complete, &keys, &refused, waiting);
-        let mut taken =
-            Taken { version: origin.history.version(), base, reached: true, complete, refused, ..Taken::default() };
+        let there: Vec<&OfferKey> = keys.iter().filter(|k| origin.history.get(k).is_some()).collect();
+        let applied = origin.history.apply(delta)?;
+        origin.recount(complete, &keys, &there);
+        let mut taken = Taken { version: origin.history.version(), base, reached: true, complete, ..Taken::default() };
         let mut gateways = Vec::new();
         for key in &applied.changed {
             match key.service() {
@@ -164,7 +191,7 @@ impl Catalog {
         taken.removed =
             taken.services.iter().filter(|s| before.contains(*s) && !exported.contains(*s)).cloned().collect();
         self.reindex(cluster, &mut taken, gateways);
-        Ok(taken)
+        Ok((taken, keys))
     }
 
     fn reindex(&mut self, cluster: &ClusterName, taken: &mut Taken, gateways: Vec<(IpAddr, u16)>) {
@@ -262,6 +289,16 @@ impl Catalog {
     pub fn refused(&self, cluster: &ClusterName) -> impl Iterator<Item = &Refusal> {
         self.origins.get(cluster).into_iter().flat_map(|o| o.refused.values())
     }
+    /// What a full sync of an origin would have taken away, while that is held back.
+    #[must_use]
+    pub fn held_back(&self, cluster: &ClusterName) -> Option<Loss> {
+        Some(self.origins.get(cluster)?.hold.as_ref()?.loss)
+    }
+    /// How many resources of a change that is under way have come.
+    #[must_use]
+    pub fn staged(&self, cluster: &ClusterName) -> usize {
+        self.origins.get(cluster).map_or(0, Origin::staged)
+    }
     /// All exported services with their exporters, in order.
     pub fn exporters(&self) -> impl Iterator<Item = (&ServiceName, &BTreeSet<ClusterName>)> {
         self.exporters.iter()
@@ -282,37 +319,4 @@ fn gateway_at(key: &OfferKey) -> Option<(IpAddr, u16)> {
         OfferKey::Gateway(g) => Some((g.address, g.port)),
         OfferKey::Service(_) | OfferKey::Group(_) | OfferKey::Endpoint(_) => None,
     }
-}
-
-/// Splits a change into what may be taken, what is refused, and gateways that wait for their address.
-fn judge(
-    origin: &Origin,
-    gateways: &BTreeMap<(IpAddr, u16), ClusterName>,
-    mut change: Delta,
-) -> (Delta, Vec<Refusal>, Vec<Upsert>) {
-    let mut counts = origin.counts(&change);
-    let mut refused = Vec::new();
-    let mut waiting = Vec::new();
-    let mut allowed = Vec::with_capacity(change.upserts.len());
-    for upsert in std::mem::take(&mut change.upserts) {
-        let verdict = allowed::check(&origin.member, &origin.zones, &upsert.key, &upsert.value)
-            .map_err(|e| (e.code(), e.to_string()))
-            .and_then(|()| counts.admit(&upsert.key, origin.history.get(&upsert.key).is_some() && !change.complete));
-        let taken = gateway_at(&upsert.key).and_then(|at| gateways.get(&at)).filter(|o| **o != origin.member.cluster);
-        match (verdict, taken) {
-            (Ok(()), None) => allowed.push(upsert),
-            (Ok(()), Some(owner)) => {
-                let message =
-                    format!("cluster '{owner}' offers this gateway address already; use another address or port");
-                let key = upsert.key.clone();
-                refused.push(Refusal { key, code: "GatewayAddressTaken".to_owned(), message });
-                waiting.push(upsert);
-            }
-            (Err((code, message)), _) => {
-                refused.push(Refusal { key: upsert.key, code: code.to_owned(), message });
-            }
-        }
-    }
-    change.upserts = allowed;
-    (change, refused, waiting)
 }

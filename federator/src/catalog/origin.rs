@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use meshfed_api::border::Refusal;
+use meshfed_api::border::{Class, Part, Refusal, Subject};
 use meshfed_api::stream::{Delta, History, RESOURCES_MAX, StreamError, Upsert};
+use meshfed_model::export::ExportTo;
 use meshfed_model::member::Member;
 use meshfed_model::names::ServiceName;
-use meshfed_model::offer::OfferKey;
+use meshfed_model::offer::{OfferKey, OfferValue};
 
+use super::hold::Hold;
 use super::{ENDPOINTS_MAX, Fnv, GATEWAYS_MAX, GROUPS_MAX, REFUSED_MAX, SERVICES_MAX};
 
 /// One cluster's offer.
@@ -18,12 +20,23 @@ pub(super) struct Origin {
     pub(super) zones: BTreeSet<String>,
     pub(super) history: History,
     pub(super) first_complete: bool,
-    pub(super) refused: BTreeMap<OfferKey, Refusal>,
+    pub(super) refused: BTreeMap<Subject, Refusal>,
     /// Gateways whose address another cluster has, to be taken when it is given up.
     waiting: BTreeMap<OfferKey, Upsert>,
     pub(super) salt: u64,
-    staged: Option<Delta>,
+    /// What the last full sync would have taken away.
+    pub(super) hold: Option<Hold>,
+    staged: Option<Staged>,
     counts: Counts,
+}
+
+/// The parts of a change whose last part has not come.
+#[derive(Debug)]
+struct Staged {
+    part: Part,
+    counts: Counts,
+    /// Refused resources of all parts, which a sender could go on sending.
+    refused: usize,
 }
 
 /// Resources of one cluster by kind.
@@ -43,6 +56,11 @@ impl Counts {
             OfferKey::Endpoint(_) => (&mut self.endpoints, ENDPOINTS_MAX, "endpoints"),
             OfferKey::Gateway(_) => (&mut self.gateways, GATEWAYS_MAX, "gateways"),
         }
+    }
+
+    /// Counts one more that is there already.
+    pub(super) fn keep(&mut self, key: &OfferKey) {
+        *self.of(key).0 += 1;
     }
 
     /// Counts one more, unless it is there already.
@@ -70,44 +88,57 @@ impl Origin {
             refused: BTreeMap::new(),
             waiting: BTreeMap::new(),
             salt: 0,
+            hold: None,
             staged: None,
             counts: Counts::default(),
         }
     }
 
-    /// Joins parts; gives the whole change with the last one.
-    pub(super) fn stage(&mut self, part: Delta) -> Result<Option<Delta>, StreamError> {
-        let whole = match self.staged.take() {
+    /// Joins parts; gives the whole change with the last one. What is over the quota within one change is not even
+    /// kept until then.
+    pub(super) fn stage(&mut self, part: Part) -> Result<Option<Part>, StreamError> {
+        let (head, next) = (|d: &Delta| (d.version, d.base, d.complete, d.tombstone_floor), &part.delta);
+        let mut staged = match self.staged.take() {
             None => {
                 let held = self.history.version();
-                if part.version < held {
-                    return Err(StreamError::Older { held, offered: part.version });
+                if next.version < held {
+                    return Err(StreamError::Older { held, offered: next.version });
                 }
-                part
+                let Delta { base, version, complete, tombstone_floor, .. } = *next;
+                let delta = Delta { base, version, complete, tombstone_floor, ..Delta::default() };
+                Staged { part: delta.into(), counts: Counts::default(), refused: 0 }
             }
-            Some(mut first) => {
-                let same = first.version == part.version
-                    && first.base == part.base
-                    && first.complete == part.complete
-                    && first.tombstone_floor == part.tombstone_floor;
-                if !same {
-                    return Err(StreamError::Part { expected: first.version, offered: part.version });
-                }
-                first.upserts.extend(part.upserts);
-                first.removals.extend(part.removals);
-                first.more = part.more;
-                first
+            Some(first) if head(&first.part.delta) == head(next) => first,
+            Some(first) => {
+                return Err(StreamError::Part { expected: first.part.delta.version, offered: next.version });
             }
         };
-        let actual = whole.upserts.len() + whole.removals.len();
+        let more = next.more;
+        staged.add(part, &self.history);
+        let whole = &staged.part;
+        let withdrawn = whole.delta.removals.len() + whole.withdrawn.len() + whole.forgotten.len();
+        let actual = (whole.delta.upserts.len() + staged.refused).max(withdrawn);
         if actual > RESOURCES_MAX {
             return Err(StreamError::TooMany { limit: RESOURCES_MAX, actual });
         }
-        if whole.more {
-            self.staged = Some(whole);
+        if more {
+            self.staged = Some(staged);
             return Ok(None);
         }
-        Ok(Some(whole))
+        Ok(Some(staged.part))
+    }
+
+    pub(super) fn staged(&self) -> usize {
+        self.staged.as_ref().map_or(0, |s| s.part.delta.upserts.len() + s.part.delta.removals.len())
+    }
+
+    /// What is held of a key, to be named once more in a change towards `epoch`: with a revision that no later one of
+    /// the cluster itself can be below.
+    pub(super) fn last_good(&self, key: &OfferKey, epoch: u64) -> Option<Upsert> {
+        let value = self.history.get(key)?.clone();
+        let same = self.history.version().epoch == epoch;
+        let revision = if same { self.history.revision(key).unwrap_or_default() } else { 0 };
+        Some(Upsert { key: key.clone(), revision, value })
     }
 
     pub(super) fn abandon(&mut self) {
@@ -148,25 +179,34 @@ impl Origin {
         }
     }
 
-    /// Notes what was refused, so that people can read it, and gateways that wait.
+    /// Notes what was refused, so that people can read it, gateways that wait, and what is held back no more.
     pub(super) fn remember(
         &mut self,
         complete: bool,
         taken: &BTreeSet<OfferKey>,
         refused: &[Refusal],
+        forgotten: &[Subject],
         waiting: Vec<Upsert>,
     ) {
         if complete {
             self.refused.clear();
             self.waiting.clear();
+        } else if let Some(hold) = &mut self.hold {
+            hold.pending.retain(|key, _| !taken.contains(key));
+            if hold.pending.is_empty() {
+                self.hold = None;
+            }
         }
         for key in taken {
-            self.refused.remove(key);
+            self.refused.remove(&Subject::Key(key.clone()));
             self.waiting.remove(key);
         }
+        for subject in forgotten {
+            self.refused.remove(subject);
+        }
         for refusal in refused {
-            if self.refused.len() < REFUSED_MAX || self.refused.contains_key(&refusal.key) {
-                self.refused.insert(refusal.key.clone(), refusal.clone());
+            if self.refused.len() < REFUSED_MAX || self.refused.contains_key(&refusal.subject) {
+                self.refused.insert(refusal.subject.clone(), refusal.clone());
             }
         }
         for upsert in waiting {
@@ -175,6 +215,12 @@ impl Origin {
             }
         }
         self.set_salt();
+    }
+
+    /// Who can see a resource that is held.
+    pub(super) fn audience(&self, key: &OfferKey) -> ExportTo {
+        let Some(service) = key.service() else { return ExportTo::Everyone };
+        audience(&self.history, service)
     }
 
     pub(super) fn exports(&self, service: &ServiceName) -> bool {
@@ -198,7 +244,7 @@ impl Origin {
         let change = Delta { base: version, version, upserts, ..Delta::default() };
         if self.history.apply(change).is_ok() {
             for key in &keys {
-                self.refused.remove(key);
+                self.refused.remove(&Subject::Key(key.clone()));
             }
         }
         self.set_salt();
@@ -209,6 +255,45 @@ impl Origin {
         for (address, port) in self.waiting.keys().filter_map(super::gateway_at) {
             hash.text(&address.to_string()).text(&port.to_string());
         }
-        self.salt = if self.waiting.is_empty() { 0 } else { hash.finish() };
+        if let Some(hold) = &self.hold {
+            hash.text("held").text(&hold.at.to_string());
+        }
+        self.salt = if self.waiting.is_empty() && self.hold.is_none() { 0 } else { hash.finish() };
+    }
+}
+
+impl Staged {
+    fn add(&mut self, next: Part, history: &History) {
+        let whole = &mut self.part;
+        self.refused += next.kept.len().max(next.refused.len());
+        for upsert in next.delta.upserts {
+            match self.counts.admit(&upsert.key, false) {
+                Ok(()) => whole.delta.upserts.push(upsert),
+                Err((code, message)) => {
+                    self.refused += 1;
+                    whole.refuse(Subject::Key(upsert.key), Class::ResourceExhausted, code, message);
+                }
+            }
+        }
+        whole.delta.removals.extend(next.delta.removals);
+        whole.withdrawn.extend(next.withdrawn);
+        whole.forgotten.extend(next.forgotten);
+        for (code, count) in next.refused_by_code {
+            *whole.refused_by_code.entry(code).or_default() += count;
+        }
+        whole.kept.extend(next.kept);
+        whole.kept.retain(|key| history.get(key).is_some());
+        let room = REFUSED_MAX.saturating_sub(whole.refused.len());
+        whole.refused.extend(next.refused.into_iter().take(room));
+    }
+}
+
+/// Who can see the resources of a service that is held.
+pub(super) fn audience(history: &History, service: &ServiceName) -> ExportTo {
+    match history.get(&OfferKey::Service(service.clone())) {
+        Some(OfferValue::Service(offer)) => offer.export_to.clone(),
+        Some(OfferValue::Group(_) | OfferValue::Endpoint(_) | OfferValue::Gateway(_)) | None => {
+            ExportTo::Selected(BTreeSet::new())
+        }
     }
 }

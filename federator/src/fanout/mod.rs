@@ -189,8 +189,8 @@ impl Outbox {
     /// What was taken of the importer's own offer; an acknowledgement that was not sent yet keeps its refusals.
     pub fn offer_ack(&mut self, mut ack: Ack) {
         if let Some(earlier) = self.offer_ack.take() {
-            let later: BTreeSet<_> = ack.refused.iter().map(|r| r.key.clone()).collect();
-            ack.refused.extend(earlier.refused.into_iter().filter(|r| !later.contains(&r.key)));
+            let later: BTreeSet<_> = ack.refused.iter().map(|r| r.subject.clone()).collect();
+            ack.refused.extend(earlier.refused.into_iter().filter(|r| !later.contains(&r.subject)));
             ack.refused.truncate(meshfed_api::border::REFUSALS_MAX);
         }
         self.offer_ack = Some(ack);

@@ -6,6 +6,7 @@ mod enrollment;
 pub mod issued;
 mod joining;
 mod lanes;
+pub mod leaves;
 mod operations;
 pub mod plan;
 pub mod record;

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use meshfed_api::border::{Ack, Interest, InvalidMessage, bundle_serial};
+use meshfed_api::border::{Ack, Interest, InvalidMessage, Part, bundle_serial};
 use meshfed_api::proto::federation as wire;
-use meshfed_api::stream::Delta;
 use meshfed_model::identity::TrustDomain;
 use meshfed_model::names::Namespace;
 use wire::agent_message::Message;
@@ -15,7 +14,7 @@ use super::report::Report;
 #[derive(Debug)]
 pub(super) enum Heard {
     /// A part of its offer.
-    Offer(Delta),
+    Offer(Box<Part>),
     /// What it wants to see.
     Interest(BTreeSet<Namespace>),
     /// Its status.
@@ -34,7 +33,7 @@ pub(super) enum Heard {
 
 pub(super) fn heard(message: wire::AgentMessage) -> Result<Heard, InvalidMessage> {
     Ok(match message.message {
-        Some(Message::Offer(delta)) => Heard::Offer(delta.try_into()?),
+        Some(Message::Offer(delta)) => Heard::Offer(Box::new(delta.try_into()?)),
         Some(Message::Interest(interest)) => Heard::Interest(Interest::try_from(interest)?.namespaces),
         Some(Message::Status(report)) => Heard::Status(Box::new(report.into())),
         Some(Message::Ack(ack)) => Heard::Ack(ack.try_into()?),

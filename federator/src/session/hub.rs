@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use meshfed_api::proto::federation as wire;
 use meshfed_api::proto::federation::federation_server::FederationServer;
+use meshfed_model::names::ClusterName;
 use meshfed_runtime::clock;
 use meshfed_runtime::grpc::MESSAGE_MAX;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -13,7 +15,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::state::{SessionId, State};
+use super::desk::Job;
+use super::fair::Fair;
+use super::state::{Now, Opened, SessionId, State};
 use super::stream::Sessions;
 use crate::fleet::Inputs;
 
@@ -55,6 +59,20 @@ pub struct SessionMetrics {
     pub session_refused: Family<RefusedLabel, Counter>,
     /// Sessions whose offer was sent whole.
     pub complete_offers: Family<ClusterLabel, Counter>,
+    /// Full syncs that were held back.
+    pub held: Family<ClusterLabel, Counter>,
+    /// Clusters of which a full sync is held back now.
+    pub holding: Gauge,
+    /// Sessions that took the place of another of the same agent.
+    pub flips: Family<ClusterLabel, Counter>,
+    /// 1 while the sessions of a cluster change too often.
+    pub flipping: Family<ClusterLabel, Gauge>,
+    /// 1 while a cluster is silent for too long.
+    pub stale: Family<ClusterLabel, Gauge>,
+    /// What was done for a cluster, in resources.
+    pub work: Family<ClusterLabel, Counter>,
+    /// Messages that wait for the turn of their cluster.
+    pub waiting: Gauge,
 }
 
 impl SessionMetrics {
@@ -65,6 +83,14 @@ impl SessionMetrics {
             offer_refused: metrics.counters("meshfed_offer_refused", "Offered resources that were refused by name"),
             session_refused: metrics.counters("meshfed_session_refused", "Sessions that were refused or cut"),
             complete_offers: metrics.counters("meshfed_offer_complete", "Offers that were sent whole"),
+            held: metrics
+                .counters("meshfed_offer_held", "Full syncs that were held back, because most endpoints were missing"),
+            holding: metrics.gauge("meshfed_offers_holding", "Clusters of which a full sync is held back now"),
+            flips: metrics.counters("meshfed_session_flips", "Sessions that followed on another of the same agent"),
+            flipping: metrics.gauges("meshfed_session_flip_alarm", "1 while an agent's session changes too often"),
+            stale: metrics.gauges("meshfed_cluster_stale", "1 while a cluster has been silent for too long"),
+            work: metrics.counters("meshfed_session_work", "Resources looked at for a cluster's messages"),
+            waiting: metrics.gauge("meshfed_session_waiting", "Messages that wait for the turn of their cluster"),
         }
     }
 }
@@ -95,11 +121,30 @@ pub struct Hub {
     /// By the session asked and the number of the question.
     pub(super) questions: Mutex<BTreeMap<(SessionId, u64), Answer>>,
     pub(super) metrics: SessionMetrics,
+    /// What agents said and the hub has not taken yet.
+    pub(super) desk: Mutex<Fair<ClusterName, Job>>,
+    /// There is work.
+    pub(super) work: Notify,
+    /// There may be an earlier deadline.
+    timer: Notify,
+}
+
+/// This moment. The monotonic half is the runtime's, which tests let pass as they like.
+pub(super) fn now() -> Now {
+    Now { instant: tokio::time::Instant::now().into_std(), wall: clock::timestamp() }
 }
 
 impl std::fmt::Debug for Hub {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Hub").finish_non_exhaustive()
+    }
+}
+
+/// Waits until a moment; for ever without one.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -118,6 +163,9 @@ impl Hub {
             wakes: Mutex::new(BTreeMap::new()),
             questions: Mutex::new(BTreeMap::new()),
             metrics,
+            desk: Mutex::new(Fair::new()),
+            work: Notify::new(),
+            timer: Notify::new(),
         })
     }
 
@@ -129,24 +177,97 @@ impl Hub {
             .max_encoding_message_size(MESSAGE_MAX)
     }
 
-    /// Follows members, policies and bundles until the drain.
+    /// Takes what agents say, and follows members, policies, bundles and time until the drain.
     ///
     /// # Errors
     /// [`HubError`] when one of them ends before.
     pub async fn run(self: Arc<Self>) -> Result<(), HubError> {
+        let ended = tokio::select! {
+            ended = self.follow() => ended,
+            () = self.take_turns() => Ok(()),
+        };
+        // Whoever waits for a turn learns that there is none.
+        *self.desk.lock().unwrap_or_else(PoisonError::into_inner) = Fair::new();
+        ended
+    }
+
+    async fn follow(&self) -> Result<(), HubError> {
         let mut members = self.inputs.members.clone();
         let mut policies = self.inputs.policies.clone();
         let mut bundles = self.inputs.bundles.clone();
         self.take_inputs(&mut members, &mut policies, &mut bundles);
         loop {
+            let due = self.with(|state| state.next_deadline(now().instant));
             tokio::select! {
                 () = self.inputs.drain.signaled() => return Ok(()),
+                () = at(due) => {
+                    self.pass().await;
+                    continue;
+                }
+                () = self.timer.notified() => continue,
                 changed = members.changed() => changed.map_err(|_ended| HubError::InputEnded("members"))?,
                 changed = policies.changed() => changed.map_err(|_ended| HubError::InputEnded("policies"))?,
                 changed = bundles.changed() => changed.map_err(|_ended| HubError::InputEnded("bundles"))?,
             }
             self.take_inputs(&mut members, &mut policies, &mut bundles);
         }
+    }
+
+    /// Lets time pass.
+    async fn pass(&self) {
+        let passed = self.change(|state| state.pass(now().instant));
+        if passed.is_empty() {
+            return;
+        }
+        let label = |cluster: &ClusterName| ClusterLabel { cluster: cluster.to_string() };
+        for cluster in &passed.stale {
+            self.metrics.stale.get_or_create(&label(cluster)).set(1);
+            tracing::warn!(%cluster, "the cluster has been silent for 20 s; what is known of it is stale");
+        }
+        for cluster in &passed.calm {
+            self.metrics.flipping.get_or_create(&label(cluster)).set(0);
+            tracing::info!(%cluster, "the cluster's sessions change no more");
+        }
+        for (cluster, taken) in &passed.released {
+            tracing::warn!(%cluster, removed = taken.removed.len(), "what was held back of a full sync is carried out");
+            match self.settle(cluster, taken).await {
+                Ok(settled) => self.change(|s| s.claimed(cluster, settled.claims, &settled.dropped)),
+                // The claims stay until the next full sync: they only say who was first.
+                Err(error) => tracing::error!(%cluster, %error, "claims cannot be dropped"),
+            }
+        }
+        self.count_holding();
+        self.inputs.revisions.bump();
+    }
+
+    /// A deadline may have come nearer.
+    pub(super) fn reschedule(&self) {
+        self.count_holding();
+        self.timer.notify_one();
+    }
+
+    fn count_holding(&self) {
+        let holding = self.with(State::holding);
+        self.metrics.holding.set(i64::try_from(holding).unwrap_or(i64::MAX));
+    }
+
+    /// Says what a new session means for the cluster's alarms.
+    pub(super) fn opened(&self, cluster: &ClusterName, replica: u32, opened: Opened) {
+        let label = ClusterLabel { cluster: cluster.to_string() };
+        self.metrics.stale.get_or_create(&label).set(0);
+        if opened.follows {
+            self.metrics.flips.get_or_create(&label).inc();
+        }
+        if opened.raised {
+            self.metrics.flipping.get_or_create(&label).set(1);
+            tracing::error!(
+                %cluster,
+                replica,
+                "the agent's session changed more than 3 times within a minute: two agents run with one identity, or \
+                 one restarts over and over; the last good offer stays"
+            );
+        }
+        self.reschedule();
     }
 
     fn take_inputs(

@@ -1,6 +1,9 @@
 //! Edge. The hub's end of the sessions: who speaks is known from the certificate alone, what is said goes to the pure
-//! [`state`], and what the state has to say is sent when the stream can take it.
+//! [`state`], and what the state has to say is sent when the stream can take it. What is said is taken turn by turn,
+//! one cluster after the other.
 
+mod desk;
+mod fair;
 mod heard;
 mod hub;
 mod messages;
@@ -13,5 +16,5 @@ mod tests;
 
 pub use hub::{BytesLabel, ClusterLabel, Hub, HubError, RefusedLabel, SessionMetrics};
 pub use report::Report;
-pub use state::{Freshness, HEARTBEAT, SILENCE_MAX, STALE_AFTER};
+pub use state::{FLIPS_MAX, FLIPS_WINDOW, Freshness, HEARTBEAT, HOLD, SILENCE_MAX, STALE_AFTER};
 pub use stream::Sessions;

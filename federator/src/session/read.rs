@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use meshfed_api::border::{Refusal, Subject};
 use meshfed_api::http;
 use meshfed_api::proto::federation as wire;
 use meshfed_model::export::ExportTo;
@@ -15,11 +15,10 @@ use meshfed_model::offer::{OfferKey, ServiceOffer};
 use meshfed_model::policy::{FleetPolicies, PolicySource, PolicyTarget};
 use meshfed_model::service::{ServicePort, ServiceType};
 use meshfed_model::sni::CLUSTERSET_DOMAIN;
-use meshfed_runtime::clock;
 use tokio::sync::oneshot;
 
 use super::hub::Hub;
-use super::state::{Session, State};
+use super::state::{FLIPS_MAX, FLIPS_WINDOW, HOLD, Session, State};
 use crate::catalog::Merged;
 use crate::fleet::{ClusterFacts, EndpointsError, EndpointsQuery, FleetRead, MergePreview};
 use crate::plan::Filter;
@@ -30,7 +29,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 #[tonic::async_trait]
 impl FleetRead for Hub {
     fn cluster(&self, name: &ClusterName) -> Option<ClusterFacts> {
-        let now = clock::timestamp();
+        let now = super::hub::now().instant;
         self.with(|state| cluster_facts(state, name, now, &self.inputs.fleet))
     }
 
@@ -90,7 +89,7 @@ fn judge_answer(answer: &wire::EndpointsAnswer) -> Result<http::Endpoints, Optio
 fn cluster_facts(
     state: &State,
     name: &ClusterName,
-    now: Timestamp,
+    now: Instant,
     fleet: &meshfed_model::identity::TrustDomain,
 ) -> Option<ClusterFacts> {
     let known = state.known(name)?;
@@ -105,6 +104,7 @@ fn cluster_facts(
     });
     let exported = u32::try_from(catalog.exports_of(name).count()).unwrap_or(u32::MAX);
     let mut source = report.source.clone();
+    source.errors.extend(alarms(state, name));
     source.errors.extend(catalog.refused(name).map(refusal));
     Some(ClusterFacts {
         connection: if sessions.is_empty() { http::Connection::Disconnected } else { http::Connection::Connected },
@@ -130,20 +130,57 @@ fn cluster_facts(
     })
 }
 
+/// What is wrong with the sessions of a cluster, among the source's errors: there an operator looks.
+fn alarms(state: &State, name: &ClusterName) -> Vec<http::SourceError> {
+    let alarm = |code: &str, message: String, remedy: &str| http::SourceError {
+        code: code.to_owned(),
+        kind: "Cluster".to_owned(),
+        name: name.to_string(),
+        message,
+        remedy: remedy.to_owned(),
+        ..http::SourceError::default()
+    };
+    let mut alarms = Vec::new();
+    if state.is_flipping(name) {
+        let message = format!(
+            "an agent's session changed more than {FLIPS_MAX} times within {} s; the last good offer stays",
+            FLIPS_WINDOW.as_secs()
+        );
+        let remedy = "look for a second agent that runs from a copy of the data directory, or for one that restarts";
+        alarms.push(alarm("SessionFlips", message, remedy));
+    }
+    if let Some(loss) = state.catalog().held_back(name) {
+        let message = format!(
+            "a full sync does not name {} of {} endpoints; they stay for {} s unless the next full sync says the same",
+            loss.lost,
+            loss.of,
+            HOLD.as_secs()
+        );
+        alarms.push(alarm("ResyncHeld", message, "nothing, if they were removed; else look at the agent's source"));
+    }
+    alarms
+}
+
 /// A refused resource among the source's errors: there an operator looks.
-fn refusal(refused: &meshfed_api::border::Refusal) -> http::SourceError {
-    let (kind, namespace, name) = match &refused.key {
-        OfferKey::Service(s) => ("Service", s.namespace.to_string(), s.name().to_owned()),
-        OfferKey::Group(g) => ("Service", g.service.namespace.to_string(), g.service.name().to_owned()),
-        OfferKey::Endpoint(e) => ("WorkloadEntry", e.service.namespace.to_string(), e.address.to_string()),
-        OfferKey::Gateway(g) => ("Service", String::new(), format!("{}:{}", g.address, g.port)),
+fn refusal(refused: &Refusal) -> http::SourceError {
+    let (kind, namespace, name) = match &refused.subject {
+        Subject::Key(OfferKey::Service(s)) => ("Service", s.namespace.to_string(), s.name().to_owned()),
+        Subject::Key(OfferKey::Group(g)) => ("Service", g.service.namespace.to_string(), g.service.name().to_owned()),
+        Subject::Key(OfferKey::Endpoint(e)) => {
+            ("WorkloadEntry", e.service.namespace.to_string(), e.address.to_string())
+        }
+        Subject::Key(OfferKey::Gateway(g)) => ("Service", String::new(), format!("{}:{}", g.address, g.port)),
+        Subject::Said { kind, namespace, name } => {
+            let kind = if kind == "Endpoint" { "WorkloadEntry" } else { "Service" };
+            (kind, namespace.clone(), name.clone())
+        }
     };
     http::SourceError {
         code: refused.code.clone(),
         kind: kind.to_owned(),
         namespace,
         name,
-        message: refused.message.clone(),
+        message: format!("{}: {}", refused.class.as_str(), refused.message),
         ..http::SourceError::default()
     }
 }

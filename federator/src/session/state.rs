@@ -3,13 +3,15 @@
 //! Every change is a call here; what has to be told to whom follows from it. Which sessions have something to send is
 //! asked with [`State::woken`], what it is with [`State::next`].
 
+mod time;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use meshfed_api::border::{Ack, Hello};
-use meshfed_api::stream::{Delta, StreamError};
+use meshfed_api::border::{Ack, Hello, Part};
+use meshfed_api::stream::StreamError;
 use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::TrustDomain;
 use meshfed_model::member as model;
@@ -27,10 +29,12 @@ use crate::plan::{Filter, Interests, shared_networks};
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 /// A session that is silent for longer is closed: two signs of life are lost.
 pub const SILENCE_MAX: Duration = Duration::from_secs(25);
-/// What a cluster without session said counts as fresh for so long: one lost connection and its first attempts.
-pub const STALE_AFTER: Duration = Duration::from_secs(20);
+/// Replicas of one cluster whose session changes are counted.
+const REPLICAS_MAX: usize = 64;
 
 pub use meshfed_api::http::Freshness;
+use time::Flips;
+pub use time::{FLIPS_MAX, FLIPS_WINDOW, HOLD, Now, Passed, STALE_AFTER};
 
 /// Names one session while the hub runs; later ones are higher.
 pub type SessionId = u64;
@@ -51,6 +55,8 @@ pub struct Session {
     /// Whether it has offered.
     pub offers: bool,
     binding: u64,
+    /// Why it is over, while its stream has not ended yet.
+    fenced: Option<String>,
     pub(super) filter: Arc<Filter>,
     outbox: Outbox,
 }
@@ -60,6 +66,11 @@ impl Session {
         let old = std::mem::replace(&mut self.filter, Arc::new(filter));
         self.outbox.refilter(catalog, &old, &self.filter);
     }
+
+    fn fence(&mut self, reason: &str) {
+        self.fenced = Some(reason.to_owned());
+        self.outbox.fence(reason);
+    }
 }
 
 /// What is remembered of a cluster, also without session.
@@ -67,8 +78,23 @@ impl Session {
 pub struct Known {
     /// When its agent last spoke.
     pub last_seen: Option<Timestamp>,
+    /// The same on the monotonic clock.
+    heard: Option<Instant>,
+    /// Session changes, by replica.
+    flips: BTreeMap<u32, Flips>,
     /// Its latest status.
     pub report: Option<Report>,
+}
+
+/// A session that was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// The session.
+    pub id: SessionId,
+    /// Whether the same agent had one before.
+    pub follows: bool,
+    /// Whether it is the one that raises the alarm: the sessions of this replica change too often.
+    pub raised: bool,
 }
 
 /// Why a session is refused.
@@ -77,6 +103,9 @@ pub enum OpenError {
     /// Not a live member.
     #[error("cluster '{0}' is no member of this fleet")]
     NoMember(ClusterName),
+    /// The cluster was bound anew while its agent was being looked at.
+    #[error("cluster '{0}' has been joined anew; its earlier agents have no session any more")]
+    Binding(ClusterName),
     /// It says it is somebody else.
     #[error("the message says replica {said}, the certificate {is}")]
     Replica {
@@ -101,6 +130,12 @@ pub struct State {
     interests: Interests<SessionId>,
     known: BTreeMap<ClusterName, Known>,
     woken: BTreeSet<SessionId>,
+    /// Clusters that have been silent for too long.
+    stale: BTreeSet<ClusterName>,
+    /// Clusters whose sessions change too often.
+    alarms: BTreeSet<ClusterName>,
+    /// Until when what is held back of a full sync stays so.
+    holds: BTreeMap<ClusterName, Instant>,
     last_session: SessionId,
     last_query: u64,
 }
@@ -152,6 +187,9 @@ impl State {
     fn withdraw(&mut self, cluster: &ClusterName) {
         let taken = self.catalog.remove(cluster);
         self.known.remove(cluster);
+        self.stale.remove(cluster);
+        self.alarms.remove(cluster);
+        self.holds.remove(cluster);
         for (id, session) in &mut self.sessions {
             session.outbox.origin_gone(cluster);
             self.woken.insert(*id);
@@ -164,7 +202,7 @@ impl State {
 
     fn fence(&mut self, cluster: &ClusterName, reason: &str) {
         for (id, session) in self.sessions.iter_mut().filter(|(_, s)| s.cluster == *cluster) {
-            session.outbox.fence(reason);
+            session.fence(reason);
             self.woken.insert(*id);
         }
     }
@@ -214,19 +252,26 @@ impl State {
 
     // ---- sessions ----
 
-    /// Opens a session; an older one of the same replica is fenced.
+    /// The binding under which an agent of a live member needs its certificate.
+    #[must_use]
+    pub fn binding(&self, cluster: &ClusterName) -> Option<u64> {
+        self.members.members.get(cluster).filter(|m| m.is_live()).map(|m| m.binding)
+    }
+
+    /// Opens a session for an agent whose certificate is of `binding`; an older one of the same replica is fenced.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn open(
         &mut self,
-        cluster: &ClusterName,
-        replica: u32,
+        (cluster, replica, binding): (&ClusterName, u32, u64),
         hello: Hello,
-        now: Timestamp,
-    ) -> Result<SessionId, OpenError> {
+        now: Now,
+    ) -> Result<Opened, OpenError> {
         let no_member = || OpenError::NoMember(cluster.clone());
-        let member = self.members.members.get(cluster).filter(|m| m.is_live()).ok_or_else(no_member)?;
+        if self.binding(cluster).ok_or_else(no_member)? != binding {
+            return Err(OpenError::Binding(cluster.clone()));
+        }
         if hello.replica != replica {
             return Err(OpenError::Replica { said: hello.replica, is: replica });
         }
@@ -249,10 +294,14 @@ impl State {
             cluster: cluster.clone(),
             replica,
             version: hello.version,
-            clock_skew_ms: hello.clock.parse::<Timestamp>().map_or(0, |c| c.as_millisecond() - now.as_millisecond()),
+            clock_skew_ms: hello
+                .clock
+                .parse::<Timestamp>()
+                .map_or(0, |c| c.as_millisecond() - now.wall.as_millisecond()),
             bundles: hello.bundles,
             offers: false,
-            binding: member.binding,
+            binding,
+            fenced: None,
             filter,
             outbox,
         };
@@ -264,7 +313,7 @@ impl State {
             .collect();
         for id in older {
             if let Some(old) = self.sessions.get_mut(&id) {
-                old.outbox.fence("another session of the same agent is newer");
+                old.fence("another session of the same agent is newer");
                 self.woken.insert(id);
             }
         }
@@ -273,9 +322,14 @@ impl State {
         let id = self.last_session;
         self.interests.set(id, &BTreeSet::new(), &namespaces);
         self.sessions.insert(id, session);
-        self.known.entry(cluster.clone()).or_default().last_seen = Some(now);
+        let known = self.known.entry(cluster.clone()).or_default();
+        (known.last_seen, known.heard) = (Some(now.wall), Some(now.instant));
+        let counted = known.flips.len() < REPLICAS_MAX || known.flips.contains_key(&replica);
+        let follows = known.flips.contains_key(&replica);
+        let raised = counted && self.flip(cluster, replica, now.instant);
+        self.stale.remove(cluster);
         self.woken.insert(id);
-        Ok(id)
+        Ok(Opened { id, follows, raised })
     }
 
     /// Ends a session.
@@ -294,9 +348,14 @@ impl State {
     pub fn is_current(&self, id: SessionId) -> bool {
         self.sessions.get(&id).is_some_and(|session| {
             let newest = self.newest(&session.cluster, session.replica) == Some(id);
-            let member = self.members.members.get(&session.cluster);
-            newest && member.is_some_and(|m| m.is_live() && m.binding == session.binding)
+            newest && session.fenced.is_none() && self.binding(&session.cluster) == Some(session.binding)
         })
+    }
+
+    /// Why a session is over, if it is.
+    #[must_use]
+    pub fn fenced(&self, id: SessionId) -> Option<&str> {
+        self.sessions.get(&id)?.fenced.as_deref()
     }
 
     fn newest(&self, cluster: &ClusterName, replica: u32) -> Option<SessionId> {
@@ -304,11 +363,12 @@ impl State {
     }
 
     /// The agent spoke.
-    pub fn heard(&mut self, id: SessionId, now: Timestamp) {
+    pub fn heard(&mut self, id: SessionId, now: Now) {
         if let Some(session) = self.sessions.get(&id)
             && let Some(known) = self.known.get_mut(&session.cluster)
         {
-            known.last_seen = Some(now);
+            (known.last_seen, known.heard) = (Some(now.wall), Some(now.instant));
+            self.stale.remove(&session.cluster);
         }
     }
 
@@ -316,13 +376,18 @@ impl State {
     ///
     /// # Errors
     /// [`StreamError`]: the agent has to start a new session, in which it is told where the hub stands.
-    pub fn offer(&mut self, id: SessionId, part: Delta) -> Result<Taken, StreamError> {
+    pub fn offer(&mut self, id: SessionId, part: impl Into<Part>, now: Now) -> Result<Taken, StreamError> {
         let Some(session) = self.sessions.get_mut(&id) else { return Ok(Taken::default()) };
         session.offers = true;
         let cluster = session.cluster.clone();
         let taken = self.catalog.take(&cluster, part)?;
         if taken.reached {
             self.spread(&cluster, &taken);
+        }
+        if taken.held.is_some()
+            && let Some(until) = now.instant.checked_add(HOLD)
+        {
+            self.holds.insert(cluster, until);
         }
         Ok(taken)
     }
@@ -335,6 +400,11 @@ impl State {
         refused.truncate(meshfed_api::border::REFUSALS_MAX);
         session.outbox.offer_ack(Ack { origin: session.cluster.clone(), version: taken.version, refused });
         self.woken.insert(id);
+    }
+
+    /// Records durable claims of a change that nobody has to be told of.
+    pub fn claimed(&mut self, cluster: &ClusterName, claims: BTreeMap<ServiceName, u64>, idle: &[ServiceName]) {
+        self.catalog.claimed(cluster, claims, idle);
     }
 
     /// Marks the importers that a change concerns.
@@ -413,7 +483,8 @@ impl State {
 
     /// Puts a question to the newest session of a cluster. `None`: there is none, or too many questions wait.
     pub fn ask(&mut self, query: fleet::EndpointsQuery) -> Option<(SessionId, u64)> {
-        let id = self.sessions.iter().rev().find(|(_, s)| s.cluster == query.from).map(|(id, _)| *id)?;
+        let of = |(_, s): &(&SessionId, &Session)| s.cluster == query.from && s.fenced.is_none();
+        let id = self.sessions.iter().rev().find(of).map(|(id, _)| *id)?;
         let number = self.last_query + 1;
         self.sessions.get_mut(&id)?.outbox.ask(Query { id: number, query }).then(|| {
             self.last_query = number;
@@ -470,7 +541,8 @@ impl State {
     /// The current sessions of a cluster.
     pub fn sessions_of(&self, cluster: &ClusterName) -> impl Iterator<Item = &Session> {
         let current = move |(id, s): &(&SessionId, &Session)| self.newest(&s.cluster, s.replica) == Some(**id);
-        self.sessions.iter().filter(move |(_, s)| s.cluster == *cluster).filter(current).map(|(_, s)| s)
+        let of = move |(_, s): &(&SessionId, &Session)| s.cluster == *cluster && s.fenced.is_none();
+        self.sessions.iter().filter(of).filter(current).map(|(_, s)| s)
     }
     /// The number of sessions.
     #[must_use]
@@ -486,19 +558,6 @@ impl State {
     #[must_use]
     pub fn known(&self, cluster: &ClusterName) -> Option<&Known> {
         self.known.get(cluster)
-    }
-    /// How far what is known of a cluster can be trusted. Deprioritised and withdrawn come with leases; in this
-    /// version the importing proxies' own health checks decide, and nothing is withdrawn by silence.
-    #[must_use]
-    pub fn freshness(&self, cluster: &ClusterName, now: Timestamp) -> Freshness {
-        if self.sessions_of(cluster).next().is_some() {
-            return Freshness::Fresh;
-        }
-        let silent = self.known.get(cluster).and_then(|k| k.last_seen).map(|seen| now.duration_since(seen));
-        match silent {
-            Some(silent) if silent.unsigned_abs() < STALE_AFTER => Freshness::Fresh,
-            Some(_) | None => Freshness::Stale,
-        }
     }
     /// The origins whose offer the importer of a session has not acknowledged as far as it concerns it.
     #[must_use]

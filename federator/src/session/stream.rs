@@ -8,18 +8,18 @@ use futures::Stream;
 use meshfed_api::border::Hello;
 use meshfed_api::proto::federation as wire;
 use meshfed_api::proto::federation::federation_server::Federation;
-use meshfed_api::stream::Delta;
 use meshfed_model::identity::{Principal, SpiffeId};
 use meshfed_model::names::ClusterName;
 use meshfed_runtime::grpc::PeerInfo;
-use meshfed_runtime::{clock, tasks};
+use meshfed_runtime::tasks;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::desk::Untaken;
 use super::heard::{Heard, heard};
-use super::hub::{BytesLabel, ClusterLabel, Hub, RefusedLabel, Wake};
+use super::hub::{BytesLabel, Hub, Wake, now};
 use super::state::{HEARTBEAT, OpenError, SILENCE_MAX, SessionId};
 
 /// The session protocol that this hub speaks.
@@ -71,10 +71,11 @@ impl Federation for Sessions {
         request: Request<Streaming<wire::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let hub = Arc::clone(&self.0);
+        let leaf = PeerInfo::of(&request).leaf_sha256;
         let (identity, cluster, replica) =
             agent(&hub.inputs.fleet, &PeerInfo::of(&request)).inspect_err(|_| hub.refuse_session("", "identity"))?;
         let (sender, receiver) = mpsc::channel(OUTGOING_MAX);
-        let reader = Reader { hub, cluster, replica, sender, incoming: request.into_inner() };
+        let reader = Reader { hub, cluster, replica, leaf, sender, incoming: request.into_inner() };
         let task = tasks::spawn("session", async move {
             tracing::info!(%identity, "session begins");
             if let Err(status) = reader.run().await {
@@ -106,6 +107,8 @@ struct Reader {
     hub: Arc<Hub>,
     cluster: ClusterName,
     replica: u32,
+    /// SHA-256 of the agent's certificate.
+    leaf: Option<[u8; 32]>,
     sender: Sender,
     incoming: Streaming<wire::AgentMessage>,
 }
@@ -180,18 +183,39 @@ impl Reader {
         })
     }
 
+    /// The binding of the cluster, if the agent's certificate was given out under it (JT10).
+    async fn binding(&self) -> Result<u64, Status> {
+        let cluster = &self.cluster;
+        let binding = self.hub.with(|s| s.binding(cluster)).ok_or_else(|| OpenError::NoMember(cluster.clone()));
+        let binding = binding.map_err(|e| self.unopened(&e))?;
+        let leaf = self.leaf.ok_or_else(|| Status::unauthenticated("a session needs the agent's certificate"))?;
+        let found = self.hub.inputs.issued.is_of(leaf, cluster, binding).await;
+        if found.map_err(|e| Status::unavailable(e.to_string()))? {
+            return Ok(binding);
+        }
+        Err(self.unopened(&OpenError::Binding(cluster.clone())))
+    }
+
+    fn unopened(&self, error: &OpenError) -> Status {
+        let code = match error {
+            OpenError::NoMember(_) | OpenError::Replica { .. } => "member",
+            OpenError::Binding(_) => "binding",
+        };
+        self.hub.refuse_session(self.cluster.as_str(), code);
+        Status::permission_denied(error.to_string())
+    }
+
     async fn open(&self, hello: Hello, wake: &Arc<Wake>) -> Result<Open, Status> {
-        let now = clock::timestamp();
+        let binding = self.binding().await?;
+        let moment = now();
         let offer = hello.offer;
-        let id = self.hub.change(|state| state.open(&self.cluster, self.replica, hello, now)).map_err(|e| {
-            self.hub.refuse_session(self.cluster.as_str(), "member");
-            match &e {
-                OpenError::NoMember(_) | OpenError::Replica { .. } => Status::permission_denied(e.to_string()),
-            }
-        })?;
+        let opened = self.hub.change(|state| state.open((&self.cluster, self.replica, binding), hello, moment));
+        let opened = opened.map_err(|e| self.unopened(&e))?;
+        let id = opened.id;
         self.hub.metrics.sessions.inc();
         let open = Open { hub: Arc::clone(&self.hub), id };
         self.hub.wakes.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(wake));
+        self.hub.opened(&self.cluster, self.replica, opened);
         self.hub.inputs.revisions.bump();
         let held = self.hub.with(|s| s.catalog().history(&self.cluster).map(meshfed_api::stream::History::version));
         let held = held.filter(|v| *v != meshfed_model::version::Version::default());
@@ -200,7 +224,7 @@ impl Reader {
             protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             federator: self.hub.inputs.federator.to_string(),
-            clock: now.to_string(),
+            clock: moment.wall.to_string(),
             held_offer: held.map(Into::into),
             federators: self.hub.inputs.federators.clone(),
         };
@@ -220,7 +244,8 @@ impl Reader {
         loop {
             let message = tokio::time::timeout(SILENCE_MAX, self.incoming.message())
                 .await
-                .map_err(|_elapsed| Status::deadline_exceeded("the agent was silent for 25 s"))??;
+                .map_err(|_elapsed| Status::deadline_exceeded("the agent was silent for 25 s"))?
+                .map_err(|status| self.unread(status))?;
             let Some(message) = message else { return Ok(()) };
             self.count("in", message.encoded_len());
             if !self.hub.with(|s| s.is_current(id)) {
@@ -231,32 +256,23 @@ impl Reader {
                 self.hub.refuse_session(self.cluster.as_str(), "message");
                 Status::invalid_argument(e.to_string())
             })?;
-            self.hub.change(|s| s.heard(id, clock::timestamp()));
+            self.hub.change(|s| s.heard(id, now()));
             self.take(id, said).await?;
         }
     }
 
+    /// What the transport did not read. A message that is too large cannot be refused by name: nothing of it is known.
+    fn unread(&self, status: Status) -> Status {
+        if status.code() != tonic::Code::OutOfRange {
+            return status;
+        }
+        self.hub.refuse_session(self.cluster.as_str(), "size");
+        let text = "a message has more than 4 MiB; an offer is sent in parts of at most 256 resources";
+        Status::resource_exhausted(text)
+    }
+
     async fn take(&self, id: SessionId, said: Heard) -> Result<(), Status> {
         match said {
-            Heard::Offer(part) => self.offer(id, part).await?,
-            Heard::Interest(namespaces) => self.hub.change(|s| s.interest(id, namespaces)),
-            Heard::Status(report) => {
-                if self.hub.change(|s| s.report(id, *report)) {
-                    self.hub.inputs.revisions.bump();
-                }
-            }
-            Heard::Ack(ack) => {
-                for refusal in &ack.refused {
-                    let (cluster, origin) = (&self.cluster, &ack.origin);
-                    tracing::warn!(%cluster, %origin, code = refusal.code, reason = refusal.message, "an importer refused");
-                }
-                self.hub.change(|s| s.acked(id, &ack));
-                self.hub.inputs.revisions.bump();
-            }
-            Heard::Bundle(trust_domain, serial) => {
-                self.hub.change(|s| s.bundle_acked(id, trust_domain, serial));
-                self.hub.inputs.revisions.bump();
-            }
             Heard::Endpoints(answer) => {
                 let key = (id, answer.id);
                 let asker = self.hub.questions.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
@@ -264,42 +280,45 @@ impl Reader {
                     // An asker that has gone away wants no answer.
                     let _gone = asker.send(answer);
                 }
+                Ok(())
             }
-            Heard::Heartbeat => {}
+            Heard::Heartbeat => Ok(()),
             Heard::Unexpected(what) => {
                 self.hub.refuse_session(self.cluster.as_str(), "message");
-                return Err(Status::invalid_argument(format!("{what} was not expected here")));
+                Err(Status::invalid_argument(format!("{what} was not expected here")))
+            }
+            Heard::Ack(ack) => {
+                for refusal in &ack.refused {
+                    let (cluster, origin, resource) = (&self.cluster, &ack.origin, &refusal.subject);
+                    let reason = &refusal.message;
+                    tracing::warn!(%cluster, %origin, %resource, code = refusal.code, reason, "an importer refused");
+                }
+                self.submit(id, Heard::Ack(ack)).await
+            }
+            said @ (Heard::Offer(_) | Heard::Interest(_) | Heard::Status(_) | Heard::Bundle(..)) => {
+                self.submit(id, said).await
             }
         }
-        Ok(())
     }
 
-    async fn offer(&self, id: SessionId, part: Delta) -> Result<(), Status> {
-        let taken = self.hub.change(|s| s.offer(id, part)).map_err(|e| {
-            self.hub.refuse_session(self.cluster.as_str(), "offer");
-            Status::aborted(format!("the offer was refused: {e}"))
+    /// Has a message taken when it is the cluster's turn, and what it did made durable.
+    async fn submit(&self, id: SessionId, said: Heard) -> Result<(), Status> {
+        let taken = self.hub.submit(&self.cluster, id, said).await.map_err(|untaken| match &untaken {
+            Untaken::Offer(_) => {
+                self.hub.refuse_session(self.cluster.as_str(), "offer");
+                Status::aborted(untaken.to_string())
+            }
+            Untaken::Full => {
+                self.hub.refuse_session(self.cluster.as_str(), "flood");
+                Status::resource_exhausted(untaken.to_string())
+            }
+            Untaken::Over => Status::unavailable(untaken.to_string()),
         })?;
-        if !taken.reached {
-            return Ok(());
-        }
-        self.hub.inputs.revisions.bump();
-        for refusal in &taken.refused {
-            let label = RefusedLabel { cluster: self.cluster.to_string(), code: refusal.code.clone() };
-            self.hub.metrics.offer_refused.get_or_create(&label).inc();
-            tracing::warn!(cluster = %self.cluster, key = ?refusal.key, code = refusal.code, reason = refusal.message, "refused");
-        }
-        let mut dropped = taken.removed.clone();
-        if taken.complete {
-            let label = ClusterLabel { cluster: self.cluster.to_string() };
-            self.hub.metrics.complete_offers.get_or_create(&label).inc();
-            dropped = self.hub.with(|s| s.catalog().idle_claims(&self.cluster));
-        }
-        let mut claims = std::collections::BTreeMap::new();
-        if !taken.added.is_empty() || !dropped.is_empty() {
-            let claimed = self.hub.inputs.claims.change(&self.cluster, taken.added.clone(), dropped.clone()).await;
-            claims = claimed.map_err(|e| Status::unavailable(e.to_string()))?;
-        }
-        self.hub.change(|s| s.offered(id, &taken, claims, &dropped));
+        let Some(taken) = taken.filter(|t| t.reached) else { return Ok(()) };
+        let settled = self.hub.settle(&self.cluster, &taken).await;
+        let settled = settled.map_err(|e| Status::unavailable(e.to_string()))?;
+        self.hub.change(|s| s.offered(id, &taken, settled.claims, &settled.dropped));
+        self.hub.reschedule();
         Ok(())
     }
 }
@@ -314,6 +333,29 @@ struct Pump {
 }
 
 impl Pump {
+    /// Waits until the stream can take a message. A session that is over does not wait for an agent that reads nothing.
+    async fn place(&self) -> Result<mpsc::Permit<'_, Result<wire::HubMessage, Status>>, Status> {
+        let reserve = tokio::time::timeout(WRITE_STALL_MAX, self.sender.reserve());
+        let mut reserve = std::pin::pin!(reserve);
+        loop {
+            tokio::select! {
+                biased;
+                place = &mut reserve => {
+                    return place
+                        .map_err(|_elapsed| Status::deadline_exceeded("the agent took nothing for 30 s"))?
+                        .map_err(|_closed| Status::cancelled("the agent went away"));
+                }
+                // What there is to say is looked for again when there is a place.
+                () = self.wake.signal.notified() => {
+                    if let Some(reason) = self.hub.with(|s| s.fenced(self.id).map(str::to_owned)) {
+                        self.hub.refuse_session(self.cluster.as_str(), "fenced");
+                        return Err(Status::aborted(format!("fenced: {reason}")));
+                    }
+                }
+            }
+        }
+    }
+
     async fn run(self) -> Result<(), Status> {
         let label = BytesLabel { cluster: self.cluster.to_string(), direction: "out" };
         let sent = self.hub.metrics.bytes.get_or_create(&label).clone();
@@ -322,10 +364,7 @@ impl Pump {
         heartbeat.reset();
         loop {
             // A place first, the message then: what waits for a place is computed when there is one.
-            let place = tokio::time::timeout(WRITE_STALL_MAX, self.sender.reserve())
-                .await
-                .map_err(|_elapsed| Status::deadline_exceeded("the agent took nothing for 30 s"))?
-                .map_err(|_closed| Status::cancelled("the agent went away"))?;
+            let place = self.place().await?;
             let message = loop {
                 if let Some(message) = self.hub.next(self.id) {
                     break message;

@@ -2,6 +2,7 @@
 //! Every importer converges to what it may see of the truth, and is never told a key that it could not see.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use meshfed_api::border::{Ack, HeldOrigin, Hello, Interest};
@@ -19,10 +20,17 @@ use meshfed_model::service::{ServicePort, ServiceType};
 use meshfed_model::version::Version;
 use proptest::prelude::*;
 
-use super::state::{SessionId, State};
+use super::state::{HOLD, Now, SessionId, State};
 use crate::fanout::Next;
 use crate::fleet;
 use crate::plan::Filter;
+
+mod rules;
+
+/// Any moment will do: no test here looks at a clock again.
+fn start() -> Now {
+    Now { instant: meshfed_runtime::clock::instant(), wall: Timestamp::UNIX_EPOCH }
+}
 
 type Resources = BTreeMap<OfferKey, OfferValue>;
 
@@ -136,6 +144,7 @@ enum Step {
     Disconnect { at: usize },
     Send { at: usize, count: usize },
     Receive { at: usize, count: usize },
+    Pass { seconds: u64 },
     RestartHub,
     RestartAgent { at: usize, keep: bool },
     Leave { at: usize },
@@ -155,6 +164,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => at.clone().prop_map(|at| Step::Disconnect { at }),
         6 => (at.clone(), 1usize..4).prop_map(|(at, count)| Step::Send { at, count }),
         6 => (at.clone(), 1usize..4).prop_map(|(at, count)| Step::Receive { at, count }),
+        2 => (1u64..40).prop_map(|seconds| Step::Pass { seconds }),
         1 => Just(Step::RestartHub),
         1 => (at.clone(), any::<bool>()).prop_map(|(at, keep)| Step::RestartAgent { at, keep }),
         1 => at.clone().prop_map(|at| Step::Leave { at }),
@@ -189,6 +199,7 @@ struct World {
     allowed: BTreeSet<(usize, ClusterName, OfferKey)>,
     /// Filters that an importer ever had, by their id.
     filters: BTreeMap<(usize, u64), std::sync::Arc<Filter>>,
+    now: Now,
     /// Audiences that a key of an origin ever had: also of what was removed before the hub heard of it.
     audiences: BTreeMap<(ClusterName, OfferKey), BTreeSet<ExportTo>>,
 }
@@ -220,6 +231,7 @@ impl World {
             allowed: BTreeSet::new(),
             filters: BTreeMap::new(),
             audiences: BTreeMap::new(),
+            now: start(),
         };
         world.tell_members();
         world
@@ -285,6 +297,7 @@ impl World {
             Step::Receive { at, count } => (0..count).for_each(|_| {
                 self.receive(at);
             }),
+            Step::Pass { seconds } => self.pass(Duration::from_secs(seconds)),
             Step::RestartHub => {
                 (0..CLUSTERS.len()).for_each(|at| self.disconnect(at));
                 self.hub = State::default();
@@ -308,6 +321,12 @@ impl World {
             }
         }
         self.note_allowed();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.instant += time;
+        self.note_allowed();
+        drop(self.hub.pass(self.now.instant));
     }
 
     fn restart(&mut self, at: usize, keep: bool) {
@@ -340,14 +359,14 @@ impl World {
             policy_revision: 0,
             interest: Interest { namespaces: agent.said_interest.clone() },
         };
-        let opened = self.hub.open(&cluster(at), 0, hello, Timestamp::UNIX_EPOCH);
+        let opened = self.hub.open((&cluster(at), 0, agent.binding), hello, self.now);
         let agent = &mut self.agents[at];
         agent.staged = None;
         agent.parts.clear();
         if let Some(old) = agent.session.take() {
             self.hub.close(old);
         }
-        agent.session = opened.ok();
+        agent.session = opened.ok().map(|opened| opened.id);
         assert_eq!(agent.session.is_some(), agent.member);
         agent.sent = self.hub.catalog().history(&cluster(at)).map(History::version).unwrap_or_default();
         if agent.sent > agent.offer.version() {
@@ -384,7 +403,7 @@ impl World {
             agent.sent = agent.offer.version();
         }
         let Some(part) = agent.parts.pop_front() else { return false };
-        let taken = self.hub.offer(id, part).unwrap();
+        let taken = self.hub.offer(id, part, self.now).unwrap();
         if taken.reached {
             self.hub.offered(id, &taken, BTreeMap::new(), &[]);
         }
@@ -486,6 +505,8 @@ impl World {
             }
         }
         for _ in 0..10_000 {
+            // What is held back of a full sync is carried out in the end.
+            self.pass(HOLD);
             let moved: Vec<bool> = (0..CLUSTERS.len()).map(|at| self.send(at) | self.receive(at)).collect();
             if moved.iter().all(|m| !m) {
                 return;

@@ -1,0 +1,147 @@
+//! Pure. What time does to the hub's state: silence makes stale, a held sync is carried out, an alarm ends.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use meshfed_model::names::ClusterName;
+
+use super::{Freshness, State};
+use crate::catalog::Taken;
+
+/// What a cluster said counts as fresh for so long after it last spoke: two signs of life are lost, whether its
+/// session stands or not (faults 13: stale within 20 s).
+pub const STALE_AFTER: Duration = Duration::from_secs(20);
+/// Session changes of one replica within [`FLIPS_WINDOW`] that raise no alarm (SY6).
+pub const FLIPS_MAX: usize = 3;
+/// The time over which session changes are counted.
+pub const FLIPS_WINDOW: Duration = Duration::from_secs(60);
+/// How long a full sync is held back that would take away most of a cluster (SY7).
+pub const HOLD: Duration = Duration::from_secs(30);
+
+/// One moment, on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// For durations.
+    pub instant: Instant,
+    /// For people.
+    pub wall: Timestamp,
+}
+
+/// The latest session changes of one replica.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Flips(VecDeque<Instant>);
+
+impl Flips {
+    /// Counts one; whether there are too many now.
+    pub(super) fn count(&mut self, now: Instant) -> bool {
+        if self.0.len() > FLIPS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(now);
+        self.alarms_until(now).is_some()
+    }
+    /// Until when there are too many, if there are.
+    fn alarms_until(&self, now: Instant) -> Option<Instant> {
+        let end = self.0.front().filter(|_| self.0.len() > FLIPS_MAX)?.checked_add(FLIPS_WINDOW)?;
+        (end > now).then_some(end)
+    }
+}
+
+/// What has happened by the mere passing of time.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// Clusters that have become stale.
+    pub stale: Vec<ClusterName>,
+    /// Clusters whose sessions flip no more.
+    pub calm: Vec<ClusterName>,
+    /// Full syncs that were held back and are carried out now.
+    pub released: Vec<(ClusterName, Taken)>,
+}
+
+impl Passed {
+    /// Whether nothing has happened.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stale.is_empty() && self.calm.is_empty() && self.released.is_empty()
+    }
+}
+
+impl State {
+    /// Lets time pass.
+    pub fn pass(&mut self, now: Instant) -> Passed {
+        let mut passed = Passed::default();
+        for (cluster, known) in &self.known {
+            let silent = known.heard.is_some_and(|heard| now.saturating_duration_since(heard) >= STALE_AFTER);
+            if silent && self.stale.insert(cluster.clone()) {
+                passed.stale.push(cluster.clone());
+            }
+        }
+        passed.calm = self.alarms.iter().filter(|c| self.flips_until(c, now).is_none()).cloned().collect();
+        for cluster in &passed.calm {
+            self.alarms.remove(cluster);
+        }
+        let due: Vec<ClusterName> = self.holds.iter().filter(|(_, at)| **at <= now).map(|(c, _)| c.clone()).collect();
+        for cluster in due {
+            self.holds.remove(&cluster);
+            if let Some(taken) = self.catalog.carry_out(&cluster) {
+                self.touch_all(&cluster);
+                for released in &taken.released {
+                    self.touch_all(released);
+                }
+                passed.released.push((cluster, taken));
+            }
+        }
+        passed
+    }
+
+    /// When time is to pass next; `None`: nothing waits for it.
+    #[must_use]
+    pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let silence = self.known.iter().filter(|(cluster, _)| !self.stale.contains(*cluster));
+        let silence = silence.filter_map(|(_, known)| known.heard?.checked_add(STALE_AFTER));
+        let alarms = self.alarms.iter().filter_map(|cluster| self.flips_until(cluster, now));
+        silence.chain(alarms).chain(self.holds.values().copied()).min()
+    }
+
+    fn flips_until(&self, cluster: &ClusterName, now: Instant) -> Option<Instant> {
+        self.known.get(cluster)?.flips.values().filter_map(|flips| flips.alarms_until(now)).max()
+    }
+
+    /// Counts one more session of a replica; whether an alarm is raised by it. Nothing that the cluster offered is
+    /// touched by flips: what is under way is dropped with its session, the last good stays.
+    pub(super) fn flip(&mut self, cluster: &ClusterName, replica: u32, now: Instant) -> bool {
+        let known = self.known.entry(cluster.clone()).or_default();
+        match known.flips.get_mut(&replica) {
+            // The first session since this hub started changes nothing.
+            None => {
+                known.flips.insert(replica, Flips::default());
+                false
+            }
+            Some(flips) => flips.count(now) && self.alarms.insert(cluster.clone()),
+        }
+    }
+
+    /// Whether the sessions of a cluster change too often.
+    #[must_use]
+    pub fn is_flipping(&self, cluster: &ClusterName) -> bool {
+        self.alarms.contains(cluster)
+    }
+
+    /// Clusters whose full sync is held back.
+    #[must_use]
+    pub fn holding(&self) -> usize {
+        self.holds.keys().filter(|c| self.catalog.held_back(c).is_some()).count()
+    }
+
+    /// How far what is known of a cluster can be trusted: fresh is who has spoken lately, session or not. Deprioritised
+    /// and withdrawn come with leases; in this version the importing proxies' own health checks decide, and nothing is
+    /// withdrawn by silence.
+    #[must_use]
+    pub fn freshness(&self, cluster: &ClusterName, now: Instant) -> Freshness {
+        match self.known.get(cluster).and_then(|k| k.heard).map(|heard| now.saturating_duration_since(heard)) {
+            Some(silent) if silent < STALE_AFTER => Freshness::Fresh,
+            Some(_) | None => Freshness::Stale,
+        }
+    }
+}
