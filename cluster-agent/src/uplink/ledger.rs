@@ -1,6 +1,6 @@
 //! Pure. The numbering of this cluster's offer: what changed, at which revision.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use meshfed_api::border::{Class, OBJECT_MAX, Refusal, resource_bytes};
 use meshfed_api::stream::{Delta, History, Scope, StreamError, size_limit};
