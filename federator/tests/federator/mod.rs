@@ -27,8 +27,8 @@ fn build(dir: &Path, more: &[&str]) -> Result<Federator, meshfed_runtime::config
     Federator::build(Config::load(Cli::parse_from(args).args)?)
 }
 
-pub struct Hub {
-    pub grpc: SocketAddr,
+pub(crate) struct Hub {
+    pub(crate) grpc: SocketAddr,
     http: SocketAddr,
     dir: std::path::PathBuf,
     stop: tokio::sync::oneshot::Sender<()>,
@@ -36,7 +36,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    pub fn start(dir: &Path) -> Self {
+    pub(crate) fn start(dir: &Path) -> Self {
         let federator = build(dir, &["--fleet", "mesh.example"]).unwrap();
         let at = |key: &str| federator.addresses().0[key][0];
         let (grpc, http) = (at("grpc"), at("http"));
@@ -47,7 +47,7 @@ impl Hub {
         Self { grpc, http, dir: dir.to_owned(), stop, task }
     }
 
-    pub async fn end(self) {
+    pub(crate) async fn end(self) {
         self.stop.send(()).unwrap();
         self.task.await.unwrap();
     }
@@ -79,7 +79,7 @@ impl Hub {
         (status, serde_json::from_slice(&body).unwrap_or_default())
     }
 
-    pub async fn token(&self, cluster: &str, more: &str) -> Token {
+    pub(crate) async fn token(&self, cluster: &str, more: &str) -> Token {
         let body = format!(
             r#"{{"cluster":"{cluster}","networks":[{{"name":"net-{cluster}","cidrs":["127.1.0.0/16"]}}],"regions":["eu"]{more}}}"#
         );
