@@ -10,7 +10,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use meshfed_api::http::{self, ProblemKind};
 use meshfed_model::names::{ClusterName, ServiceName};
 use meshfed_runtime::clock;
@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::page::{self, Listed};
-use super::problem::{Answer, DRY_RUN, json, names, repeated, shown};
+use super::problem::{Answer, DRY_RUN, json, names, refuse, repeated, shown};
 use super::query::{self, Query};
 use super::read::{Facts, Sight};
 use super::router::{Shared, bearer};
@@ -28,6 +28,8 @@ use crate::operations::{Refused, WouldBe};
 
 /// The largest body, in bytes (AP3).
 const BODY_MAX: usize = 1 << 20;
+/// So much of a body that is too large is thrown away before it is cut off, in bytes.
+const BODY_HEARD_MAX: usize = 16 << 20;
 /// Time for a body to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// The longest `client` and `locality` passed on to an agent, in bytes.
@@ -112,8 +114,25 @@ pub(super) async fn clusters(State(shared): Shares, RawQuery(raw): RawQuery, hea
     Ok(shown(&page, &page.revision, held_unless_stale(&headers, stale)))
 }
 
-fn unknown_cluster(name: &str) -> Refused {
-    Refused::new(ProblemKind::UnknownCluster, format!("no cluster '{}' in this fleet", repeated(name)))
+/// Names at most this many of the clusters that there are.
+const NAMED_MAX: usize = 20;
+
+impl Shared {
+    /// 404, with the names that there are.
+    fn unknown_cluster(&self, field: &str, name: &str) -> Refused {
+        let members = self.api.members.borrow();
+        let mut names: Vec<&str> = members.members.keys().map(ClusterName::as_str).take(NAMED_MAX).collect();
+        if members.members.len() > NAMED_MAX {
+            names.push("…");
+        }
+        let remedy = if names.is_empty() {
+            "no cluster has joined yet; make a token with 'meshfed token create'".to_owned()
+        } else {
+            format!("the clusters of this fleet: {}", names.join(", "))
+        };
+        let message = format!("no cluster '{}' in this fleet", repeated(name));
+        refuse(ProblemKind::UnknownCluster, field, "NotFound", message, Some(&remedy))
+    }
 }
 
 pub(super) async fn cluster(
@@ -124,7 +143,7 @@ pub(super) async fn cluster(
 ) -> Answer {
     Query::parse(raw.as_deref(), &[])?;
     let found = ClusterName::new(&name).ok().and_then(|name| shared.sight(|sight| sight.cluster(&name)));
-    let cluster = found.ok_or_else(|| unknown_cluster(&name))?;
+    let cluster = found.ok_or_else(|| shared.unknown_cluster("name", &name))?;
     let stale = is_silent(cluster.freshness);
     Ok(shown(&cluster, &cluster.revision, held_unless_stale(&headers, stale)))
 }
@@ -194,11 +213,14 @@ pub(super) async fn endpoints(
         locality: passed_on(&query, "locality")?,
     };
     if !shared.api.members.borrow().members.get(&from).is_some_and(crate::fleet::Member::is_live) {
-        return Err(unknown_cluster(from.as_str()));
+        return Err(shared.unknown_cluster("from", from.as_str()));
     }
     let revision = shared.api.revisions.current();
     let mut answer = shared.api.fleet.endpoints(asked).await.map_err(|error| match error {
         EndpointsError::AgentUnavailable { .. } => Refused::new(ProblemKind::AgentUnavailable, error.to_string()),
+        EndpointsError::Refused { status: 404, detail } if detail.starts_with("client:") => {
+            refuse(ProblemKind::InvalidParameter, "client", "NotFound", detail, None)
+        }
         EndpointsError::Refused { status: 404, detail } => Refused::new(ProblemKind::UnknownService, detail),
         EndpointsError::Refused { detail, .. } => Refused::new(ProblemKind::InvalidParameter, detail),
     })?;
@@ -225,12 +247,28 @@ pub(super) async fn tokens(State(shared): Shares, RawQuery(raw): RawQuery) -> An
     Ok(shown(&page, &page.revision, None))
 }
 
+/// The whole body; none when it is too large.
+///
+/// A little more than is taken is read and thrown away, so that a client that is still sending hears why it is refused.
+async fn collect(mut body: Body) -> Result<Option<Bytes>, axum::Error> {
+    let (mut held, mut length) = (Vec::new(), 0usize);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        length += data.len();
+        if length <= BODY_MAX {
+            held.extend_from_slice(&data);
+        } else if length > BODY_HEARD_MAX {
+            break;
+        }
+    }
+    Ok((length <= BODY_MAX).then(|| held.into()))
+}
+
 async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
     query::check_type(headers)?;
-    let read = tokio::time::timeout(BODY_DEADLINE, Limited::new(body, BODY_MAX).collect()).await;
-    match read {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
+    match tokio::time::timeout(BODY_DEADLINE, collect(body)).await {
+        Ok(Ok(Some(body))) => Ok(body),
+        Ok(Ok(None)) => {
             let detail = format!("the body has more than {BODY_MAX} bytes");
             Err(Refused::new(ProblemKind::TooLarge, detail))
         }
