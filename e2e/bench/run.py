@@ -288,7 +288,8 @@ def main():
     cpuinfo = re.search(r"model name\s*:\s*(.*)", open("/proc/cpuinfo").read())
     vers = {n: subprocess.run(c, capture_output=True, text=True) for n, c in
             {"nginx": ["nginx", "-v"], "haproxy": ["haproxy", "-v"], "envoy": [envoy(), "--version"], "meshfed": [MESHFED, "version"]}.items()}
-    first = lambda r: (r.stdout + r.stderr).strip().splitlines()[0]
+    # Envoy begins with its own path, which is nobody's business.
+    first = lambda r: re.sub(r"^/\S*/", "", (r.stdout + r.stderr).strip().splitlines()[0])
     out.append(f"# Benchmarks\n\nWritten by `make bench`, not by hand. {time.strftime('%Y-%m-%d')}, {uname}, {cpuinfo.group(1) if cpuinfo else '?'}, {os.cpu_count()} CPUs.\n"
                "The proxy under test has one worker on one CPU, load and backend are on the other. Ratios hold; absolute figures of a shared machine wander.\n"
                f"Each figure is the median of {a.rounds} interleaved rounds of {a.secs} s. A ratio above 1 means that the peer costs more CPU than meshfed.\n\n")

@@ -9,7 +9,7 @@ use meshfed_model::policy::FleetPolicies;
 use meshfed_runtime::admin::AdminServer;
 use meshfed_runtime::config::Problems;
 use meshfed_runtime::grpc::{self, ConnectionMetrics, Limits, ServeOptions};
-use meshfed_runtime::listen::{Addresses, Published, forget};
+use meshfed_runtime::listen::{Addresses, forget};
 use meshfed_runtime::metrics::Metrics;
 use meshfed_runtime::process::{keep_memory_private, listen, refuse, run_until_signal};
 use meshfed_runtime::readiness::Readiness;
@@ -89,7 +89,6 @@ pub struct Federator {
     admin: Vec<TcpListener>,
     source: Option<FleetSource>,
     addresses: Addresses,
-    published: Option<Published>,
 }
 
 /// Where agents reach us: what is advertised, else where we listen, as far as that names a host.
@@ -169,13 +168,6 @@ impl Federator {
             problems.file("MF0213", data_dir.join("state").display().to_string(), chain(&error));
             None
         });
-        let published = match problems.is_empty().then(|| addresses.write(&data_dir.join("run"))).transpose() {
-            Ok(published) => published,
-            Err(error) => {
-                problems.file("MF0211", data_dir.join("run").display().to_string(), chain(&error));
-                None
-            }
-        };
         match (registry, credentials) {
             (Some((registry, closed)), Some(credentials)) if problems.is_empty() => Ok(Self {
                 config,
@@ -189,7 +181,6 @@ impl Federator {
                 admin,
                 source,
                 addresses,
-                published,
             }),
             _ => Err(problems),
         }
@@ -205,10 +196,13 @@ impl Federator {
     ///
     /// # Errors
     /// [`Ended`] when a required part ends before.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), Ended> {
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Ended> {
         let timeout = self.config.args.drain_timeout;
-        let _published = self.published.take();
         let closed = self.closed.clone();
+        let run_dir = self.config.args.data_dir.join("run");
+        // Last of all: who reads it finds a daemon that listens, and that can be told to end.
+        let published = self.addresses.write(&run_dir);
+        let _published = published.map_err(|error| Ended { name: "addresses.json", reason: chain(&error) })?;
         let (trigger, watch) = drain::channel();
         let mut tasks = TaskGroup::new();
         self.start(&mut tasks, watch)?;

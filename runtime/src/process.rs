@@ -65,12 +65,15 @@ pub fn run_until_signal<E: Display, F: Future<Output = Result<(), E>>>(daemon: i
             return ExitCode::FAILURE;
         }
     };
-    let stop = async {
-        if let Err(error) = drain::terminate_signal().await {
-            tracing::error!(%error, "signals cannot be waited for; ending");
-        }
-    };
-    match runtime.block_on(daemon(Box::pin(stop))) {
+    let ended = runtime.block_on(async {
+        // Before the daemon says where it listens: who reads that may tell it to end at once.
+        let signals = match drain::Signals::listen() {
+            Ok(signals) => signals,
+            Err(error) => return Err(format!("signals cannot be waited for: {error}")),
+        };
+        daemon(Box::pin(signals.received())).await.map_err(|error| error.to_string())
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");

@@ -19,7 +19,7 @@ use meshfed_runtime::config::Problems;
 use meshfed_runtime::drain;
 use meshfed_runtime::files;
 use meshfed_runtime::grpc::{self, ConnectionMetrics, Limits, ServeOptions};
-use meshfed_runtime::listen::{self, Addresses, Published};
+use meshfed_runtime::listen::{self, Addresses};
 use meshfed_runtime::metrics::Metrics;
 use meshfed_runtime::process::{self, keep_memory_private, refuse, run_until_signal};
 use meshfed_runtime::readiness::Readiness;
@@ -91,7 +91,6 @@ pub fn configure(args: AgentArgs) -> Result<Config, Problems> {
 pub struct Agent {
     config: Config,
     bound: Bound,
-    published: Published,
     metrics: Arc<Metrics>,
     readiness: Readiness,
     identity: Arc<IdentityStore>,
@@ -171,15 +170,8 @@ impl Agent {
         });
         match (bound, identity, link) {
             (Some(bound), Some(identity), Some((link, opened))) if problems.is_empty() => {
-                let published = match bound.addresses.write(&config.run_dir) {
-                    Ok(published) => published,
-                    Err(error) => {
-                        problems.file("MF0111", config.run_dir.display().to_string(), chain(&error));
-                        return Err(problems);
-                    }
-                };
                 let readiness = Readiness::new();
-                Ok(Self { config, bound, published, metrics, readiness, identity, trust, link, opened, lock })
+                Ok(Self { config, bound, metrics, readiness, identity, trust, link, opened, lock })
             }
             _ => Err(problems),
         }
@@ -197,6 +189,10 @@ impl Agent {
     /// [`Ended`] when a required part ends before.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Ended> {
         let timeout = self.config.args.drain_timeout;
+        let run_dir = self.config.run_dir.clone();
+        // Last of all: who reads it finds a daemon that listens, and that can be told to end.
+        let published = self.bound.addresses.write(&run_dir);
+        let _published = published.map_err(|error| Ended { name: "addresses.json", reason: chain(&error) })?;
         let (trigger, watch) = drain::channel();
         let mut tasks = TaskGroup::new();
         let _held_to_the_end = self.start(&mut tasks, watch);
@@ -214,8 +210,8 @@ impl Agent {
         Ok(())
     }
 
-    fn start(self, tasks: &mut TaskGroup, watch: drain::Watch) -> (Published, std::fs::File) {
-        let Self { config, bound, published, metrics, readiness, identity, trust, link, opened, lock } = self;
+    fn start(self, tasks: &mut TaskGroup, watch: drain::Watch) -> std::fs::File {
+        let Self { config, bound, metrics, readiness, identity, trust, link, opened, lock } = self;
         let Opened { uplink, commands: downlink, loaded, bundles } = opened;
         let state = config.args.data_dir.join("state");
         let guards = Guards {
@@ -277,7 +273,7 @@ impl Agent {
         if !bound.admin.is_empty() {
             tasks.spawn("admin", admin.serve(bound.admin, watch));
         }
-        (published, lock)
+        lock
     }
 }
 

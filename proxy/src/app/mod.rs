@@ -74,6 +74,7 @@ fn refuse(problems: &Problems) -> ExitCode {
 
 /// Runs until a signal (true) or until something that is needed ended (false).
 async fn serve(config: Config) -> Result<bool, Problems> {
+    let signals = drain::Signals::listen().map_err(|e| problem("SIGTERM", &e))?;
     let (trigger, watch) = drain::channel();
     let readiness = Readiness::new();
     let metrics = Arc::new(Metrics::new());
@@ -124,10 +125,7 @@ async fn serve(config: Config) -> Result<bool, Problems> {
     let _reporting = tasks::AbortOnDrop::new(&reporting);
 
     let clean = tokio::select! {
-        signal = drain::terminate_signal() => {
-            if let Err(error) = signal {
-                tracing::error!(%error, "signals cannot be waited for");
-            }
+        () = signals.received() => {
             tracing::info!(timeout = ?config.drain_timeout, "draining");
             true
         }

@@ -32,7 +32,6 @@ impl Streams {
         self.with(|waiting| waiting.since.values().any(|since| now.saturating_duration_since(*since) >= limit))
     }
     /// Watches the body of a response.
-    #[must_use]
     pub fn watch(&self, body: Body) -> Body {
         let number = self.with(|waiting| {
             waiting.next += 1;
