@@ -11,7 +11,7 @@ use meshfed_runtime::config::Problems;
 use meshfed_runtime::grpc::{self, ConnectionMetrics, Limits, ServeOptions};
 use meshfed_runtime::listen::{Addresses, forget};
 use meshfed_runtime::metrics::Metrics;
-use meshfed_runtime::process::{keep_memory_private, listen, refuse, run_until_signal};
+use meshfed_runtime::process::{Ended, keep_memory_private, listen, refuse, run_parts, run_until_signal};
 use meshfed_runtime::readiness::Readiness;
 use meshfed_runtime::tasks::TaskGroup;
 use meshfed_runtime::telemetry::{self, chain};
@@ -36,14 +36,6 @@ const CONNECTIONS_MAX: usize = 8192;
 const REGISTRY: &str = "registry.redb";
 /// How long the end of the process waits for the registry's last user, after the drain.
 const CLOSE_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
-
-/// A required part of the federator has ended.
-#[derive(Debug, thiserror::Error)]
-#[error("{name} has ended: {reason}")]
-pub struct Ended {
-    name: &'static str,
-    reason: String,
-}
 
 /// Runs a federator until SIGTERM or SIGINT.
 #[must_use]
@@ -197,26 +189,12 @@ impl Federator {
     /// # Errors
     /// [`Ended`] when a required part ends before.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Ended> {
-        let timeout = self.config.args.drain_timeout;
-        let closed = self.closed.clone();
+        let (timeout, closed) = (self.config.args.drain_timeout, self.closed.clone());
         let run_dir = self.config.args.data_dir.join("run");
         // Last of all: who reads it finds a daemon that listens, and that can be told to end.
         let published = self.addresses.write(&run_dir);
         let _published = published.map_err(|error| Ended { name: "addresses.json", reason: chain(&error) })?;
-        let (trigger, watch) = drain::channel();
-        let mut tasks = TaskGroup::new();
-        self.start(&mut tasks, watch)?;
-        tokio::select! {
-            () = stop => {}
-            (name, reason) = tasks.first_end() => {
-                return Err(Ended { name, reason: reason.to_string() });
-            }
-        }
-        tracing::info!("draining");
-        if !trigger.drained(timeout).await {
-            tracing::warn!(?timeout, "the drain timeout is over; what is left is cut");
-        }
-        tasks.abort_all();
+        run_parts(stop, timeout, |parts, watch| self.start(parts, watch)).await?;
         if tokio::time::timeout(CLOSE_WITHIN, closed.wait()).await.is_err() {
             tracing::warn!("the registry is still in use; the end of the process closes it");
         }

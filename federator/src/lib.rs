@@ -23,5 +23,5 @@ pub mod source;
 pub mod store;
 pub mod trust;
 
-pub use app::{Ended, Federator, configure, run};
+pub use app::{Federator, configure, run};
 pub use config::FederatorArgs;

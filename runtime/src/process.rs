@@ -1,5 +1,5 @@
 //! Edge. What every daemon's `run` begins and ends with: refused configuration, listeners by flag, a runtime until
-//! SIGTERM or SIGINT.
+//! SIGTERM or SIGINT, its parts until one ends or all have drained.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -7,10 +7,12 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::config::Problems;
-use crate::drain;
+use crate::drain::{self, Watch};
 use crate::listen::{Addresses, ListenFlag, bind_flag};
+use crate::tasks::TaskGroup;
 
 /// Ends when the process is told to.
 pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -82,13 +84,113 @@ pub fn run_until_signal<E: Display, F: Future<Output = Result<(), E>>>(daemon: i
     }
 }
 
+/// A required part of a daemon has ended, or could not begin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} has ended: {reason}")]
+pub struct Ended {
+    /// The part.
+    pub name: &'static str,
+    /// Why, with its causes.
+    pub reason: String,
+}
+
+/// Starts the parts of a daemon, waits until it is told to stop, and drains them; what has not ended by
+/// `drain_timeout` is cut. Each part holds a [`Watch`] for as long as it has something to finish.
+/// What `start` gives (a lock, say) is held to the end.
+///
+/// # Errors
+/// [`Ended`] when a part cannot begin, or ends before the daemon is told to.
+pub async fn run_parts<T>(
+    stop: impl Future<Output = ()>,
+    drain_timeout: Duration,
+    start: impl FnOnce(&mut TaskGroup, Watch) -> Result<T, Ended>,
+) -> Result<(), Ended> {
+    let (trigger, watch) = drain::channel();
+    let mut parts = TaskGroup::new();
+    let _held_to_the_end = start(&mut parts, watch)?;
+    tokio::select! {
+        () = stop => {}
+        (name, reason) = parts.first_end() => return Err(Ended { name, reason: reason.to_string() }),
+    }
+    tracing::info!(timeout = ?drain_timeout, "draining");
+    if !trigger.drained(drain_timeout).await {
+        tracing::warn!(timeout = ?drain_timeout, "the drain timeout is over; what is left is cut");
+    }
+    parts.abort_all();
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
     /// Mutation seen to fail: `NotDumpable` replaced by `Dumpable`.
     #[test]
     fn memory_is_private() {
-        super::keep_memory_private();
+        keep_memory_private();
         let now = rustix::process::dumpable_behavior().unwrap();
         assert_eq!(now, rustix::process::DumpableBehavior::NotDumpable);
+    }
+
+    /// Longer than any test takes.
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// Mutation seen to fail: `drained` is not waited for.
+    #[tokio::test]
+    async fn told_to_stop_it_waits_for_what_was_begun() {
+        let (stop, told) = oneshot::channel();
+        let finished = Arc::new(AtomicBool::new(false));
+        let part = Arc::clone(&finished);
+        let start = |parts: &mut TaskGroup, watch: Watch| {
+            parts.spawn("part", async move {
+                stop.send(()).expect("the daemon waits");
+                watch.signaled().await;
+                tokio::task::yield_now().await;
+                part.store(true, Ordering::Relaxed);
+                drop(watch);
+                // A part that has drained may stay.
+                std::future::pending::<Result<(), io::Error>>().await
+            });
+            Ok(())
+        };
+        let stop = async move { told.await.expect("told to stop") };
+        assert_eq!(run_parts(stop, LONG, start).await, Ok(()));
+        assert!(finished.load(Ordering::Relaxed));
+    }
+
+    /// Mutation seen to fail: `abort_all` is left out, with the group kept.
+    #[tokio::test]
+    async fn what_does_not_drain_is_cut() {
+        let (alive, gone) = oneshot::channel::<()>();
+        let start = |parts: &mut TaskGroup, watch: Watch| {
+            parts.spawn("deaf", async move {
+                let _held = (alive, watch);
+                std::future::pending::<Result<(), io::Error>>().await
+            });
+            Ok(())
+        };
+        assert_eq!(run_parts(std::future::ready(()), Duration::from_millis(1), start).await, Ok(()));
+        assert!(tokio::time::timeout(LONG, gone).await.expect("the part is dropped").is_err());
+    }
+
+    /// Mutation seen to fail: the end of a part is not looked at.
+    #[tokio::test]
+    async fn the_end_of_a_part_is_the_end_of_the_daemon() {
+        let start = |parts: &mut TaskGroup, _watch: Watch| {
+            parts.spawn("reader", async { Err(io::Error::other("no disk")) });
+            Ok(())
+        };
+        let run = run_parts(std::future::pending(), LONG, start);
+        let ended = tokio::time::timeout(LONG, run).await.expect("it ends").unwrap_err();
+        assert_eq!(ended.to_string(), "reader has ended: failed: no disk");
+        let never = |_: &mut TaskGroup, _watch: Watch| Err::<(), _>(Ended { name: "tls", reason: "no key".to_owned() });
+        let ended = run_parts(std::future::pending(), LONG, never).await.unwrap_err();
+        assert_eq!(ended.to_string(), "tls has ended: no key");
     }
 }

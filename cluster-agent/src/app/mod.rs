@@ -21,7 +21,7 @@ use meshfed_runtime::files;
 use meshfed_runtime::grpc::{self, ConnectionMetrics, Limits, ServeOptions};
 use meshfed_runtime::listen::{self, Addresses};
 use meshfed_runtime::metrics::Metrics;
-use meshfed_runtime::process::{self, keep_memory_private, refuse, run_until_signal};
+use meshfed_runtime::process::{self, Ended, keep_memory_private, refuse, run_parts, run_until_signal};
 use meshfed_runtime::readiness::Readiness;
 use meshfed_runtime::tasks::TaskGroup;
 use meshfed_runtime::tls::{self, Identity, IdentityStore, TrustStore};
@@ -46,14 +46,6 @@ use crate::xds::{XdsMetrics, XdsServer, tcp_tls};
 const CONNECTIONS_MAX: usize = 8192;
 /// Scans that wait for the core: the next one waits in the source.
 const SOURCE_UPDATES_MAX: usize = 2;
-
-/// A required part of the agent has ended.
-#[derive(Debug, thiserror::Error)]
-#[error("{name} has ended: {reason}")]
-pub struct Ended {
-    name: &'static str,
-    reason: String,
-}
 
 /// Runs an agent until SIGTERM or SIGINT.
 #[must_use]
@@ -193,21 +185,7 @@ impl Agent {
         // Last of all: who reads it finds a daemon that listens, and that can be told to end.
         let published = self.bound.addresses.write(&run_dir);
         let _published = published.map_err(|error| Ended { name: "addresses.json", reason: chain(&error) })?;
-        let (trigger, watch) = drain::channel();
-        let mut tasks = TaskGroup::new();
-        let _held_to_the_end = self.start(&mut tasks, watch);
-        tokio::select! {
-            () = stop => {}
-            (name, reason) = tasks.first_end() => {
-                return Err(Ended { name, reason: reason.to_string() });
-            }
-        }
-        tracing::info!("draining");
-        if !trigger.drained(timeout).await {
-            tracing::warn!(?timeout, "the drain timeout is over; what is left is cut");
-        }
-        tasks.abort_all();
-        Ok(())
+        run_parts(stop, timeout, |parts, watch| Ok(self.start(parts, watch))).await
     }
 
     fn start(self, tasks: &mut TaskGroup, watch: drain::Watch) -> std::fs::File {

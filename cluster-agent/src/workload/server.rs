@@ -9,7 +9,6 @@ use std::time::Duration;
 use futures::Stream as FutureStream;
 use meshfed_api::proto::spiffe as pb;
 use meshfed_api::proto::spiffe::spiffe_workload_api_server as server;
-use meshfed_model::identity::TrustDomain;
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::grpc::{MESSAGE_MAX, PeerInfo};
 use meshfed_runtime::metrics::Metrics;
@@ -131,10 +130,6 @@ trait Message: Send + 'static {
     fn of(answer: &Answer) -> Self;
 }
 
-fn key(domain: &TrustDomain) -> String {
-    domain.uri()
-}
-
 impl Message for pb::X509svidResponse {
     const TYPE: &'static str = "svids";
     fn same(one: &Answer, other: &Answer) -> bool {
@@ -152,7 +147,7 @@ impl Message for pb::X509svidResponse {
         Self {
             svids: answer.svids.iter().map(svid).collect(),
             crl: Vec::new(),
-            federated_bundles: federated.map(|(domain, der)| (key(domain), der.clone())).collect(),
+            federated_bundles: federated.map(|(domain, der)| (domain.uri(), der.clone())).collect(),
         }
     }
 }
@@ -165,7 +160,7 @@ impl Message for pb::X509BundlesResponse {
     fn of(answer: &Answer) -> Self {
         let bundles = &answer.bundles;
         let all = std::iter::once((&bundles.trust_domain, &bundles.own)).chain(&bundles.federated);
-        Self { crl: Vec::new(), bundles: all.map(|(domain, der)| (key(domain), der.clone())).collect() }
+        Self { crl: Vec::new(), bundles: all.map(|(domain, der)| (domain.uri(), der.clone())).collect() }
     }
 }
 
@@ -252,15 +247,17 @@ impl WorkloadServer {
         let mut last: Option<Arc<Answer>> = None;
         loop {
             tokio::select! {
-                changed = heard.changed() => changed.map_err(|_closed| ending())?,
-                () = out.closed() => return Ok(()),
+                // The core ends with the drain, too; the drain is what the client is told.
+                biased;
                 () = self.drain.signaled() => return Err(Status::unavailable("the agent is draining")),
+                () = out.closed() => return Ok(()),
+                changed = heard.changed() => changed.map_err(|_closed| ending())?,
             }
             let answer = match heard.borrow_and_update().clone() {
                 None => continue,
                 Some(Word::Answer(answer)) => answer,
                 Some(Word::Denied(text)) => {
-                    tracing::info!(uid, "the Workload API has no identity for this user");
+                    tracing::debug!(uid, "the Workload API has no identity for this user");
                     return Err(self.metrics.refuse("no_identity", Status::permission_denied(text)));
                 }
                 Some(Word::Unavailable(text)) => {

@@ -405,13 +405,15 @@ async fn streams_hear_of_changes_until_the_drain() {
     // The bundle stream was told nothing of it: what it says next is its end.
     let draining = served.trigger.drained(Duration::from_secs(10));
     let ends = async {
-        let codes = [svids.message().await.err(), bundles.message().await.err()].map(|e| e.map(|e| e.code()));
+        let ends = [svids.message().await, bundles.message().await.map(|_bundles| None)].map(Result::unwrap_err);
         drop((client, svids, bundles));
-        codes
+        ends
     };
-    let (drained, codes) = tokio::join!(draining, ends);
+    let (drained, ends) = tokio::join!(draining, ends);
     assert!(drained);
-    assert_eq!(codes, [Some(Code::Unavailable), Some(Code::Unavailable)]);
+    for end in ends {
+        assert_eq!((end.code(), end.message()), (Code::Unavailable, "the agent is draining"));
+    }
 }
 
 /// Mutation seen to fail: `Slot` is not dropped with its stream; the limit of one user is not compared.
