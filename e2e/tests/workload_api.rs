@@ -61,8 +61,7 @@ fn fetch_until(client: &Client<'_>, ids: &[&str]) -> Value {
 /// A process of user 4243 gets its identity by being that user, verifies a peer of another cluster with a federated
 /// bundle, and is served by that peer as itself; another user gets nothing.
 ///
-/// Mutation seen to fail: `entitled` gives every user the workloads that name another; the federated bundles are left
-/// out of the answer; `check` takes requests without the header.
+/// Mutation seen to fail: `accounts_of` looks for another uid; the federated bundles are left out of the answer.
 #[test]
 fn a_foreign_client_is_served_as_what_it_is() {
     let world = World::start_without_a_on(Range::at(80), Range::at(81));
@@ -120,7 +119,7 @@ fn told(client: &Process) -> Vec<(Vec<String>, Vec<String>)> {
 
 /// A client that only stands there is told of the next certificate, of more identities, and of their end.
 ///
-/// Mutation seen to fail: `tick` does not call `Holders::renew`; `apply_dirty` does not look at `owners`.
+/// Mutation seen to fail: `tick` does not call `Holders::renew`.
 #[test]
 fn a_standing_client_is_told_of_renewal_and_loss() {
     let range = Range::at(82);

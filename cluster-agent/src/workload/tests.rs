@@ -153,7 +153,8 @@ fn hints(word: &Word) -> Vec<String> {
     answer(word).svids.iter().map(|s| s.hint.to_string()).collect()
 }
 
-/// Mutation seen to fail: `entitled` counts workloads without annotation for every user.
+/// Mutation seen to fail: `entitled` counts workloads without annotation for every user; `apply_dirty` does not look at
+/// `owners`.
 #[test]
 fn a_user_is_what_the_objects_say() {
     let mut b = Bench::new(AGENT_UID);
