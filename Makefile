@@ -2,7 +2,7 @@
 CARGO ?= cargo
 export CARGO_TERM_COLOR ?= never
 
-.PHONY: help demo build release test lint peers bench mutants check-vectors
+.PHONY: help demo build release test lint deny peers bench mutants check-vectors
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +23,11 @@ peers: ## installs the packages that the foreign peers of the tests need
 lint: ## formatting and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+
+deny: ## licences, sources and banned or doubled crates, by deny.toml
+	@$(CARGO) deny --version >/dev/null 2>&1 || { \
+	  echo "make deny: cargo-deny is not here; it takes some minutes: $(CARGO) install cargo-deny --locked" >&2; exit 1; }
+	$(CARGO) deny check bans licenses sources
 
 test: peers lint ## everything that CI checks
 	$(CARGO) build --workspace --bins
