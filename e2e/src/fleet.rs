@@ -14,7 +14,7 @@ use crate::process::{Output, Process, run};
 use crate::wait::until;
 
 /// How long a fleet may take to come up.
-pub const READY: Duration = Duration::from_secs(40);
+pub const READY: Duration = Duration::from_secs(90);
 
 /// A loopback range `127.N.0.0/16` that nothing else on this machine uses while it is held.
 pub struct Range {
@@ -126,7 +126,7 @@ impl Fleet {
         start.args(["--http-listen", &http, "--admin-listen", "127.0.0.1:0"]).args(flags);
         let _first_start = std::fs::remove_file(self.path("federator/run/addresses.json"));
         let mut process = Process::start("federator", &self.path("logs"), &mut start);
-        until("the federator is ready", Duration::from_secs(15), || {
+        until("the federator is ready", Duration::from_secs(60), || {
             process.assert_alive();
             let admin = self.addresses("federator").and_then(|a| first(&a, "admin")).ok_or("no address yet")?;
             self.ready_at(place, &admin)

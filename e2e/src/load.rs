@@ -20,7 +20,7 @@ use crate::wait::until;
 /// Pause of a client between two exchanges: the load is steady, not as heavy as can be.
 const PACE: Duration = Duration::from_millis(25);
 /// How long one exchange may take before it counts as lost.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 /// Errors of one client that are kept as text.
 const ERRORS_KEPT: usize = 20;
 /// Bytes of one raw TCP exchange: more than one TLS record of a segment's size.

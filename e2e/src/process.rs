@@ -78,7 +78,7 @@ impl Process {
     pub fn stop(&mut self) -> i32 {
         self.signal(Signal::TERM);
         let name = self.name.clone();
-        wait::until(&format!("{name} drains"), Duration::from_secs(15), || self.ended().ok_or("still running"))
+        wait::until(&format!("{name} drains"), Duration::from_secs(60), || self.ended().ok_or("still running"))
     }
     /// SIGKILL, and its end.
     pub fn kill(&mut self) {

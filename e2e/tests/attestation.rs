@@ -41,7 +41,7 @@ fn a_second_uid_is_not_our_workload() {
         Process::start(name, &world.fleet.path("logs"), &mut command)
     };
     let mut thief = start("shop/a", "thief");
-    let log = until("the refusal is logged", Duration::from_secs(10), || {
+    let log = until("the refusal is logged", Duration::from_secs(60), || {
         let log = thief.log();
         if log.contains("PermissionDenied") || log.contains("PERMISSION_DENIED") || log.contains("permission") {
             Ok(log)
@@ -64,7 +64,7 @@ fn a_second_uid_is_not_our_workload() {
     });
     world.west.write("d.yaml", &own);
     let mut owner = start("shop/d", "owner");
-    until("the named uid is admitted", Duration::from_secs(10), || {
+    until("the named uid is admitted", Duration::from_secs(60), || {
         owner.assert_alive();
         let answer = http::get((world.west_range.host(14), 15021).into(), "/healthz/ready")?;
         if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }

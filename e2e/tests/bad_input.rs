@@ -89,7 +89,7 @@ fn wrong_files_and_ports_exit_65() {
 fn the_same_proxy_twice() {
     let world = World::start();
     let mut twin = world.west.proxy(None, "shop/a", &["--app-probe", "off"]);
-    let code = until("the twin ends", Duration::from_secs(10), || twin.ended().ok_or_else(|| twin.tail()));
+    let code = until("the twin ends", Duration::from_secs(60), || twin.ended().ok_or_else(|| twin.tail()));
     assert_eq!(code, 65, "{}", twin.log());
     assert!(twin.log().contains(&world.west_range.host(10).to_string()), "{}", twin.log());
     assert_eq!(http::via(world.outbound(), B_URL).unwrap().status, 200);
@@ -176,7 +176,7 @@ metadata: {name: later, namespace: shop}
 ";
     world.east.write("zz.yaml", text);
     let agent: SocketAddr = world.fleet.address("east", "admin").parse().unwrap();
-    let errors = until("all faults are shown", Duration::from_secs(5), || {
+    let errors = until("all faults are shown", Duration::from_secs(60), || {
         let answer = http::get(agent, "/debug/source")?;
         let body: Value = serde_json::from_str(&answer.body).map_err(|e| e.to_string())?;
         let errors = body["errors"].as_array().cloned().unwrap_or_default();

@@ -82,7 +82,7 @@ metadata: {name: b, namespace: shop}
 spec: {services: [{namespace: shop, name: b}], to: {clusters: [north]}}
 ";
     world.east.write("policy.yaml", policy);
-    until("west's workload is refused", Duration::from_secs(5), || {
+    until("west's workload is refused", Duration::from_secs(60), || {
         let answer = tls::request(b, B_SNI, Some(genuine()), B_HOST);
         if answer.is_err() { Ok(()) } else { Err(format!("{answer:?}")) }
     });
@@ -105,7 +105,7 @@ fn clients_and_joiners_refuse_another_clusters_key() {
     assert!(intruder.handshakes() > 0, "a's sidecar did not try the intruder");
     drop(intruder);
     let genuine = tls::serve(world.gateway(), minted(&world, "east", b));
-    until("the genuine key is taken", Duration::from_secs(10), || {
+    until("the genuine key is taken", Duration::from_secs(60), || {
         let answer = http::via(outbound, url)?;
         if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
     });

@@ -211,7 +211,7 @@ fn a_join_without_its_answer_is_repeated() {
 fn assert_member(fleet: &Fleet, range: &Range, when: &str) {
     std::fs::create_dir_all(fleet.path("fleet-east")).unwrap();
     let mut east = Cluster::restart(fleet, None, "east", range.host(1));
-    until("the member's session stands", Duration::from_secs(20), || {
+    until("the member's session stands", Duration::from_secs(60), || {
         east.agent.assert_alive();
         let output = fleet.cli(None, &["clusters", "east", "-o", "json"]);
         let body: Value = serde_json::from_str(&output.stdout).map_err(|error| error.to_string())?;

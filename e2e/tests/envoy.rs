@@ -19,7 +19,7 @@ fn a_stock_envoy_is_a_client_sidecar() {
     let world = World::start_without_a();
     let mut sidecar = envoy::start(&world.fleet.path("logs"), None, world.west.socket(), "shop/a");
     let outbound = world.outbound();
-    let answer = until("Envoy answers", Duration::from_secs(20), || {
+    let answer = until("Envoy answers", Duration::from_secs(60), || {
         sidecar.assert_alive();
         let answer = http::via(outbound, B_URL)?;
         if answer.status == 200 { Ok(answer) } else { Err(format!("{answer:?}")) }
@@ -59,7 +59,7 @@ fn two_localities_behind_one_gateway_are_one_member() {
     ];
     let logs = world.fleet.path("logs");
     let mut sidecar = envoy::start(&logs, None, world.west.socket(), "shop/a");
-    let entry = until("both localities are one entry", Duration::from_secs(20), || {
+    let entry = until("both localities are one entry", Duration::from_secs(60), || {
         sidecar.assert_alive();
         // Until west has a session, nobody can say what its clients are handed.
         let asked = world.fleet.cli(None, &["endpoints", "shop/b:8080", "--from", "west", "-o", "json"]);
@@ -70,7 +70,7 @@ fn two_localities_behind_one_gateway_are_one_member() {
     });
     assert_eq!(entry["address"], world.east_range.host(1).to_string(), "{entry}");
     let name = "cluster.outbound|8080||b.shop.svc.clusterset.local.membership_total";
-    until("Envoy has one member", Duration::from_secs(5), || {
+    until("Envoy has one member", Duration::from_secs(60), || {
         let members = envoy::statistic(&logs, name)?;
         if members == 1 { Ok(()) } else { Err(format!("{members} members")) }
     });
@@ -84,7 +84,7 @@ fn envoy_refuses_another_clusters_key() {
     let mut world = World::start_without_a();
     let mut sidecar = envoy::start(&world.fleet.path("logs"), None, world.west.socket(), "shop/a");
     let outbound = world.outbound();
-    until("Envoy answers", Duration::from_secs(20), || {
+    until("Envoy answers", Duration::from_secs(60), || {
         sidecar.assert_alive();
         let answer = http::via(outbound, B_URL)?;
         if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
@@ -99,7 +99,7 @@ fn envoy_refuses_another_clusters_key() {
     drop(intruder);
     // With east's own key the same place works: what was refused is the key.
     let _genuine = tls::serve(world.gateway(), tls::mint(&world.fleet.path("east").join("ca"), b));
-    until("the genuine key is taken", Duration::from_secs(10), || {
+    until("the genuine key is taken", Duration::from_secs(60), || {
         let answer = http::via(outbound, B_URL)?;
         if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
     });

@@ -21,7 +21,7 @@ const SERVICES: usize = 150;
 /// A resumption may cost this part of the whole at most.
 const PART: u64 = 8;
 /// Deadline of every single step; no step is meant to take it.
-const STEP: Duration = Duration::from_secs(30);
+const STEP: Duration = Duration::from_secs(60);
 /// Exchanges that every client must do between two steps, so that each step is met by all of them.
 const BETWEEN: u64 = 12;
 

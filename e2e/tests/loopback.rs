@@ -12,7 +12,7 @@ use serde_json::Value;
 use world::{B_URL, World};
 
 /// Changes are promised within a second; a test of a loaded machine waits longer, and asserts no time.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Check 1: part 2 ends with 200, twice in a row, each time on other ports and addresses.
 ///
@@ -115,7 +115,7 @@ fn refused_tokens_are_told_nothing() {
     let short = ["--region", "eu", "--network", "net-x=127.99.0.0/16", "--ttl", "1s"];
     let expired = std::fs::read_to_string(fleet.token(None, "late", &short)).unwrap();
     let id = expired.split('.').nth(1).unwrap().to_owned();
-    until("the token expires", Duration::from_secs(5), || {
+    until("the token expires", Duration::from_secs(60), || {
         let list = fleet.cli(None, &["token", "list"]).ok("token list");
         list.lines().find(|l| l.starts_with(&id) && l.contains("expired")).map(|_| ()).ok_or(list)
     });

@@ -274,7 +274,7 @@ fn two_gateways_one_killed() {
         let (status, body) = world.call("10.2.0.10:15001");
         assert_eq!(status, "200", "request {i} after the kill: {body}");
     }
-    until("the dead gateway is no longer handed out", Duration::from_secs(10), || {
+    until("the dead gateway is no longer handed out", Duration::from_secs(60), || {
         let items = world.items();
         if items.len() == 1 && items[0]["address"] == "172.31.0.13" { Ok(()) } else { Err(format!("{items:?}")) }
     });

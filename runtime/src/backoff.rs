@@ -68,8 +68,11 @@ mod tests {
         let pauses: Vec<Duration> = (0..200).map(|_| b.failed(t0)).collect();
         assert!(pauses[0] <= BASE && pauses.iter().all(|p| *p <= CAP));
         assert!(pauses[50..].iter().any(|p| *p > CAP / 2) && pauses[50..].iter().any(|p| *p < CAP / 4), "jitter");
-        b.connected(t0);
-        let flapped: Vec<Duration> = (0..50).map(|_| b.failed(t0 + Duration::from_secs(1))).collect();
+        let mut flap = || {
+            b.connected(t0);
+            b.failed(t0 + Duration::from_secs(1))
+        };
+        let flapped: Vec<Duration> = (0..50).map(|_| flap()).collect();
         assert!(flapped.iter().any(|p| *p > BASE), "a short connection does not reset");
         b.connected(t0);
         assert!(b.failed(t0 + STABLE) <= BASE);

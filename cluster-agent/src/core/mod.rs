@@ -321,7 +321,7 @@ impl Core {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let streams = self.streams.values().filter_map(|e| e.machine.deadline());
-        let proxies = self.proxies.values().filter_map(Proxy::deadline);
+        let proxies = self.proxies.values().filter(|_| self.open).filter_map(Proxy::deadline);
         streams.chain(proxies).chain(self.renewals.values().copied()).chain(self.holders.deadline()).min()
     }
 

@@ -466,6 +466,10 @@ impl Core {
 
     /// Lost proxies whose patience is over.
     pub(super) fn expire_proxies(&mut self, now: Instant) {
+        // Whose proxies were ready before a restart stays so until they can come back, however long the source takes.
+        if !self.open {
+            return;
+        }
         let over = |t: Option<Instant>| t.is_some_and(|t| t + LOST_PATIENCE <= now);
         let lost: Vec<WorkloadKey> =
             self.proxies.iter().filter(|(_, p)| over(p.lost_at)).map(|(k, _)| k.clone()).collect();

@@ -392,12 +392,14 @@ fn readiness_follows_the_proxy() {
     assert!(!b.ready("a-1"));
 }
 
-/// Mutation seen to fail: `restore_proxies` forgets `bound`; the patience is not restarted when the source was scanned.
+/// Mutation seen to fail: `restore_proxies` forgets `bound`; the patience is not restarted when the source was scanned;
+/// `if !self.open` left out of `expire_proxies` (a source that takes long to read then costs every endpoint).
 #[test]
 fn a_restarted_agent_waits_for_its_proxies() {
     let mut b = Bench::new();
     b.core.restore_proxies(Kept { ready: BTreeSet::from([key("a-1")]), ..Kept::default() }, b.now);
-    b.now += Duration::from_secs(60);
+    b.tick(Duration::from_secs(60));
+    assert_eq!(b.core.deadline(), None, "nothing is due before the source is read");
     b.file("a.yaml", &(service("a") + &export("a") + &entry("a-1", "a", "127.2.0.10")));
     assert!(b.ready("a-1"));
     b.tick(LOST_PATIENCE);

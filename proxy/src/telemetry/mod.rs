@@ -21,8 +21,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
-use access_log::LogCounters;
-pub use access_log::{AccessLog, AccessRecord, LogBuffer};
+pub use access_log::{AccessLog, AccessRecord, LogBuffer, LogCounters};
 pub use labels::{Flag, Parties, Party, REASON_HEADER, Reason, Reporter, Security};
 pub use requests::{RequestCell, Requests, Series};
 pub use retries::{RetryOutcome, RetryReason};
