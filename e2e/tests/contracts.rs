@@ -264,7 +264,7 @@ fn configuration_errors_come_all_at_once() {
     let data = dir.path().join("x").display().to_string();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let cases: [(&[&str], u8, &[&str]); 5] = [
+    let cases: [(&[&str], u8, &[&str]); 6] = [
         (
             &[
                 "federator",
@@ -313,6 +313,21 @@ fn configuration_errors_come_all_at_once() {
             ],
             64,
             &["--agent", "--workload", "--inbound", "--outbound", "--app-probe", "--workers", "--mode", "--capture"],
+        ),
+        (
+            &[
+                "federator",
+                "--data-dir",
+                &data,
+                "--fleet",
+                "mesh.example",
+                "--root-key",
+                "/nonexistent/key",
+                "--source",
+                "dir:/nonexistent",
+            ],
+            65,
+            &["/nonexistent/key", "/nonexistent"],
         ),
         (&["agent", "--data-dir", &data, "--source", "dir:/nonexistent"], 65, &[&data, "/nonexistent"]),
         (

@@ -207,6 +207,9 @@ impl Federator {
         } = self;
         let guards = ["grpc", "http"].map(|name| readiness.guard(format!("{name}: not serving yet")));
         let trust = Arc::clone(registry.trust());
+        if !trust.root_online() {
+            tracing::warn!("the root key is offline: no cluster can join until a start with --root-key FILE");
+        }
         let ended = |name: &'static str, reason: String| Ended { name, reason };
         let claims = StoredClaims::open(registry.store().clone(), Arc::clone(registry.revisions()))
             .map_err(|error| ended("claims", chain(&error)))?;

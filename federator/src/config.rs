@@ -125,6 +125,10 @@ impl Config {
                 problems.flag("MF0204", "--advertise", format!("'{advertised}' is not HOST:PORT"));
             }
         }
+        if let Some(key) = args.root_key.as_ref().filter(|key| !key.is_file()) {
+            let text = "is no file; --root-key names the root's private key, PEM in PKCS#8, or is left out";
+            problems.file("MF0215", key.display().to_string(), text);
+        }
         for san in args.http_san.iter().filter(|san| !crate::http::is_san(san)) {
             problems.flag("MF0214", "--http-san", format!("'{san}' is neither a DNS name nor an IP address"));
         }

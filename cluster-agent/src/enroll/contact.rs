@@ -126,7 +126,11 @@ impl Contact {
             | Code::FailedPrecondition
             | Code::Aborted
             | Code::OutOfRange
-            | Code::Unimplemented => EnrollError::Denied(status.message().to_owned()),
+            | Code::Unimplemented => {
+                // The federator begins with what its other refusals begin with; the error says it already.
+                let message = status.message();
+                EnrollError::Denied(message.strip_prefix("join refused: ").unwrap_or(message).to_owned())
+            }
         }
     }
 }
