@@ -161,7 +161,7 @@ fn pending(dir: &Path) -> PathBuf {
 /// refused, before and after.
 ///
 /// Mutation seen to fail: the joiner asks for the plan of a used token before it repeats; it makes a new anchor for the
-/// repetition; `Standing::Repeat` never given.
+/// repetition.
 #[test]
 fn a_join_without_its_answer_is_repeated() {
     for kill in [false, true] {
@@ -222,7 +222,7 @@ fn assert_member(fleet: &Fleet, range: &Range, when: &str) {
 /// The same at any moment: the federator is killed somewhere in a join. Whatever the joiner saw, it repeats, and is a
 /// member with one key; the token opens nothing else.
 ///
-/// Mutation seen to fail: the joiner asks for the plan of a used token before it repeats.
+/// Mutation seen to fail: the store's file opened with `Durability::None`.
 #[test]
 fn a_kill_at_any_moment_of_a_join_loses_nothing() {
     let mut rng = fastrand::Rng::with_seed(seed());
