@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use meshfed_cluster_agent::translate::routes;
+use meshfed_cluster_agent::translate::routes::{self, OtherHosts};
 use meshfed_e2e::fleet::{Cluster, ClusterSpec, Fleet, Range};
 use meshfed_e2e::objects::{self, Workload};
 use meshfed_e2e::process::Process;
@@ -468,7 +468,7 @@ struct DiscoveryResponse {
 
 /// An Envoy that serves the routes of an inbound port without TLS: this version's Envoys are clients only.
 fn inbound_envoy(pair: &Pair, others: &[String], listen: SocketAddr, application: SocketAddr) -> Process {
-    let routes = routes::inbound(8080, others);
+    let routes = routes::inbound(8080, &OtherHosts::named(others));
     let type_url = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration".to_owned();
     let resource = prost_types::Any { type_url: type_url.clone(), value: routes.body.to_vec() };
     let file = pair.fleet.path("routes.pb");

@@ -14,7 +14,6 @@ use meshfed_e2e::fleet::Fleet;
 use meshfed_e2e::http;
 use meshfed_e2e::process::{Output, Process, run};
 use meshfed_e2e::wait::until;
-use rustix::process::Signal;
 
 /// How many processes try the same token at once.
 const RACERS: usize = 24;

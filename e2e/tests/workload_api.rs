@@ -159,7 +159,7 @@ fn a_standing_client_is_told_of_renewal_and_loss() {
     std::fs::remove_file(west.source().join("objects.yaml")).unwrap();
     let end = until("the stream ends", PATIENCE, || {
         let said = said(&bare);
-        said.iter().find(|line| line.get("end").is_some()).cloned().ok_or(format!("{said:?}"))
+        said.iter().find(|line| line.get("end").is_some()).cloned().ok_or_else(|| format!("{said:?}"))
     });
     assert_eq!(end["end"], "PERMISSION_DENIED", "{end}");
     let both = said(&bare).into_iter().find(|line| line["ids"] == json!([c, d]));

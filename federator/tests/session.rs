@@ -43,13 +43,13 @@ async fn join(grpc: SocketAddr, token: &Token, replace: bool) -> Agent {
     let (ca, key) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
     let domain = TrustDomain::new("east.mesh.example").unwrap();
     let request = pb::JoinRequest {
-        token: Some(pb::TokenCredential { id: token.id.clone(), secret: token.secret_text().to_string() }),
+        token: Some(pb::TokenCredential { id: token.id().to_owned(), secret: token.secret_text().to_string() }),
         anchor: anchor::self_signed(&ca, &domain, clock::wall(), 365 * DAY).unwrap(),
         ca_request: csr::create(&ca).unwrap(),
         agent_request: csr::create(&key).unwrap(),
         replace,
     };
-    let verifier = Arc::new(PinnedFleetVerifier::new(token.pin));
+    let verifier = Arc::new(PinnedFleetVerifier::new(*token.pin()));
     let tls = tls::client_config_with(None, verifier, &[b"h2"]).unwrap();
     let mut client = EnrollmentClient::new(grpc::connect(&grpc.to_string(), tls).await.unwrap());
     Agent { key, joined: client.join(request).await.unwrap().into_inner() }

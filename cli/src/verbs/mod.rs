@@ -111,6 +111,7 @@ pub fn configuration_errors(cli: Cli) -> Vec<String> {
         Verb::Proxy(args) => meshfed_proxy::configure(&args).err(),
         Verb::Demo(_)
         | Verb::Token(_)
+        | Verb::Credential(_)
         | Verb::Join(_)
         | Verb::Status(_)
         | Verb::Clusters(_)

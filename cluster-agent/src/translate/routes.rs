@@ -140,6 +140,14 @@ pub fn outbound(namespace: &Namespace, services: &AllRoutes) -> Arc<Resource> {
 #[derive(Debug, Clone, Default)]
 pub struct OtherHosts(Vec<u8>);
 
+impl OtherHosts {
+    /// These names.
+    #[must_use]
+    pub fn named(hosts: &[String]) -> Self {
+        Self(VirtualHost { domains: hosts.to_vec(), ..VirtualHost::default() }.encode_to_vec())
+    }
+}
+
 /// The host names, without port, of all services but those that hold the workload.
 #[must_use]
 pub fn other_hosts(namespace: &Namespace, holding: &BTreeSet<ServiceName>, services: &AllRoutes) -> OtherHosts {
