@@ -61,7 +61,7 @@ fn fetch_until(client: &Client<'_>, ids: &[&str]) -> Value {
 /// A process of user 4243 gets its identity by being that user, verifies a peer of another cluster with a federated
 /// bundle, and is served by that peer as itself; another user gets nothing.
 ///
-/// Mutation seen to fail: `accounts_of` looks for another uid; the federated bundles are left out of the answer.
+/// Mutation seen to fail: the federated bundles are left out of the answer.
 #[test]
 fn a_foreign_client_is_served_as_what_it_is() {
     let world = World::start_without_a_on(Range::at(80), Range::at(81));
