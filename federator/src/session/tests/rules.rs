@@ -212,11 +212,13 @@ fn one_bad_resource_is_refused_by_name_and_the_rest_is_taken() {
         assert_eq!(hub.state.catalog().refused(&cluster(0)).count(), 6);
         // Told to the agent, in words that it can read.
         hub.state.offered(id, &taken, BTreeMap::new(), &[]);
-        let acks = std::iter::from_fn(|| hub.state.next(id)).find_map(|next| match next {
-            Next::OfferAck(ack) => Some(ack),
-            _ => None,
-        });
-        let told = meshfed_api::border::Ack::try_from(wire::Ack::from(&acks.unwrap())).unwrap();
+        let mut acks = Vec::new();
+        while let Some(next) = hub.state.next(id) {
+            if let Next::OfferAck(ack) = next {
+                acks.push(ack);
+            }
+        }
+        let told = meshfed_api::border::Ack::try_from(wire::Ack::from(&acks[0])).unwrap();
         assert_eq!(told.refused, taken.refused);
         // What is withdrawn is no more refused, also where its key is none.
         let gone = wire::Tombstone { key: endpoint("10.0.0.9", 0).key, revision: 4, audience: None };
@@ -398,7 +400,7 @@ fn nothing_goes_before_the_sync_is_whole() {
     let good = hub.held();
     let mut part = offer_of(2, &[0]).complete(Scope::Replica).remove(0);
     part.more = true;
-    assert!(!hub.offer(id, part.clone()).reached);
+    assert!(!hub.offer(id, part).reached);
     assert_eq!(hub.held(), good);
     // A part of something else drops what was staged.
     let other = Delta { version: Version::new(3, 1), complete: true, ..Delta::default() };
