@@ -33,27 +33,27 @@ fn an_anchor_follows_by_the_word_of_one_that_is_held() {
     let both = bundle_of(&root, &[&old, &new], 2);
     assert!(matches!(take(&held, &both, &[]), Err(BundleError::AnchorChanged { .. })), "lineage alone is not enough");
     let word = rollover::issue(&old.key, &old.anchor, &new.anchor, now()).unwrap();
-    let held = take(&held, &both, &[word.clone()]).unwrap();
+    let held = take(&held, &both, &[word]).unwrap();
     let held = take(&held, &bundle_of(&root, &[&new], 3), &[]).unwrap();
     assert_eq!(held.anchors, std::slice::from_ref(&new.anchor));
     // The old key has retired: its word counts no more.
     let next = bundle_of(&root, &[&new, &third], 4);
     let by_old = rollover::issue(&old.key, &old.anchor, &third.anchor, now()).unwrap();
-    let refused = take(&held, &next, &[by_old.clone()]).unwrap_err();
+    let refused = take(&held, &next, std::slice::from_ref(&by_old)).unwrap_err();
     assert!(matches!(refused, BundleError::Rollover { source: RolloverError::NotByHeld(_), .. }), "{refused:?}");
     assert_eq!(refused.as_str(), "rollover");
     let by_new = rollover::issue(&new.key, &new.anchor, &third.anchor, now()).unwrap();
     take(&held, &next, &[by_old, by_new.clone()]).unwrap();
     // One word does not bring in two keys, nor another one than it is for.
     let two = bundle_of(&root, &[&new, &third, &rogue], 4);
-    assert!(matches!(take(&held, &two, &[by_new.clone()]), Err(BundleError::AnchorChanged { .. })));
+    assert!(matches!(take(&held, &two, std::slice::from_ref(&by_new)), Err(BundleError::AnchorChanged { .. })));
     let other = bundle_of(&root, &[&rogue], 4);
-    assert!(matches!(take(&held, &other, &[by_new.clone()]), Err(BundleError::AnchorChanged { .. })));
+    assert!(matches!(take(&held, &other, std::slice::from_ref(&by_new)), Err(BundleError::AnchorChanged { .. })));
     // A rollover takes the place of neither lineage nor serial.
     let unproved = Bundle { lineages: vec![by_new.clone(); 2], ..next.clone() };
-    assert!(matches!(take(&held, &unproved, &[by_new.clone()]), Err(BundleError::Lineage { .. })));
+    assert!(matches!(take(&held, &unproved, std::slice::from_ref(&by_new)), Err(BundleError::Lineage { .. })));
     let replayed = Bundle { serial: 2, ..next.clone() };
-    assert!(matches!(take(&held, &replayed, &[by_new.clone()]), Err(BundleError::Rollback { .. })));
+    assert!(matches!(take(&held, &replayed, std::slice::from_ref(&by_new)), Err(BundleError::Rollback { .. })));
     assert!(matches!(take(&held, &next, &vec![by_new; ANCHORS_MAX + 1]), Err(BundleError::Limit { .. })));
     assert!(matches!(take(&held, &next, &[vec![0; 9000]]), Err(BundleError::Limit { .. })));
 }
@@ -87,5 +87,5 @@ fn a_rollover_proves_one_change_and_nothing_else() {
     assert!(rollover::issue(&new.key, &old.anchor, &new.anchor, now()).is_err());
     // It is no identity, and no anchor.
     assert!(matches!(verify(&trust(&[&old]), &word, now()), Err(SvidError::NotSpiffeId(_))));
-    assert!(TrustStore::with([(old.domain.clone(), vec![word.into()])].into()).is_err());
+    assert!(TrustStore::with([(old.domain, vec![word.into()])].into()).is_err());
 }
