@@ -482,7 +482,7 @@ fn the_api_keeps_its_shapes() {
             curl.args(["-H", header]);
         }
         if let Some(body) = body {
-            curl.args(["-H", "Content-Type: application/json", "--data-binary", body]);
+            curl.args(["-H", "Expect:", "-H", "Content-Type: application/json", "--data-binary", body]);
         }
         let url = format!("https://{}/api/v1/{path}", world.fleet.address("federator", "http"));
         let text = run(curl.arg(url)).ok(path);
