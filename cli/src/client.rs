@@ -211,7 +211,6 @@ impl Client {
             cause.downcast_ref::<E>().or_else(|| inside?.downcast_ref::<E>())
         });
         let (place, file) = (self.place(), self.credentials.display());
-        #[expect(clippy::wildcard_enum_match_arm, reason = "rustls' enums are non-exhaustive")]
         let remedy = match tls {
             Some(E::InvalidCertificate(
                 C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. },

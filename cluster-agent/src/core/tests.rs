@@ -414,7 +414,7 @@ fn a_restarted_agent_shows_no_gap() {
     const A: &str = "outbound|8080||a.shop.svc.cluster.local";
     let mut b = Bench::new();
     b.bundles();
-    b.core.restore_ready([key("a-1"), key("a-2")].into_iter().collect(), b.now);
+    b.core.restore_proxies(Kept { ready: BTreeSet::from([key("a-1"), key("a-2")]), ..Kept::default() }, b.now);
     b.open(1, MINE, node("shop/a/a-1"), &[(Kind::Endpoint, &[A])]);
     b.file("a.yaml", &(service("a") + &entry("a-1", "a", "127.2.0.10") + &entry("a-2", "a", "127.2.0.11")));
     assert_eq!(b.sent.get(&(1, Kind::Endpoint)), Some(&1));

@@ -303,6 +303,7 @@ struct Served {
     trigger: drain::Trigger,
     updates: mpsc::Sender<SourceUpdate>,
     _downlink: mpsc::Sender<crate::downlink::CoreCommand>,
+    _lookups: mpsc::Sender<crate::lookup::Lookup>,
     bench: Bench,
     socket: std::path::PathBuf,
     _directory: tempfile::TempDir,
@@ -319,14 +320,16 @@ fn serve() -> Served {
     let (commands, received) = mpsc::channel(COMMANDS_MAX);
     let (downlink, from_hub) = mpsc::channel(1);
     let (updates, scanned) = mpsc::channel(1);
+    let (lookups, resolved) = mpsc::channel(1);
     let actor = Actor::new(core, UplinkHandle::new(), CoreMetrics::register(&metrics), Guards::default());
-    tasks::spawn("core", actor.run(Inputs { commands: received, downlink: from_hub, source: scanned }, watch.clone()));
+    let inputs = Inputs { commands: received, downlink: from_hub, source: scanned, lookups: resolved };
+    tasks::spawn("core", actor.run(inputs, watch.clone()));
     let server = WorkloadServer::new(commands, watch.clone(), WorkloadMetrics::register(&metrics));
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("workload.sock");
     let listener = grpc::bind_unix("--run-dir", &socket).unwrap();
     tasks::spawn("workload", grpc::serve_unix(listener, server.routes(), watch, ServeOptions::default()));
-    Served { trigger, updates, _downlink: downlink, bench, socket, _directory: directory }
+    Served { trigger, updates, _downlink: downlink, _lookups: lookups, bench, socket, _directory: directory }
 }
 
 impl Served {

@@ -36,7 +36,7 @@ proptest! {
         for (kind, _) in &frames {
             control += u32::from(matches!(kind, 4 | 6));
             resets += u32::from(*kind == 3);
-            expected = expected.or((control > 20).then_some(Flood::Control)).or((resets > 15).then_some(Flood::Resets));
+            expected = expected.or_else(|| (control > 20).then_some(Flood::Control)).or_else(|| (resets > 15).then_some(Flood::Resets));
         }
         let (mut meter, now, mut found, mut rest) = (Meter::new(&limits), origin(), None, bytes.as_slice());
         for cut in cuts.iter().cycle() {
