@@ -216,6 +216,7 @@ impl Hub {
     /// Lets time pass.
     async fn pass(&self) {
         let passed = self.change(|state| state.pass(now().instant));
+        self.count_holding();
         if passed.is_empty() {
             return;
         }
@@ -236,8 +237,15 @@ impl Hub {
                 Err(error) => tracing::error!(%cluster, %error, "claims cannot be dropped"),
             }
         }
-        self.count_holding();
         self.inputs.revisions.bump();
+    }
+
+    /// A cluster that was stale has spoken; it can become stale again.
+    pub(super) fn fresh_again(&self, cluster: &ClusterName) {
+        self.metrics.stale.get_or_create(&ClusterLabel { cluster: cluster.to_string() }).set(0);
+        tracing::info!(%cluster, "the cluster speaks again");
+        self.inputs.revisions.bump();
+        self.reschedule();
     }
 
     /// A deadline may have come nearer.

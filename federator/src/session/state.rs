@@ -362,14 +362,15 @@ impl State {
         self.sessions.iter().rev().find(|(_, s)| s.cluster == *cluster && s.replica == replica).map(|(id, _)| *id)
     }
 
-    /// The agent spoke.
-    pub fn heard(&mut self, id: SessionId, now: Now) {
+    /// The agent spoke; whether its cluster was stale before.
+    pub fn heard(&mut self, id: SessionId, now: Now) -> bool {
         if let Some(session) = self.sessions.get(&id)
             && let Some(known) = self.known.get_mut(&session.cluster)
         {
             (known.last_seen, known.heard) = (Some(now.wall), Some(now.instant));
-            self.stale.remove(&session.cluster);
+            return self.stale.remove(&session.cluster);
         }
+        false
     }
 
     /// Takes one part of the offer of a session's cluster, and marks who has to hear of it.

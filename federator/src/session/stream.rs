@@ -256,7 +256,9 @@ impl Reader {
                 self.hub.refuse_session(self.cluster.as_str(), "message");
                 Status::invalid_argument(e.to_string())
             })?;
-            self.hub.change(|s| s.heard(id, now()));
+            if self.hub.change(|s| s.heard(id, now())) {
+                self.hub.fresh_again(&self.cluster);
+            }
             self.take(id, said).await?;
         }
     }
@@ -318,7 +320,9 @@ impl Reader {
         let settled = self.hub.settle(&self.cluster, &taken).await;
         let settled = settled.map_err(|e| Status::unavailable(e.to_string()))?;
         self.hub.change(|s| s.offered(id, &taken, settled.claims, &settled.dropped));
-        self.hub.reschedule();
+        if taken.complete {
+            self.hub.reschedule();
+        }
         Ok(())
     }
 }

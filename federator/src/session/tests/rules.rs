@@ -420,7 +420,8 @@ fn silence_makes_stale_and_a_word_makes_fresh() {
     assert_eq!(hub.after(Duration::from_millis(1)).stale, [cluster(0)]);
     assert_eq!(hub.state.freshness(&cluster(0), hub.now.instant), Freshness::Stale);
     assert_eq!(hub.state.next_deadline(hub.now.instant), None, "said once");
-    hub.state.heard(id, hub.now);
+    assert!(hub.state.heard(id, hub.now) && !hub.state.heard(id, hub.now));
+    assert_eq!(hub.state.next_deadline(hub.now.instant), Some(hub.now.instant + STALE_AFTER), "and may be again");
     assert_eq!(hub.state.freshness(&cluster(0), hub.now.instant), Freshness::Fresh);
     assert_eq!(hub.after(STALE_AFTER).stale, [cluster(0)]);
     assert_eq!(hub.state.freshness(&cluster(1), hub.now.instant), Freshness::Stale, "never heard of");
