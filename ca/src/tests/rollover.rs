@@ -58,8 +58,8 @@ fn an_anchor_follows_by_the_word_of_one_that_is_held() {
     assert!(matches!(take(&held, &next, &[vec![0; 9000]]), Err(BundleError::Limit { .. })));
 }
 
-/// Mutation seen to fail: the validity of held anchors not asked in `rollover::verify`; `Unproved::Ca` taken for
-/// another issuer's.
+/// Mutation seen to fail: `Unproved::Ca` taken for another issuer's. (That held anchors are valid is asked twice: a
+/// rollover ends with its issuer.)
 #[test]
 fn a_rollover_proves_one_change_and_nothing_else() {
     let [old, new] = ["east.mesh.example"; 2].map(ca);

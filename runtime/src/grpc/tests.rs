@@ -36,6 +36,7 @@ fn routes(drain: drain::Watch) -> tonic::service::Routes {
         .route("/hold", axum::routing::post(hold))
         .route("/forever", axum::routing::post(std::future::pending::<String>))
         .route("/endless", axum::routing::post(endless))
+        .route("/trickle", axum::routing::post(trickle))
         .route("/flood", axum::routing::post(|| async { vec![0u8; 32 << 20] }));
     router.into()
 }
@@ -44,6 +45,13 @@ fn routes(drain: drain::Watch) -> tonic::service::Routes {
 async fn endless() -> axum::body::Body {
     use futures::StreamExt as _;
     axum::body::Body::from_stream(futures::stream::repeat(vec![0u8; 1024]).map(Ok::<_, std::convert::Infallible>))
+}
+
+/// One part, and then nothing for a long time.
+async fn trickle() -> axum::body::Body {
+    use futures::StreamExt as _;
+    let first = futures::stream::iter([Ok::<_, std::convert::Infallible>("first")]);
+    axum::body::Body::from_stream(first.chain(futures::stream::pending()))
 }
 
 struct Server {

@@ -246,7 +246,7 @@ async fn a_peer_that_keeps_its_window_shut_is_cut() {
     let each = ConnectionLimits { write_stall: Duration::from_millis(400), ..ConnectionLimits::default() };
     let (s, store, _) = open(Limits { each, ..Limits::default() });
     let mut idle = Raw::connect(&s, &store, &[]).await;
-    idle.send(&[request(1, "/who", &[]), request(3, "/hold", &[])].concat()).await;
+    idle.send(&request(1, "/trickle", &[])).await;
     idle.until(DATA).await;
     let mut shut = Raw::connect(&s, &store, &[]).await;
     shut.send(&request(1, "/endless", &[])).await;
