@@ -88,7 +88,7 @@ fn mixed(token: &str, rest: &str) -> String {
 
 /// The old credentials end at a running federator within seconds; the new ones work there, and after a restart.
 ///
-/// Mutation seen to fail: the task that follows the files not started; the token kept by `reset`.
+/// Mutation seen to fail: the task that follows the files not started.
 #[test]
 fn a_reset_ends_the_old_credentials() {
     let mut fleet = Fleet::start();
@@ -166,7 +166,7 @@ const OTHER: u32 = 4343;
 
 /// Federator and agent of another user are not that user's to look into: no dump, no debugger gets their keys (CA10).
 ///
-/// Mutation seen to fail: `keep_memory_private` left out of the federator's `run`, and of the agent's.
+/// Mutation seen to fail: `keep_memory_private` left out of the federator's `run`.
 #[test]
 fn keys_stay_out_of_dumps() {
     let fleet = Fleet::start();
