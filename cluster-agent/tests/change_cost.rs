@@ -2,6 +2,8 @@
 //! proxies of a class, and little on the number of endpoints of the service.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -214,5 +216,5 @@ fn an_endpoint_holds_little_memory() {
     assert!(each < HELD_PER_ENDPOINT, "{each} bytes per endpoint");
 }
 
-/// Measured, with some room; it was more than twice that.
-const HELD_PER_ENDPOINT: i64 = 3000;
+/// Measured, with some room; it was 2,811 with a tree of names per workload and of files per object.
+const HELD_PER_ENDPOINT: i64 = 2400;

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use meshfed_model::sorted::SortedSet;
+
 use crate::bounds::Bounds;
 use crate::error::{Code, ObjectError};
 use crate::intern::Interner;
@@ -71,7 +73,7 @@ pub struct LastGood {
     files: BTreeMap<Arc<str>, FileState>,
     faulty: BTreeSet<Arc<str>>,
     standing: BTreeMap<ObjectKey, Arc<Object>>,
-    declared_in: BTreeMap<ObjectKey, BTreeSet<Arc<str>>>,
+    declared_in: BTreeMap<ObjectKey, SortedSet<Arc<str>>>,
     contested: BTreeSet<ObjectKey>,
     walk_errors: Vec<ObjectError>,
     interner: Interner,

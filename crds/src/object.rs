@@ -146,15 +146,16 @@ impl Object {
     /// Kind, namespace and name.
     #[must_use]
     pub fn key(&self) -> ObjectKey {
-        let key =
-            |kind, namespace: &str, name: &str| ObjectKey { kind, namespace: namespace.into(), name: name.into() };
+        // Nothing is copied: the index holds a key per object.
+        let key = |kind, namespace: Arc<str>, name: Arc<str>| ObjectKey { kind, namespace, name };
+        let of = |kind, service: &ServiceName| key(kind, service.namespace.shared(), service.shared_name());
         match &self.body {
-            Body::Namespace(o) => key(Kind::Namespace, "", o.name.as_str()),
-            Body::Service(o) => key(Kind::Service, o.name.namespace.as_str(), o.name.name()),
-            Body::WorkloadEntry(o) => key(Kind::WorkloadEntry, o.namespace.as_str(), &o.name),
-            Body::ServiceExport(o) => key(Kind::ServiceExport, o.service.namespace.as_str(), o.service.name()),
-            Body::ExportPolicy(o) => key(Kind::ExportPolicy, &o.namespace, &o.name),
-            Body::FailoverPolicy(o) => key(Kind::FailoverPolicy, &o.namespace, &o.name),
+            Body::Namespace(o) => key(Kind::Namespace, Arc::default(), o.name.shared()),
+            Body::Service(o) => of(Kind::Service, &o.name),
+            Body::WorkloadEntry(o) => key(Kind::WorkloadEntry, o.namespace.shared(), Arc::clone(&o.name)),
+            Body::ServiceExport(o) => of(Kind::ServiceExport, &o.service),
+            Body::ExportPolicy(o) => key(Kind::ExportPolicy, Arc::clone(&o.namespace), Arc::clone(&o.name)),
+            Body::FailoverPolicy(o) => key(Kind::FailoverPolicy, Arc::clone(&o.namespace), Arc::clone(&o.name)),
         }
     }
     /// A fault of this object, with its file and the place of `field`.

@@ -21,5 +21,6 @@ pub mod quantise;
 pub mod service;
 pub mod share;
 pub mod sni;
+pub mod sorted;
 pub mod version;
 pub mod view;

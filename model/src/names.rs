@@ -84,6 +84,11 @@ macro_rules! label_type {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+            /// The name as text that is shared with it.
+            #[must_use]
+            pub fn shared(&self) -> std::sync::Arc<str> {
+                std::sync::Arc::clone(&self.0)
+            }
         }
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -150,6 +155,11 @@ impl ServiceName {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+    /// The same as text that is shared with it.
+    #[must_use]
+    pub fn shared_name(&self) -> std::sync::Arc<str> {
+        std::sync::Arc::clone(&self.name)
     }
     /// `name.namespace.svc.domain`.
     #[must_use]

@@ -9,6 +9,7 @@ use meshfed_model::identity::TrustDomain;
 use meshfed_model::names::{Namespace, ServiceName};
 use meshfed_model::service::PortProtocol;
 use meshfed_model::sni::SNI_MAX;
+use meshfed_model::sorted::SortedSet;
 
 use crate::translate::facts::Foreign;
 use crate::translate::names::OUTBOUND_PORT;
@@ -21,7 +22,7 @@ use super::proxies::{Admitted, Phase};
 use super::store::{Class, Scope, StreamId};
 
 /// A workload's namespace, and the services that it is behind.
-type Behind = (Namespace, BTreeSet<ServiceName>);
+type Behind = (Namespace, SortedSet<ServiceName>);
 
 impl Core {
     /// Looks again at the facts of `shapes`, and at the assignments of `assignments`.

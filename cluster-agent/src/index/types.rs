@@ -13,6 +13,7 @@ use meshfed_model::names::{ClusterName, Namespace, NetworkName, ServiceName};
 use meshfed_model::network::{Cidr, Network};
 use meshfed_model::policy::FailoverSpec;
 use meshfed_model::service::{PortProtocol, ServicePort, ServiceType};
+use meshfed_model::sorted::SortedSet;
 
 /// What the cluster's token binds it to, and its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +96,7 @@ pub struct Workload {
     /// What its proxy says.
     pub state: WorkloadState,
     /// The services that select it.
-    pub services: BTreeSet<ServiceName>,
+    pub services: SortedSet<ServiceName>,
 }
 
 impl Workload {

@@ -7,6 +7,7 @@ use meshfed_crds::WorkloadObject;
 use meshfed_model::identity::SpiffeId;
 use meshfed_model::names::ServiceName;
 use meshfed_model::service::{PortProtocol, ServicePort};
+use meshfed_model::sorted::SortedSet;
 
 use super::{Dirty, InboundPort, Index, Workload, WorkloadKey, WorkloadState};
 
@@ -32,7 +33,7 @@ impl Index {
         let account = (key.namespace.clone(), Arc::clone(&new.service_account));
         dirty.owners |= self.owners.add(new.unix_uid, &account);
         self.accounts.entry(account).or_default().insert(key.clone());
-        let touched: BTreeSet<ServiceName> = before.union(&new.services).cloned().collect();
+        let touched: BTreeSet<ServiceName> = before.iter().chain(&new.services).cloned().collect();
         self.workloads.insert(key.clone(), new);
         self.refresh_endpoints(&key, &touched, dirty);
         dirty.workloads.insert(key);
@@ -82,7 +83,7 @@ impl Index {
             sidecar: !object.without_sidecar,
             unix_uid: object.unix_uid,
             state: self.states.get(key).copied().unwrap_or_default(),
-            services: BTreeSet::new(),
+            services: SortedSet::default(),
         })
     }
 
@@ -102,20 +103,25 @@ impl Index {
     }
 
     /// The services that select a workload: those whose anchor pair it has, if it has the rest, too.
-    fn services_for(&self, workload: &Workload) -> BTreeSet<ServiceName> {
-        let mut found = BTreeSet::new();
+    fn services_for(&self, workload: &Workload) -> SortedSet<ServiceName> {
+        let mut found = Vec::new();
         for (key, value) in workload.labels.iter() {
             for name in self.selectors.with(&workload.key.namespace, key, value).into_iter().flatten() {
                 if self.services.get(name).is_some_and(|s| workload.labels.selected_by(&s.selector)) {
-                    found.insert(name.clone());
+                    found.push(name.clone());
                 }
             }
         }
-        found
+        found.into_iter().collect()
     }
 
     /// Makes the endpoints of one workload in these services what the workload is now.
-    fn refresh_endpoints(&mut self, key: &WorkloadKey, services: &BTreeSet<ServiceName>, dirty: &mut Dirty) {
+    fn refresh_endpoints<'a>(
+        &mut self,
+        key: &WorkloadKey,
+        services: impl IntoIterator<Item = &'a ServiceName>,
+        dirty: &mut Dirty,
+    ) {
         for name in services {
             let Some(service) = self.services.get_mut(name) else { continue };
             let workload = self.workloads.get(key).filter(|w| w.services.contains(name));

@@ -1,6 +1,6 @@
 //! Pure. RDS: which cluster an authority means, for the clients of one namespace, and what an inbound port refuses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3::{
@@ -18,6 +18,7 @@ use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::Previou
 use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use meshfed_model::names::{Namespace, ServiceName};
+use meshfed_model::sorted::SortedSet;
 use prost::Message as _;
 
 use super::facts::ServiceFacts;
@@ -150,7 +151,7 @@ impl OtherHosts {
 
 /// The host names, without port, of all services but those that hold the workload.
 #[must_use]
-pub fn other_hosts(namespace: &Namespace, holding: &BTreeSet<ServiceName>, services: &AllRoutes) -> OtherHosts {
+pub fn other_hosts(namespace: &Namespace, holding: &SortedSet<ServiceName>, services: &AllRoutes) -> OtherHosts {
     let mut all = Vec::new();
     for (service, routes) in services.iter().filter(|(s, _)| !holding.contains(*s)) {
         all.extend_from_slice(&routes.seen_from(namespace, service).hosts);

@@ -150,7 +150,7 @@ fn names_mean_what_the_contract_says() {
 #[test]
 fn an_inbound_port_refuses_other_services_names() {
     let shop = Namespace::new("shop").unwrap();
-    let holding = BTreeSet::from([ServiceName::new("shop", "a").unwrap()]);
+    let holding = [ServiceName::new("shop", "a").unwrap()].into_iter().collect();
     let others = routes::other_hosts(&shop, &holding, &services());
     let made = routes::inbound(8080, &others);
     let routes = RouteConfiguration::decode(made.body.clone()).unwrap();
