@@ -185,7 +185,7 @@ const PER_PROXY: u64 = 40;
 
 /// It was 4,923 with 10 services and 5,545 with 1,000.
 ///
-/// Mutation seen to fail: `await_endpoints` clones the names that were asked for; `is_own_alone` is false;
+/// Mutation meant to fail (not tried yet): `await_endpoints` clones the names that were asked for; `is_own_alone` is false;
 /// `metadata_of` makes the metadata of every endpoint anew.
 #[test]
 fn a_change_costs_the_same_with_few_and_with_many_services() {
@@ -202,7 +202,7 @@ fn a_change_costs_the_same_with_few_and_with_many_services() {
 /// What is held per endpoint by source, index and core together, in bytes: the last good object and what is made of it.
 /// A file's text and its tree are gone once it is read.
 ///
-/// Mutation seen to fail: the endpoints of a workload in a `Vec` that grows; `Interner::object` does nothing.
+/// Mutation meant to fail (not tried yet): the endpoints of a workload in a `Vec` that grows; `Interner::object` does nothing.
 #[test]
 fn an_endpoint_holds_little_memory() {
     let held = |services: usize| {

@@ -365,7 +365,7 @@ mod tests {
         drop(published);
     }
 
-    /// Mutation seen to fail: `forget` does not look at the lock; `write` does not take it.
+    /// Mutation meant to fail (not tried yet): `forget` does not look at the lock; `write` does not take it.
     #[test]
     fn addresses_of_an_earlier_run_are_forgotten() {
         let dir = tempfile::tempdir().unwrap();

@@ -15,8 +15,8 @@ fn authority(domain: &str) -> Authority {
     Authority::new(&key.to_pkcs8_pem(), anchor, domain).unwrap()
 }
 
-/// Mutation seen to fail: the trust domain is not compared (and `svid::issue` is told another anchor); `is_workload`
-/// is not asked.
+/// Mutation seen to fail: the trust domain is not compared (and `svid::issue` is told another anchor).
+/// Not tried yet: `is_workload` is not asked.
 #[test]
 fn only_the_own_trust_domain_is_issued() {
     let west = authority("west.mesh.example");

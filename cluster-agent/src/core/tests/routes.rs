@@ -15,7 +15,7 @@ fn domains(b: &Bench, id: StreamId, name: &str) -> Vec<String> {
 /// namespace, and into what inbound ports refuse; listeners and inbound clusters of others are left alone. A change of
 /// endpoints or of health encodes no routes at all.
 ///
-/// Mutation seen to fail: `refresh` encodes the routes of all services; `others` are rebuilt whole; `without_own` is made
+/// Mutation meant to fail (not tried yet): `refresh` encodes the routes of all services; `others` are rebuilt whole; `without_own` is made
 /// anew for each namespace.
 #[test]
 fn a_new_service_is_encoded_once_and_only_routes_change() {

@@ -131,7 +131,7 @@ fn item(n: u32) -> Item {
 
 /// The bytes are those that prost makes of the same message.
 ///
-/// Mutation seen to fail: `metadata_of` compares no groups; `chosen_number` leaves 0 out; `tier` after `total`.
+/// Mutation meant to fail (not tried yet): `metadata_of` compares no groups; `chosen_number` leaves 0 out; `tier` after `total`.
 #[test]
 fn an_assignment_has_the_bytes_of_its_message() {
     let service = ServiceName::new("shop", "b").unwrap();
