@@ -114,15 +114,17 @@ pub(super) async fn clusters(State(shared): Shares, RawQuery(raw): RawQuery, hea
     Ok(shown(&page, &page.revision, held_unless_stale(&headers, stale)))
 }
 
-/// Names at most this many of the clusters that there are.
+/// So many of the live clusters are named at most.
 const NAMED_MAX: usize = 20;
 
 impl Shared {
     /// 404, with the names that there are.
     fn unknown_cluster(&self, field: &str, name: &str) -> Refused {
         let members = self.api.members.borrow();
-        let mut names: Vec<&str> = members.members.keys().map(ClusterName::as_str).take(NAMED_MAX).collect();
-        if members.members.len() > NAMED_MAX {
+        let live = members.members.iter().filter(|(_, member)| member.is_live()).map(|(name, _)| name.as_str());
+        let mut names: Vec<&str> = live.take(NAMED_MAX + 1).collect();
+        if names.len() > NAMED_MAX {
+            names.truncate(NAMED_MAX);
             names.push("…");
         }
         let remedy = if names.is_empty() {

@@ -39,10 +39,14 @@ async fn a_head_has_so_many_fields() {
 async fn problems_are_of_one_form() {
     let room = plain();
     let got = get(&room, "clusters/esat").await;
+    let remedy = got.body["errors"][0]["remedy"].as_str().unwrap_or_default();
+    assert!(remedy.contains("east, ") && !remedy.contains("old"), "the live clusters are named: {remedy}");
+    let detail = "no cluster 'esat' in this fleet";
     assert_eq!(
         got.body,
         json!({"type":"https://meshfed.io/problems/unknown-cluster","title":"Unknown cluster","status":404,
-               "detail":"no cluster 'esat' in this fleet","instance":"/api/v1/clusters/esat","code":"MF1404","errors":[]})
+               "detail":detail,"instance":"/api/v1/clusters/esat","code":"MF1404",
+               "errors":[{"field":"name","reason":"NotFound","message":detail,"remedy":remedy}]})
     );
     assert_eq!((got.header("server"), got.header("cache-control")), (None, Some("no-store")));
     let got = get(&room, "clusters?colour=red").await;
