@@ -93,7 +93,7 @@ fn modes(dir: &Path, found: &mut Vec<(String, u32, bool)>, base: &Path) {
 /// 1.2: data directories 0711, `run/` 0755, sockets 0666, every other directory 0700; what is in those 0600.
 /// 1.4: join's line, its files, and that a second join changes none of them.
 ///
-/// Mutation seen to fail: `MODE_PRIVATE_DIR` is 0755; a second join writes `agent.yaml` again.
+/// Mutation (not tried yet): `MODE_PRIVATE_DIR` is 0755; a second join writes `agent.yaml` again.
 #[test]
 fn directories_have_their_modes_and_join_its_line() {
     let world = World::start();
@@ -148,7 +148,7 @@ fn addresses(dir: &Path) -> Option<Value> {
 /// 1.2: several listeners, IPv6, port 0 and `off`; the admin port off loopback shows three pages; logs are JSON on
 /// stderr, stdout is empty; SIGTERM ends with 0, and `addresses.json` goes with the process.
 ///
-/// Mutation seen to fail: the router of a listener off loopback has `/debug/config`, too; `Addresses::forget` does
+/// Mutation (not tried yet): the router of a listener off loopback has `/debug/config`, too; `Addresses::forget` does
 /// nothing.
 #[test]
 fn listeners_are_as_they_were_asked_for() {
@@ -224,7 +224,7 @@ fn listeners_are_as_they_were_asked_for() {
 
 /// A second daemon on a data directory in use ends with 65 and names it; files and traffic of the first stay.
 ///
-/// Mutation seen to fail: the agent's `lock` gives the lock also when another process holds it; the federator writes
+/// Mutation (not tried yet): the agent's `lock` gives the lock also when another process holds it; the federator writes
 /// credentials before it holds its directory.
 #[test]
 fn a_second_daemon_leaves_the_first_alone() {
@@ -469,7 +469,7 @@ fn credentials_are_found_in_their_order() {
 
 /// Part 3: status, headers and fields of answers and problems, as another client than ours sees them.
 ///
-/// Mutation seen to fail: an unknown query parameter is passed over; `ETag` left out of `shown`.
+/// Mutation (not tried yet): an unknown query parameter is passed over; `ETag` left out of `shown`.
 #[test]
 fn the_api_keeps_its_shapes() {
     let world = World::start();
@@ -603,7 +603,7 @@ fn tables_have_their_headers() {
 
 /// 1.2 and 1.8: a proxy's own ports, and the words of its answers and metrics.
 ///
-/// Mutation seen to fail: the reason of an unknown name is `no_endpoints`.
+/// Mutation (not tried yet): the reason of an unknown name is `no_endpoints`.
 #[test]
 fn a_proxy_answers_with_its_words() {
     let world = World::start();

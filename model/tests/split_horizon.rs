@@ -66,7 +66,7 @@ mod vectors {
         serde_json::from_str(json).is_ok_and(|file: File| !file.cases.is_empty() && file.cases.iter().all(other))
     }
 
-    /// Mutation seen to fail: `all(other)` replaced by `any(other)`.
+    /// Mutation (not tried yet): `all(other)` replaced by `any(other)`.
     #[test]
     fn only_a_whole_file_is_of_another_form() {
         assert!(is_of_another_form(r#"{"cases": [{"id": "a", "kind": "weights", "input": {}, "expect": []}]}"#));
@@ -86,7 +86,7 @@ mod vectors {
     ///
     /// A file of the other form is excluded by name; a directory that has no file of ours fails.
     ///
-    /// Mutation seen to fail: files that cannot be read are passed over.
+    /// Mutation (not tried yet): files that cannot be read are passed over.
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the variable is this test's interface")]
     fn all_files_of_a_directory() {
