@@ -1,7 +1,6 @@
 //! Edge. What an endpoint change costs, by counted allocations: it depends neither on the number of services nor of
 //! proxies of a class, and little on the number of endpoints of the service.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
