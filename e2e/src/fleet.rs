@@ -163,6 +163,11 @@ impl Fleet {
         let text = std::fs::read(self.path(data_dir).join("run/addresses.json")).ok()?;
         serde_json::from_slice(&text).ok()
     }
+    /// The admin address of a daemon, once it has told it.
+    #[must_use]
+    pub fn admin(&self, data_dir: &str) -> Option<SocketAddr> {
+        first(&self.addresses(data_dir)?, "admin")?.parse().ok()
+    }
     /// The first address of a kind.
     ///
     /// # Panics

@@ -64,7 +64,7 @@ fn one_change_and_a_reconnect_are_small() {
     assert_eq!(world.west.agent.stop(), 0);
     world.west = Cluster::restart(&world.fleet, None, "west", host);
     until("the restarted agent is connected", STEP, || {
-        let admin: std::net::SocketAddr = world.fleet.address("west", "admin").parse().map_err(|_e| "no address")?;
+        let admin: std::net::SocketAddr = world.fleet.admin("west").ok_or("no address yet")?;
         let connected = http::metric(admin, "meshfed_session_connected", &[])?;
         if connected >= 1.0 { Ok(()) } else { Err("not connected".to_owned()) }
     });
@@ -79,7 +79,7 @@ fn one_change_and_a_reconnect_are_small() {
         [meshfed_e2e::objects::service("shop", "last", "http", 8080), meshfed_e2e::objects::export("shop", "last")];
     world.east.write("last.yaml", &last.concat());
     seen("last");
-    let east_admin: std::net::SocketAddr = world.fleet.address("east", "admin").parse().unwrap();
+    let east_admin = until("the agent listens", STEP, || world.fleet.admin("east").ok_or("no address yet"));
     let offered = http::metric(east_admin, "meshfed_session_bytes_total", &["direction=\"out\""]).unwrap();
     assert!(offered < full / 20.0, "a reconnect took {offered} bytes up, the whole view {full}");
 }

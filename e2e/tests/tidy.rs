@@ -39,8 +39,7 @@ const CIRCLES: &[(&str, &[&str])] = &[
     ("model", &["failover", "horizon"]),
     ("crds", &["last_good", "read"]),
     ("ca", &["csr", "keys", "pem", "template"]),
-    ("federator", &["http", "members"]),
-    ("cluster-agent", &["core", "status", "xds"]),
+    ("cluster-agent", &["core", "status", "workload", "xds"]),
     ("cluster-agent", &["uplink", "view"]),
     ("cli", &["client", "output"]),
 ];

@@ -28,7 +28,7 @@ use crate::members::{Enroll, Registry, RegistryError};
 use crate::session::Hub;
 use crate::source::{self, Faults, FleetSource};
 use crate::store::redb::{Closed, OpenError, RedbStore};
-use crate::trust;
+use crate::trust::{self, Trust};
 
 /// Connections on port 15600: two per agent of the largest fleet, and joiners.
 const CONNECTIONS_MAX: usize = 8192;
@@ -194,6 +194,9 @@ impl Federator {
         // Last of all: who reads it finds a daemon that listens, and that can be told to end.
         let published = self.addresses.write(&run_dir);
         let _published = published.map_err(|error| Ended { name: "addresses.json", reason: chain(&error) })?;
+        if !self.registry.trust().root_online() {
+            tracing::warn!("the root key is offline: no cluster can join until a start with --root-key FILE");
+        }
         run_parts(stop, timeout, |parts, watch| self.start(parts, watch)).await?;
         if tokio::time::timeout(CLOSE_WITHIN, closed.wait()).await.is_err() {
             tracing::warn!("the registry is still in use; the end of the process closes it");
@@ -207,9 +210,6 @@ impl Federator {
         } = self;
         let guards = ["grpc", "http"].map(|name| readiness.guard(format!("{name}: not serving yet")));
         let trust = Arc::clone(registry.trust());
-        if !trust.root_online() {
-            tracing::warn!("the root key is offline: no cluster can join until a start with --root-key FILE");
-        }
         let ended = |name: &'static str, reason: String| Ended { name, reason };
         let claims = StoredClaims::open(registry.store().clone(), Arc::clone(registry.revisions()))
             .map_err(|error| ended("claims", chain(&error)))?;
@@ -243,21 +243,9 @@ impl Federator {
 
         let enroll = Enroll::new(Arc::clone(&registry), Arc::clone(&hub) as Arc<dyn FleetRead>, &metrics);
         let routes = enroll.routes(tonic::service::Routes::new(hub.service()));
-        let fleet = trust.fleet().clone();
-        // Only agents have business here with a certificate; everybody else comes without one.
-        let policy = move |id: &SpiffeId| id.trust_domain == fleet && matches!(id.principal, Principal::Agent { .. });
-        let (identity, peers) = (Arc::clone(trust.identity()), Arc::clone(trust.peers()));
-        let tls = tls::server_config(identity, peers, Arc::new(policy), ClientAuth::Optional, &[b"h2"])
-            .map_err(|error| ended("grpc", error.to_string()))?;
-        let options = ServeOptions {
-            limits: Limits {
-                connections: CONNECTIONS_MAX,
-                strangers: CONNECTIONS_MAX / 2,
-                drain_deadline: config.args.drain_timeout,
-                ..Limits::default()
-            },
-            metrics: ConnectionMetrics::register(&metrics, "meshfed_grpc"),
-        };
+        let tls = agents_and_joiners(&trust).map_err(|error| ended("grpc", error.to_string()))?;
+        let metrics_of_grpc = ConnectionMetrics::register(&metrics, "meshfed_grpc");
+        let options = ServeOptions { limits: limits(config.args.drain_timeout), metrics: metrics_of_grpc };
         tasks.spawn("grpc", grpc::serve_tls(grpc_listeners, tls, routes, watch.clone(), options));
 
         let api = Api {
@@ -285,6 +273,18 @@ impl Federator {
         guards.into_iter().for_each(meshfed_runtime::readiness::Guard::ready);
         Ok(())
     }
+}
+
+/// TLS of port 15600. Only agents have business there with a certificate; everybody else comes without one.
+fn agents_and_joiners(trust: &Trust) -> Result<Arc<rustls::ServerConfig>, rustls::Error> {
+    let fleet = trust.fleet().clone();
+    let policy = move |id: &SpiffeId| id.trust_domain == fleet && matches!(id.principal, Principal::Agent { .. });
+    let (identity, peers) = (Arc::clone(trust.identity()), Arc::clone(trust.peers()));
+    tls::server_config(identity, peers, Arc::new(policy), ClientAuth::Optional, &[b"h2"])
+}
+
+fn limits(drain_deadline: std::time::Duration) -> Limits {
+    Limits { connections: CONNECTIONS_MAX, strangers: CONNECTIONS_MAX / 2, drain_deadline, ..Limits::default() }
 }
 
 /// `/debug/source`: the faults of the fleet source.

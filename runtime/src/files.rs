@@ -207,6 +207,19 @@ pub fn read_text(path: &Path, max: usize) -> Result<String, FileError> {
         .map_err(|e| failed("read as UTF-8", path)(io::Error::new(io::ErrorKind::InvalidData, e)))
 }
 
+/// Files that go when this is dropped: sockets, which outlive their listener.
+#[derive(Debug)]
+pub struct RemoveOnDrop(pub Vec<PathBuf>);
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // Best effort: whoever binds there next removes what nobody listens on.
+            let _left = remove(path);
+        }
+    }
+}
+
 /// Removes a file; a missing one is no error. Returns whether it was there.
 ///
 /// # Errors

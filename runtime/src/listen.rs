@@ -5,7 +5,8 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -256,16 +257,29 @@ impl Addresses {
         files::write_atomic(&path, text.as_bytes(), files::MODE_PUBLIC)?;
         // Best effort: without the lock a later start takes the file for one of a process that is gone.
         let file = File::open(&path).ok().filter(|file| file.try_lock_shared().is_ok());
-        Ok(Published { _locked: file })
+        Ok(Published { path, locked: file })
     }
 }
 
 const ADDRESSES: &str = "addresses.json";
 
-/// A written `addresses.json`. While it is held (the kernel lets go of it with the process), [`forget`] leaves the file.
+/// A written `addresses.json`. While it is held (the kernel lets go of it with the process), [`forget`] leaves the file;
+/// dropped, it takes the file along, but no other's that has taken its place.
 #[derive(Debug)]
 pub struct Published {
-    _locked: Option<File>,
+    path: PathBuf,
+    locked: Option<File>,
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        let inode = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let ours = self.locked.as_ref().and_then(|file| file.metadata().ok()).map(inode);
+        if ours.is_some() && ours == std::fs::metadata(&self.path).ok().map(inode) {
+            // Best effort: the next start forgets what is left.
+            let _left = files::remove(&self.path);
+        }
+    }
 }
 
 /// Removes the `addresses.json` of a process that is gone, so that nobody dials what an earlier run listened on; to be
@@ -365,7 +379,7 @@ mod tests {
         drop(published);
     }
 
-    /// Mutation meant to fail (not tried yet): `forget` does not look at the lock; `write` does not take it.
+    /// Mutations seen to fail: `forget` does not look at the lock; `write` does not take it; the inodes not compared.
     #[test]
     fn addresses_of_an_earlier_run_are_forgotten() {
         let dir = tempfile::tempdir().unwrap();
@@ -378,6 +392,9 @@ mod tests {
         drop(first);
         assert!(!forget(dir.path()).unwrap() && path.exists(), "its process lives");
         drop(second);
+        assert!(!path.exists(), "it goes with its process");
+        // That of a killed one stays.
+        std::fs::write(&path, "{}").unwrap();
         assert!(forget(dir.path()).unwrap() && !path.exists());
     }
 }

@@ -188,7 +188,7 @@ impl Agent {
         run_parts(stop, timeout, |parts, watch| Ok(self.start(parts, watch))).await
     }
 
-    fn start(self, tasks: &mut TaskGroup, watch: drain::Watch) -> std::fs::File {
+    fn start(self, tasks: &mut TaskGroup, watch: drain::Watch) -> Held {
         let Self { config, bound, metrics, readiness, identity, trust, link, opened, lock } = self;
         let Opened { uplink, commands: downlink, loaded, bundles } = opened;
         let state = config.args.data_dir.join("state");
@@ -198,6 +198,7 @@ impl Agent {
         };
         let served = ["xds", "workload"].map(|name| readiness.guard(format!("{name}: not bound yet")));
 
+        let sockets = files::RemoveOnDrop(vec![config.xds_socket(), config.workload_socket()]);
         let shown = config.shown();
         let source_config = source_of(&config, state.join("source"));
         let now = clock::instant();
@@ -251,8 +252,14 @@ impl Agent {
         if !bound.admin.is_empty() {
             tasks.spawn("admin", admin.serve(bound.admin, watch));
         }
-        lock
+        Held { _sockets: sockets, _lock: lock }
     }
+}
+
+/// What is given up at the very end, in this order: the next agent may bind only once the data directory is free.
+struct Held {
+    _sockets: files::RemoveOnDrop,
+    _lock: std::fs::File,
 }
 
 /// Serves the SPIFFE Workload API. A socket of its own with limits of its own: who exhausts it stops no proxy.
