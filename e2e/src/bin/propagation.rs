@@ -126,8 +126,10 @@ fn main() {
             (until_status(outbound, |s| s == 200) - written).as_secs_f64() * 1e3
         })
         .collect();
+    eprintln!("{millis:.1?}");
     millis.sort_by(f64::total_cmp);
     let at = |q: f64| millis.get(((millis.len() - 1) as f64 * q) as usize).copied().unwrap_or(f64::NAN);
+
     println!("| changes | p50 ms | p99 ms | max ms |\n|---|---|---|---|");
     println!("| {} | {:.2} | {:.2} | {:.2} |", millis.len(), at(0.5), at(0.99), at(1.0));
     println!("\nThe requester polls over one connection without pause, on the same two CPUs.");

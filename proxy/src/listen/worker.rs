@@ -47,6 +47,7 @@ impl Drop for Open {
 
 /// Runs a worker until the drain has begun and its connections have ended.
 pub(super) fn run(commands: mpsc::Receiver<Command>, shared: Shared, drain: Watch) {
+    meshfed_runtime::tls::warm_up();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

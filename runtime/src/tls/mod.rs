@@ -41,6 +41,14 @@ pub fn provider() -> Arc<CryptoProvider> {
     CryptoProvider::get_default().map_or_else(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()), Arc::clone)
 }
 
+/// Makes this thread's random generator ready: seeding one takes some 40 ms, which the first handshake of a thread would
+/// wait for otherwise.
+pub fn warm_up() {
+    let mut drawn = [0u8; 1];
+    // Without random numbers handshakes fail, and say why.
+    let _failed_later = provider().secure_random.fill(&mut drawn);
+}
+
 /// Installs aws-lc-rs as the provider of the process; first thing in `main` and in tests. Repeating it is harmless.
 pub fn install_provider() {
     // An Err only says that it is installed already.
