@@ -126,7 +126,6 @@ fn main() {
             (until_status(outbound, |s| s == 200) - written).as_secs_f64() * 1e3
         })
         .collect();
-    eprintln!("{millis:.1?}");
     millis.sort_by(f64::total_cmp);
     let at = |q: f64| millis.get(((millis.len() - 1) as f64 * q) as usize).copied().unwrap_or(f64::NAN);
 

@@ -229,6 +229,7 @@ impl Connection {
         let data = self.request.input.data();
         let request = parse_request(data, length, &mut scratch).map_err(|reject| {
             self.core.telemetry.refused("downstream", reject.status());
+            LogBuffer::refused_head(&mut self.log_head, data);
             (Reply::refused(reject), Version::Http11, false)
         })?;
         if self.core.telemetry.access_log().is_some() {

@@ -23,6 +23,8 @@ const QUEUE_BATCHES: usize = 64;
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 /// A batch is handed over when it is this long, or at the core's next tick.
 const BATCH_BYTES: usize = 64 * 1024;
+/// Bytes of a refused request line that are shown.
+const REFUSED_MAX: usize = 512;
 
 /// How often the writer looks whether its file is still the one of that name.
 const LOOK: Duration = Duration::from_secs(1);
@@ -232,6 +234,14 @@ impl LogBuffer {
         out.push('"');
     }
 
+    /// The same for bytes that are no request: the first two words of what should be its request line.
+    pub fn refused_head(out: &mut String, bytes: &[u8]) {
+        let line = bytes.split(|b| matches!(b, b'\r' | b'\n')).next().unwrap_or_default();
+        let mut words = line.get(..line.len().min(REFUSED_MAX)).unwrap_or_default().split(|b| *b == b' ');
+        let method = words.next().unwrap_or_default();
+        Self::head(out, method, b"", words.next().unwrap_or_default());
+    }
+
     /// Adds a line, and hands the batch over when it is long.
     pub fn push(&mut self, log: &AccessLog, now: SystemTime, record: &AccessRecord<'_>) {
         self.time(now);
@@ -296,6 +306,21 @@ mod tests {
 
     fn counters() -> LogCounters {
         LogCounters { dropped: Counter::default(), reopened: Counter::default(), failed: Counter::default() }
+    }
+
+    /// Mutations seen to fail: `REFUSED_MAX` not looked at; the quote not escaped.
+    #[test]
+    fn what_is_no_request_is_told_in_valid_lines() {
+        let told = |bytes: &[u8]| {
+            let mut out = String::new();
+            LogBuffer::refused_head(&mut out, bytes);
+            serde_json::from_str::<serde_json::Value>(&format!("{{{out}}}")).unwrap()
+        };
+        let of = |method: &str, path: &str| serde_json::json!({"method": method, "authority": "", "path": path});
+        assert_eq!(told(b"GET /a%2fb HTTP/1.1\r\nHost: b\r\n"), of("GET", "/a%2fb"));
+        assert_eq!(told(b""), of("", ""));
+        assert_eq!(told(b"\"}\x01\xff x\ny"), of("\"}\u{1}\u{ff}", "x"));
+        assert_eq!(told(&[b'A'; 5000]), of(&"A".repeat(REFUSED_MAX), ""));
     }
 
     /// Mutation seen to fail: the file held given up for /dev/null when the new one cannot be opened.
