@@ -59,7 +59,7 @@ impl Kind {
 mod tests {
     use super::*;
 
-    /// Mutation meant to fail (not tried yet): two kinds with the same URL.
+    /// Mutation seen to fail: two kinds with the same URL.
     #[test]
     fn a_kind_is_known_by_its_url() {
         for kind in Kind::ALL {

@@ -181,16 +181,19 @@ impl World {
 /// Allocations that one more proxy of a class may cost: a response for it, and its acknowledgement.
 const PER_PROXY: u64 = 40;
 
+/// Allocations of one change; it was measured as 184.
+const PER_CHANGE: u64 = 205;
+
 /// It was 4,923 with 10 services and 5,545 with 1,000.
 ///
-/// Mutation meant to fail (not tried yet): `await_endpoints` clones the names that were asked for; `is_own_alone` is false;
-/// `metadata_of` makes the metadata of every endpoint anew.
+/// Mutations seen to fail: `await_endpoints` clones the names that were asked for (224 with many services);
+/// `is_own_alone` is false (215).
 #[test]
 fn a_change_costs_the_same_with_few_and_with_many_services() {
     let few = World::new(5, 100, 1).cost();
     let many = World::new(60, 100, 1).cost();
     assert!(few.abs_diff(many) < 20, "{few} with 5 services, {many} with 60");
-    assert!(many < 500, "{many} allocations");
+    assert!(many < PER_CHANGE, "{many} allocations");
     let small = World::new(5, 10, 1).cost();
     assert!(many < small + 150, "{small} with 10 endpoints, {many} with 100");
     let proxies = World::new(5, 100, 11).cost();
@@ -200,7 +203,8 @@ fn a_change_costs_the_same_with_few_and_with_many_services() {
 /// What is held per endpoint by source, index and core together, in bytes: the last good object and what is made of it.
 /// A file's text and its tree are gone once it is read.
 ///
-/// Mutation meant to fail (not tried yet): the endpoints of a workload in a `Vec` that grows; `Interner::object` does nothing.
+/// Mutations seen to fail: the endpoints of a workload in a `Vec` that grows (2,698); `Interner::object` does nothing
+/// (2,420).
 #[test]
 fn an_endpoint_holds_little_memory() {
     let held = |services: usize| {

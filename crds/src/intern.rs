@@ -64,7 +64,7 @@ impl Interner {
 mod tests {
     use super::*;
 
-    /// Mutation meant to fail (not tried yet): `share` does not insert.
+    /// Mutation seen to fail: `share` does not insert.
     #[test]
     fn the_same_text_is_held_once() {
         let mut interner = Interner::default();

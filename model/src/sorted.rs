@@ -78,7 +78,7 @@ impl<'a, T> IntoIterator for &'a SortedSet<T> {
 mod tests {
     use super::*;
 
-    /// Mutation meant to fail (not tried yet): `insert` appends.
+    /// Mutation seen to fail: `insert` puts the member at the end.
     #[test]
     fn it_is_a_set() {
         let mut set: SortedSet<u8> = [3, 1, 3].into_iter().collect();

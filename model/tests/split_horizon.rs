@@ -66,7 +66,7 @@ mod vectors {
         serde_json::from_str(json).is_ok_and(|file: File| !file.cases.is_empty() && file.cases.iter().all(other))
     }
 
-    /// Mutation (not tried yet): `all(other)` replaced by `any(other)`.
+    /// Mutation seen to fail: `all(other)` replaced by `any(other)`.
     #[test]
     fn only_a_whole_file_is_of_another_form() {
         assert!(is_of_another_form(r#"{"cases": [{"id": "a", "kind": "weights", "input": {}, "expect": []}]}"#));
@@ -82,28 +82,17 @@ mod vectors {
         }
     }
 
-    /// Runs every file of `MESHFED_VECTORS` in the shared form; without it the repository's own cases.
-    ///
-    /// A file of the other form is excluded by name; a directory that has no file of ours fails.
-    ///
-    /// Mutation (not tried yet): files that cannot be read are passed over.
-    #[test]
-    #[expect(clippy::disallowed_methods, reason = "the variable is this test's interface")]
-    fn all_files_of_a_directory() {
-        let Ok(directory) = std::env::var("MESHFED_VECTORS") else {
-            let failures = judge_all(&own_cases());
-            assert!(failures.is_empty(), "{}", failures.join("\n"));
-            return;
-        };
-        // Tests run in their package's folder; a relative path is meant from the workspace's.
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let mut files: Vec<_> = fs::read_dir(root.join(&directory))
-            .unwrap_or_else(|e| panic!("MESHFED_VECTORS={directory}: {e}"))
+    /// Judges every `*.json` of a directory that is of the shared form. A file of the other form is excluded by name; a
+    /// directory that has no file of ours fails.
+    #[expect(clippy::print_stderr, reason = "whoever names a directory is told what of it was not judged")]
+    fn judge_files(directory: &Path) -> Result<(), String> {
+        let place = directory.display();
+        let entries = fs::read_dir(directory).map_err(|e| format!("{place}: {e}"))?;
+        let mut files: Vec<_> = entries
             .map(|entry| entry.unwrap().path())
             .filter(|path| path.extension().is_some_and(|e| e == "json"))
             .collect();
         files.sort();
-        assert!(!files.is_empty(), "MESHFED_VECTORS={directory} holds no *.json");
         let mut failures = Vec::new();
         let (mut count, mut judged_files) = (0, 0);
         for file in files {
@@ -126,8 +115,48 @@ mod vectors {
                 }
             }
         }
-        assert!(judged_files > 0, "MESHFED_VECTORS={directory} holds no file in the form of split-horizon.json");
-        assert!(failures.is_empty(), "{} failures in {count} cases:\n{}", failures.len(), failures.join("\n"));
+        if judged_files == 0 {
+            return Err(format!("{place} holds no *.json in the form of split-horizon.json"));
+        }
+        if failures.is_empty() {
+            return Ok(());
+        }
+        Err(format!("{} failures in {count} cases:\n{}", failures.len(), failures.join("\n")))
+    }
+
+    /// Runs every file of `MESHFED_VECTORS` in the shared form; without it there is nothing to do here. How files are
+    /// judged is what the next test tests.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the variable is this test's interface")]
+    fn all_files_of_a_directory() {
+        let Ok(directory) = std::env::var("MESHFED_VECTORS") else { return };
+        // Tests run in their package's folder; a relative path is meant from the workspace's.
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        if let Err(failures) = judge_files(&root.join(directory)) {
+            panic!("MESHFED_VECTORS: {failures}");
+        }
+    }
+
+    /// Mutations seen to fail: a file that cannot be read is passed over (`Err(_) => {}`); so is one without a case;
+    /// `judged_files` is not looked at.
+    #[test]
+    fn a_directory_that_is_not_judged_whole_fails() {
+        let other = r#"{"cases": [{"id": "a", "kind": "weights", "input": {}}]}"#;
+        let base = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vectors");
+        for (name, content, want) in [
+            ("bytes", &b"\xff"[..], "f.json: "),
+            ("form", b"{}", "f.json: "),
+            ("empty", br#"{"cases": []}"#, "f.json: "),
+            ("other", other.as_bytes(), "holds no *.json in the form"),
+        ] {
+            let directory = base.join(name);
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join("f.json"), content).unwrap();
+            let failures = judge_files(&directory).expect_err(name);
+            assert!(failures.contains(want), "{name}: {failures}");
+        }
+        assert!(judge_files(&base).is_err(), "no *.json at all");
+        assert!(judge_files(&base.join("nowhere")).is_err());
     }
 }
 

@@ -240,7 +240,7 @@ mod tests {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
     }
 
-    /// Mutation (not tried yet): `try_lock` replaced by `try_lock_shared`.
+    /// Mutation seen to fail: `try_lock` replaced by `try_lock_shared`.
     #[test]
     fn a_lock_is_held_once() {
         let dir = tempfile::tempdir().unwrap();

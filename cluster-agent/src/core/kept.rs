@@ -78,7 +78,7 @@ pub async fn keep(path: PathBuf, mut kept: watch::Receiver<Kept>) -> Result<(), 
 mod tests {
     use super::*;
 
-    /// Mutation meant to fail (not tried yet): `boot` is not compared; `admitted` is not written.
+    /// Mutations seen to fail: `boot` is not compared; `admitted` is not written.
     #[tokio::test]
     async fn what_is_kept_is_there_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();

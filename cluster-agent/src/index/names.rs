@@ -54,7 +54,7 @@ fn fits(service: &ServiceName, port: u16, name: &SubsetName) -> bool {
 mod tests {
     use super::*;
 
-    /// Mutation meant to fail (not tried yet): `written_out` not tried.
+    /// Mutation seen to fail: `written_out` not tried.
     #[test]
     fn every_address_has_a_name() {
         for (address, name) in [

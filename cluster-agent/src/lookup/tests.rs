@@ -17,7 +17,8 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// Mutation meant to fail (not tried yet): a failure is not tried again before the refresh; names that are gone are resolved on; `good` is not saved.
+/// Mutations seen to fail: a failure is not tried again before the refresh; names that are gone are resolved on; `good`
+/// is not saved.
 #[tokio::test]
 async fn names_are_resolved_again_and_kept() {
     let dir = tempfile::tempdir().unwrap();

@@ -101,7 +101,7 @@ impl Writer {
 mod tests {
     use super::*;
 
-    /// Mutation meant to fail (not tried yet): `rotate_right(1)`.
+    /// Mutation seen to fail: `rotate_right(1)`.
     #[test]
     fn lengths_of_every_size_are_right() {
         for length in [1, 0x7d, 0x7e, 0x7f, 0x80, 0x3ffc, 0x3ffd, 0x4000, 70_000] {

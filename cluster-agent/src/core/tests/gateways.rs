@@ -39,7 +39,7 @@ fn behind() -> Bench {
 
 /// The zone behind a gateway is chosen by the policy of the service; what its tiers do not select comes last.
 ///
-/// Mutation meant to fail (not tried yet): `FailoverSpec::default()` in the place of the service's policy; the last tier of
+/// Mutations seen to fail: `FailoverSpec::default()` in the place of the service's policy; the last tier of
 /// `behind_gateway` left out.
 #[test]
 fn zones_behind_a_gateway_follow_the_services_policy() {
@@ -67,8 +67,8 @@ fn zones_behind_a_gateway_follow_the_services_policy() {
 /// A headless service offers a group per ready endpoint, under a name of its own, and the gateway forwards each name to
 /// that endpoint alone.
 ///
-/// Mutation meant to fail (not tried yet): `add_names` left out; `names` lists endpoints that are not ready; `own_endpoints` does not look
-/// at the subset.
+/// Mutations seen to fail: `add_names` left out; `names` lists endpoints that are not ready; `own_endpoints` does not
+/// look at the subset.
 #[test]
 fn a_headless_service_offers_each_endpoint() {
     let mut b = behind();
@@ -103,7 +103,7 @@ fn a_headless_service_offers_each_endpoint() {
 
 /// The other end: a name that east offers is a group of its own, reached through east's gateway.
 ///
-/// Mutation meant to fail (not tried yet): `here` does not look at the subset.
+/// Mutation seen to fail: `here` does not look at the subset.
 #[test]
 fn a_name_of_another_cluster_is_reached_through_its_gateway() {
     let mut b = Bench::new();
@@ -131,7 +131,7 @@ fn a_name_of_another_cluster_is_reached_through_its_gateway() {
     assert_eq!(b.endpoints(1, B), ["127.1.0.1"]);
 }
 
-/// Mutation meant to fail (not tried yet): `set_resolved` drops the addresses on an error; `addresses_of` does not look at the ranges;
+/// Mutations seen to fail: `set_resolved` drops the addresses on an error; `addresses_of` does not look at the ranges;
 /// `forget_hosts` never called.
 #[test]
 fn host_names_of_gateways_are_resolved() {

@@ -16,7 +16,8 @@ fn served(b: &Bench, id: StreamId) -> Option<String> {
 /// A proxy that names its service account only stays what it was when a second workload of that account has appeared:
 /// by its addresses, or because the same process was admitted before, also over a restart of the agent.
 ///
-/// Mutation meant to fail (not tried yet): `told_apart` looks at no addresses; it looks at no admissions; `Admission` without `process`.
+/// Mutations seen to fail: `told_apart` looks at no addresses; it looks at no admissions; every `process` of an
+/// `Admission` is 0.
 #[test]
 fn a_reconnect_is_the_same_workload() {
     let mut b = Bench::new();

@@ -15,8 +15,8 @@ fn domains(b: &Bench, id: StreamId, name: &str) -> Vec<String> {
 /// namespace, and into what inbound ports refuse; listeners and inbound clusters of others are left alone. A change of
 /// endpoints or of health encodes no routes at all.
 ///
-/// Mutation meant to fail (not tried yet): `refresh` encodes the routes of all services; `others` are rebuilt whole; `without_own` is made
-/// anew for each namespace.
+/// Mutations seen to fail: `refresh` encodes the routes of all services; `others` are rebuilt whole; `without_own` is
+/// made anew for each namespace.
 #[test]
 fn a_new_service_is_encoded_once_and_only_routes_change() {
     let mut b = Bench::new();
@@ -49,6 +49,11 @@ fn a_new_service_is_encoded_once_and_only_routes_change() {
     }
     let routes = |id: StreamId| b.core.streams[&id].machine.held_version(Kind::Route, "15001").map(str::to_owned);
     assert_eq!(routes(6), routes(7), "namespaces without services of their own have the same routes");
+    let made = |namespace: &str| {
+        let scope = Scope::Namespace(Namespace::new(namespace).unwrap());
+        Arc::clone(b.core.store.get(&scope, Kind::Route, "15001").unwrap())
+    };
+    assert!(Arc::ptr_eq(&made("one"), &made("two")), "made once");
     // Endpoints and health.
     (b.encoded, b.routes_encoded) = (BTreeMap::new(), 0);
     b.file("w.yaml", &entry("new-1", "new", "127.2.0.40"));
