@@ -275,3 +275,15 @@ impl fmt::Display for ObjectError {
         Ok(())
     }
 }
+
+/// How many faults there are of each code, for the metric `meshfed_source_errors{code,severity}`.
+#[must_use]
+pub fn errors_by_code<'a>(
+    errors: impl Iterator<Item = &'a ObjectError>,
+) -> std::collections::BTreeMap<(&'static str, &'static str), usize> {
+    let mut counts = std::collections::BTreeMap::new();
+    for error in errors {
+        *counts.entry((error.code.as_str(), error.severity().as_str())).or_default() += 1;
+    }
+    counts
+}

@@ -234,7 +234,8 @@ impl Federator {
         tasks.spawn("identity", trust::keep_fresh(Arc::clone(&trust), watch.clone()));
         tasks.spawn("upkeep", upkeep(Arc::clone(&registry), policies.clone(), Arc::clone(&metrics), watch.clone()));
         let mut debug = axum::Router::new();
-        if let Some(source) = source {
+        if let Some(mut source) = source {
+            source.count_in(&metrics);
             let faults = source.faults();
             debug = debug.route("/debug/source", axum::routing::get(move || std::future::ready(source_page(&faults))));
             let revisions = Arc::clone(registry.revisions());

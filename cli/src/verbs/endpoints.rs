@@ -37,6 +37,12 @@ impl FromStr for Target {
             let (Some(name), Some(namespace), Some("svc")) = (labels.next(), labels.next(), labels.next()) else {
                 return Err(form());
             };
+            // The own cluster's names are each cluster's own: what is shown here is what all share.
+            if labels.eq(["cluster", "local"]) {
+                return Err(format!(
+                    "'{s}' is a name of each cluster's own endpoints; what clusters share is {name}.{namespace}.svc.clusterset.local"
+                ));
+            }
             (namespace, name)
         };
         meshfed_model::names::ServiceName::new(namespace, name).map_err(|error| error.to_string())?;
@@ -146,6 +152,7 @@ async fn only_cluster(client: &Client) -> Result<String, Failure> {
     let names: Vec<String> = crate::output::items(&body).iter().map(|c| text(c, &["name"])).collect();
     match names.as_slice() {
         [only] => Ok(only.clone()),
+        [] => Err(Failure::failed("no cluster has joined this fleet, so nobody is handed anything")),
         _ => Err(Failure::usage(format!("say whose view: --from {}", names.join("|")))),
     }
 }
@@ -176,7 +183,17 @@ mod tests {
         let b = Target { namespace: "shop".into(), name: "b".into(), port: Some(8080) };
         assert_eq!("shop/b:8080".parse::<Target>().unwrap(), b);
         assert_eq!("b.shop.svc.clusterset.local:8080".parse::<Target>().unwrap(), b);
-        for bad in ["b", "b.shop", "b.shop.pod.x", "shop/b:0", "shop/b:x", "Shop/b", "/b", "shop/"] {
+        for bad in [
+            "b",
+            "b.shop",
+            "b.shop.svc.cluster.local:8080",
+            "b.shop.pod.x",
+            "shop/b:0",
+            "shop/b:x",
+            "Shop/b",
+            "/b",
+            "shop/",
+        ] {
             assert!(bad.parse::<Target>().is_err(), "{bad}");
         }
     }

@@ -277,7 +277,7 @@ impl Actor {
     fn count_faults(&self) {
         let all = self.core.source().errors.iter().chain(self.core.index().errors());
         self.metrics.faults.clear();
-        for ((code, severity), count) in crate::source::errors_by_code(all) {
+        for ((code, severity), count) in meshfed_crds::error::errors_by_code(all) {
             let gauge = self.metrics.faults.get_or_create(&FaultLabel { code, severity });
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }

@@ -10,11 +10,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use meshfed_crds::directory::{Stamp, Walker};
+use meshfed_crds::error::errors_by_code;
 use meshfed_crds::{Body, LastGood, Object, ObjectError, PolicyTarget as WrittenTarget, Scope};
 use meshfed_model::policy::{ExportPolicy, FailoverPolicy, FleetPolicies, PolicySource, PolicyTarget, ServicePattern};
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::files::{self, FileError};
+use meshfed_runtime::metrics::Metrics;
 use meshfed_runtime::tasks;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -64,6 +69,14 @@ pub struct FleetSource {
     settling: BTreeMap<Arc<str>, Stamp>,
     state: PathBuf,
     faults: Faults,
+    counted: Option<Family<FaultLabels, Gauge>>,
+}
+
+/// Labels of `meshfed_source_errors`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FaultLabels {
+    code: &'static str,
+    severity: &'static str,
 }
 
 impl FleetSource {
@@ -92,7 +105,8 @@ impl FleetSource {
         }
         let known: Vec<Arc<str>> = last_good.files().map(Arc::clone).collect();
         let walker = Walker::new(root, known);
-        let mut source = Self { walker, last_good, settling: BTreeMap::new(), state, faults: Faults::default() };
+        let mut source =
+            Self { walker, last_good, settling: BTreeMap::new(), state, faults: Faults::default(), counted: None };
         source.look(|_, _| false)?;
         Ok(source)
     }
@@ -101,6 +115,21 @@ impl FleetSource {
     #[must_use]
     pub fn faults(&self) -> Faults {
         Arc::clone(&self.faults)
+    }
+
+    /// Shows how many faults there are from now on.
+    pub fn count_in(&mut self, metrics: &Metrics) {
+        self.counted = Some(metrics.gauges("meshfed_source_errors", "Faults of the fleet source, by code"));
+        self.count_faults(&self.last_good.errors());
+    }
+
+    fn count_faults(&self, faults: &[ObjectError]) {
+        let Some(gauges) = &self.counted else { return };
+        gauges.clear();
+        for ((code, severity), count) in errors_by_code(faults.iter()) {
+            let gauge = gauges.get_or_create(&FaultLabels { code, severity });
+            let _before = gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// The policies that stand, in the order of their names.
@@ -173,6 +202,7 @@ impl FleetSource {
             // `file:line:column: error[CODE]: text`, as at a start.
             tracing::warn!("fleet source: {fault}");
         }
+        self.count_faults(&now);
         *told = now;
     }
 

@@ -19,8 +19,12 @@ fn policies_follow_the_directory_and_outlive_broken_files() {
     std::fs::create_dir_all(&data).unwrap();
     std::fs::write(root.join("a.yaml"), NOBODY).unwrap();
     let mut source = FleetSource::open(root.clone(), &data).unwrap();
+    let metrics = Metrics::new();
+    source.count_in(&metrics);
+    let counted = || metrics.encode().contains("meshfed_source_errors{code=");
     let first = source.policies(1);
     assert_eq!((first.export.len(), first.failover.len()), (1, 0), "{:?}", source.faults());
+    assert!(!counted());
     std::fs::write(root.join("b.yaml"), DEFAULT).unwrap();
     assert!(settle(&mut source));
     assert_eq!(source.policies(2).failover.len(), 1, "{:?}", source.faults());
@@ -29,7 +33,7 @@ fn policies_follow_the_directory_and_outlive_broken_files() {
     std::fs::write(root.join("a.yaml"), "kind: [").unwrap();
     assert!(!settle(&mut source));
     assert_eq!(source.policies(3).export, first.export);
-    assert!(!source.faults().lock().unwrap().is_empty());
+    assert!(!source.faults().lock().unwrap().is_empty() && counted());
     drop(source);
     let mut source = FleetSource::open(root.clone(), &data).unwrap();
     assert_eq!(source.policies(4).export, first.export);
