@@ -389,6 +389,7 @@ fn what_is_missing_says_so() {
         "check --pre",
         "proxy-config clusters --admin 127.0.0.1:1",
         "bootstrap grpc --agent unix:x --workload a/b --out d",
+        "bootstrap envoy --agent unix:x --workload a/b --inbound 8080=127.0.0.1:80",
         "token create --workload shop/a",
         "demo --mode netns",
         "leave --help",

@@ -50,6 +50,11 @@ struct EnvoyArgs {
     /// Envoy's own admin port [default: a free one on 127.0.0.1]
     #[arg(long, value_name = "HOST:PORT")]
     admin_listen: Option<SocketAddr>,
+    /// Envoy in front of the workload (not in this version)
+    #[arg(long, value_name = "PORT=HOST:PORT", hide = true)]
+    inbound: Vec<String>,
+    #[arg(long, value_name = "HOST:PORT", hide = true)]
+    inbound_listen: Vec<String>,
 }
 
 fn outbound(text: &str) -> Result<(String, String), String> {
@@ -64,6 +69,9 @@ pub fn run(args: &BootstrapArgs) -> Outcome {
         Kind::Envoy(args) => args,
         Kind::Grpc(_) => return Err(Failure::later("meshfed bootstrap grpc")),
     };
+    if !args.inbound.is_empty() || !args.inbound_listen.is_empty() {
+        return Err(Failure::later("meshfed bootstrap envoy --inbound"));
+    }
     let socket = args
         .agent
         .strip_prefix("unix:")
