@@ -19,7 +19,7 @@ pub struct BootstrapArgs {
 #[derive(clap::Subcommand)]
 enum Kind {
     /// Print the bootstrap of a stock Envoy as client-side sidecar, as YAML
-    Envoy(EnvoyArgs),
+    Envoy(Box<EnvoyArgs>),
     /// For proxyless gRPC (not in this version)
     Grpc(Rest),
 }
