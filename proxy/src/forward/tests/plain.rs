@@ -157,7 +157,7 @@ fn large_bodies_are_byte_exact() {
     assert_eq!(backend.connections(), 1);
 }
 
-/// Mutation seen to fail: `ENDPOINTS_MAX` 1.
+/// Mutation seen to fail: `self.retries >= self.policy.retries` always true.
 #[test]
 fn a_failed_connect_tries_another_endpoint() {
     let backend = Backend::ok();
