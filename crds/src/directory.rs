@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -314,8 +314,14 @@ impl Seen {
 
 /// The content, and what the file looked like before and after it was read; `None` if that is not the same.
 fn read_limited(path: &Path) -> io::Result<Option<(Vec<u8>, Stamp)>> {
-    let mut file = fs::File::open(path)?;
-    let before = Stamp::of(&file.metadata()?);
+    // What was a file a moment ago may be a pipe now, whose opening would wait for a writer for ever.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let before = Stamp::of(&metadata);
     let mut bytes = Vec::new();
     // One byte more than allowed is enough for the reader to refuse the file by its size.
     let limit = u64::try_from(FILE_MAX).unwrap_or(u64::MAX).saturating_add(1);

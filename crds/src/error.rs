@@ -1,6 +1,6 @@
 //! Pure. What is wrong with a file or an object: where, what, and how to put it right (`contracts.md` 1.6).
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -248,9 +248,28 @@ impl ObjectError {
     }
 }
 
+/// Writes control characters as escapes, so that a file's name or a parser's message makes no line of its own.
+struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive(char::is_control) {
+            match part.chars().next_back().filter(|c| c.is_control()) {
+                Some(control) => {
+                    self.0.write_str(part.strip_suffix(control).unwrap_or(part))?;
+                    write!(self.0, "{}", control.escape_default())?;
+                }
+                None => self.0.write_str(part)?,
+            }
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for ObjectError {
-    /// `file:line:column: error[CODE]: text (field …; remedy)`, on one line.
+    /// `file:line:column: error[CODE]: text (field …; remedy)`, on one line whatever names and messages hold.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = OneLine(f);
         if let Some(file) = &self.file {
             write!(f, "{file}:")?;
             if let (Some(line), Some(column)) = (self.line, self.column) {
@@ -286,4 +305,18 @@ pub fn errors_by_code<'a>(
         *counts.entry((error.code.as_str(), error.severity().as_str())).or_default() += 1;
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mutation seen to fail: `escape_default` left out.
+    #[test]
+    fn an_error_is_one_line() {
+        let error = ObjectError::new(Code::Unreadable, "a\tb\u{1b}[31m").in_file(&std::sync::Arc::from("x\ny.yaml"));
+        let text = error.to_string();
+        assert!(text.starts_with("x\\ny.yaml: error["), "{text}");
+        assert!(text.contains("a\\tb\\u{1b}[31m") && text.lines().count() == 1, "{text}");
+    }
 }

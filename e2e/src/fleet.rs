@@ -90,6 +90,7 @@ pub struct Fleet {
     pub dir: tempfile::TempDir,
     federator: Option<Process>,
     listen: Vec<String>,
+    http: String,
 }
 
 impl Fleet {
@@ -106,7 +107,8 @@ impl Fleet {
     #[must_use]
     pub fn start_at(place: Place<'_>, host: &str, flags: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("mf").tempdir().expect("temporary directory");
-        let mut fleet = Self { dir, federator: None, listen: vec![format!("{host}:0")] };
+        let mut fleet =
+            Self { dir, federator: None, listen: vec![format!("{host}:0")], http: "127.0.0.1:0".to_owned() };
         fleet.start_federator(place, flags);
         fleet
     }
@@ -121,9 +123,7 @@ impl Fleet {
         for listen in &self.listen {
             start.args(["--grpc-listen", listen]);
         }
-        let http =
-            self.addresses("federator").and_then(|a| first(&a, "http")).unwrap_or_else(|| "127.0.0.1:0".to_owned());
-        start.args(["--http-listen", &http, "--admin-listen", "127.0.0.1:0"]).args(flags);
+        start.args(["--http-listen", &self.http, "--admin-listen", "127.0.0.1:0"]).args(flags);
         let _first_start = std::fs::remove_file(self.path("federator/run/addresses.json"));
         let mut process = Process::start("federator", &self.path("logs"), &mut start);
         until("the federator is ready", Duration::from_secs(60), || {
@@ -132,6 +132,7 @@ impl Fleet {
             self.ready_at(place, &admin)
         });
         self.listen = vec![self.address("federator", "grpc")];
+        self.http = self.address("federator", "http");
         self.federator = Some(process);
     }
 

@@ -15,6 +15,18 @@ fn walk(walker: &mut Walker) -> Vec<String> {
     names(&walker.walk(true, |_, _| false).changes)
 }
 
+/// A pipe whose other end nobody opens must not hold the walk up.
+///
+/// Mutation seen to fail: `is_file` not asked.
+#[test]
+fn what_is_no_file_any_more_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.yaml");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let error = read_limited(&path).unwrap_err();
+    assert_eq!((error.kind(), error.to_string().as_str()), (io::ErrorKind::InvalidInput, "it is no regular file"));
+}
+
 /// Mutation seen to fail: `walk.changes.push` of what is gone left out.
 #[test]
 fn files_are_found_in_byte_order_and_hidden_ones_are_not() {

@@ -255,6 +255,9 @@ async fn exchange(
         // Nobody else can be asked: the answer goes on to the client.
         end = poll_fn(|cx| exchange.poll(cx)).await;
     }
+    if end != End::NotServed && exchange.state.said.is_some() {
+        tries.after_answered_refusal(&core, &planned.pool, slot);
+    }
     (tries.deadline, tries.trust_seen) = (exchange.deadline, exchange.state.trust_seen);
     let outcome = Outcome {
         reusable: exchange.is_reusable(),

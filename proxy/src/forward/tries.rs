@@ -123,6 +123,13 @@ impl<'a> Tries<'a> {
         }
         self.take(core, other || endpoint.via_gateway, RetryReason::Peer)
     }
+    /// After such an answer that the client got, because the request could not be sent again: the next ones go elsewhere.
+    pub(super) fn after_answered_refusal(&self, core: &Core, pool: &ClusterPool, slot: &Slot) {
+        let endpoint = slot.endpoint();
+        if !endpoint.via_gateway && pool.has_other(&[endpoint.address]) {
+            core.mark_failing(&endpoint);
+        }
+    }
     fn take(&mut self, core: &Core, other: bool, reason: RetryReason) -> bool {
         if self.policy.retries == 0 {
             return false;
