@@ -19,7 +19,7 @@ struct Cli {
     args: FederatorArgs,
 }
 
-fn build(dir: &Path, more: &[&str]) -> Result<Federator, meshfed_runtime::config::Problems> {
+pub(crate) fn build(dir: &Path, more: &[&str]) -> Result<Federator, meshfed_runtime::config::Problems> {
     tls::install_provider();
     let base = ["federator", "--data-dir", dir.to_str().unwrap(), "--grpc-listen", "127.0.0.1:0"];
     let ports = ["--http-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
@@ -53,7 +53,7 @@ impl Hub {
     }
 
     /// One call of the HTTP API: status and body.
-    async fn api(&self, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
+    pub(crate) async fn api(&self, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
         let mut roots = rustls::RootCertStore::empty();
         let ca = std::fs::read(self.dir.join("api-ca.pem")).unwrap();
         roots.add(rustls_pki_types::CertificateDer::from_pem_slice(&ca).unwrap()).unwrap();
