@@ -11,6 +11,7 @@
 //! - `impl FleetRead for Hub`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -126,7 +127,11 @@ pub struct ClaimError {
     pub reason: String,
 }
 
-/// First-seen export claims: who exported a name first wins conflicts, also after a restart (D7).
+/// Where a gateway is dialled: address and port.
+pub type GatewayAddress = (IpAddr, u16);
+
+/// First-seen claims, durable (D7): who exported a name first wins conflicts, and who offered a gateway address first
+/// has it (`contracts.md` 1.9).
 #[tonic::async_trait]
 pub trait Claims: Send + Sync + 'static {
     /// All claims at this moment: the revision at which that cluster first exported that service.
@@ -139,6 +144,10 @@ pub trait Claims: Send + Sync + 'static {
         added: Vec<ServiceName>,
         removed: Vec<ServiceName>,
     ) -> Result<BTreeMap<ServiceName, u64>, ClaimError>;
+    /// Who has which gateway address, as far as that is durable.
+    fn gateways(&self) -> BTreeMap<GatewayAddress, ClusterName>;
+    /// Makes it durable that these, and no others, have gateway addresses. One call after the other.
+    async fn keep_gateways(&self, owners: BTreeMap<GatewayAddress, ClusterName>) -> Result<(), ClaimError>;
 }
 
 /// It could not be found out.

@@ -1,16 +1,16 @@
 //! Pure. What may be taken of a change, resource by resource (SY2, INV-5, INV-6).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use meshfed_api::border::{Class, Part, Refusal, Subject};
 use meshfed_api::stream::{Delta, Upsert};
 use meshfed_model::allowed;
-use meshfed_model::names::ClusterName;
 use meshfed_model::offer::{OfferKey, Tombstone};
 
-use super::gateway_at;
+use super::gateways::Gateways;
 use super::origin::{Counts, Origin};
+use super::{GATEWAYS_MAX, gateway_at};
+use crate::fleet::GatewayAddress;
 
 /// A change, judged.
 pub(super) struct Judged {
@@ -27,7 +27,7 @@ pub(super) struct Judged {
 }
 
 /// Splits a change into what may be taken, what is refused, and gateways that wait for their address.
-pub(super) fn judge(origin: &Origin, gateways: &BTreeMap<(IpAddr, u16), ClusterName>, mut change: Part) -> Judged {
+pub(super) fn judge(origin: &Origin, gateways: &Gateways, mut change: Part) -> Judged {
     removals(origin, &mut change);
     let complete = change.delta.complete;
     let mut counts = origin.counts(&change.delta);
@@ -41,18 +41,17 @@ pub(super) fn judge(origin: &Origin, gateways: &BTreeMap<(IpAddr, u16), ClusterN
         kept.iter().for_each(|key| counts.keep(key));
     }
     let mut waiting = Vec::new();
+    let mut claims = Claims::new(origin, gateways);
     for upsert in upserts {
         let held = origin.history.get(&upsert.key).is_some();
-        let taken = gateway_at(&upsert.key).and_then(|at| gateways.get(&at)).filter(|o| **o != origin.member.cluster);
         match verdict(origin, &change.delta, &upsert, &mut counts) {
-            Ok(()) => match taken {
-                None => change.delta.upserts.push(upsert),
-                Some(owner) => {
-                    let message =
-                        format!("cluster '{owner}' offers this gateway address already; use another address or port");
-                    let subject = Subject::Key(upsert.key.clone());
-                    change.refuse(subject, Class::AlreadyExists, "GatewayAddressTaken", message);
-                    waiting.push(upsert);
+            Ok(()) => match gateway_at(&upsert.key).map_or(Ok(()), |at| claims.claim(at)) {
+                Ok(()) => change.delta.upserts.push(upsert),
+                Err((class, code, message)) => {
+                    change.refuse(Subject::Key(upsert.key.clone()), class, code, message);
+                    if code == TAKEN {
+                        waiting.push(upsert);
+                    }
                 }
             },
             Err((class, code, message)) => {
@@ -71,6 +70,46 @@ pub(super) fn judge(origin: &Origin, gateways: &BTreeMap<(IpAddr, u16), ClusterN
     }
     let Part { delta, refused, refused_by_code, forgotten, .. } = change;
     Judged { delta, refused, refused_by_code, waiting, forgotten }
+}
+
+/// The code of an address that another cluster has.
+const TAKEN: &str = "GatewayAddressTaken";
+
+/// What a change asks for gateway addresses.
+struct Claims<'a> {
+    origin: &'a Origin,
+    owners: &'a Gateways,
+    /// Addresses that the cluster has.
+    held: usize,
+    /// Addresses that the change adds to them.
+    new: BTreeSet<GatewayAddress>,
+}
+
+impl<'a> Claims<'a> {
+    fn new(origin: &'a Origin, owners: &'a Gateways) -> Self {
+        Self { origin, owners, held: owners.of(&origin.member.cluster).count(), new: BTreeSet::new() }
+    }
+
+    fn claim(&mut self, at: GatewayAddress) -> Result<(), (Class, &'static str, String)> {
+        match self.owners.owner(&at) {
+            Some(owner) if *owner == self.origin.member.cluster => Ok(()),
+            Some(owner) => {
+                let message = format!("cluster '{owner}' has this gateway address; use another address or port");
+                Err((Class::AlreadyExists, TAKEN, message))
+            }
+            None if self.held + self.new.len() >= GATEWAYS_MAX && !self.new.contains(&at) => {
+                let message = format!(
+                    "the cluster has {GATEWAYS_MAX} gateway addresses, which is the limit; one that it offers no more \
+                     is kept for it for 30 s"
+                );
+                Err((Class::ResourceExhausted, "QuotaExceeded", message))
+            }
+            None => {
+                self.new.insert(at);
+                Ok(())
+            }
+        }
+    }
 }
 
 /// No removal is refused: at worst one is told to those who can see the resource now.

@@ -5,6 +5,7 @@
 //! version is refused whole. A full sync that would take away most of what is there is held back ([`hold`]).
 
 mod facts;
+mod gateways;
 mod hash;
 mod hold;
 mod judge;
@@ -13,7 +14,6 @@ mod origin;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use meshfed_api::border::{Part, Refusal};
 use meshfed_api::stream::{Delta, History, StreamError};
@@ -22,8 +22,11 @@ use meshfed_model::names::{ClusterName, ServiceName};
 use meshfed_model::offer::OfferKey;
 use meshfed_model::version::Version;
 
+use crate::fleet::GatewayAddress;
+
 pub(crate) use facts::merge;
 pub use facts::{Merged, MergedPort, PortFacts};
+use gateways::Gateways;
 pub(crate) use hash::Fnv;
 pub use hold::Loss;
 use origin::Origin;
@@ -34,7 +37,7 @@ pub const SERVICES_MAX: usize = 10_000;
 pub const ENDPOINTS_MAX: usize = 100_000;
 /// Groups of one cluster: each service has some ports, and each of them some localities.
 pub const GROUPS_MAX: usize = 200_000;
-/// Gateway addresses of one cluster.
+/// Gateway addresses that one cluster has, those included that it offers no more and that are kept for it.
 pub const GATEWAYS_MAX: usize = 1_000;
 /// Refused resources that are remembered by name, per cluster and per change.
 pub const REFUSED_MAX: usize = 1_000;
@@ -64,8 +67,10 @@ pub struct Taken {
     pub added: Vec<ServiceName>,
     /// Services that are exported no more.
     pub removed: Vec<ServiceName>,
-    /// Other origins that now have a gateway address which this one has given up.
-    pub released: BTreeSet<ClusterName>,
+    /// Whether it has a gateway address that it did not have.
+    pub claimed: bool,
+    /// Gateway addresses that it has and does not offer any more.
+    pub idle: Vec<GatewayAddress>,
 }
 
 /// All offers of the fleet.
@@ -73,15 +78,18 @@ pub struct Taken {
 pub struct Catalog {
     origins: BTreeMap<ClusterName, Origin>,
     exporters: BTreeMap<ServiceName, BTreeSet<ClusterName>>,
-    gateways: BTreeMap<(IpAddr, u16), ClusterName>,
+    gateways: Gateways,
     claims: BTreeMap<ServiceName, BTreeMap<ClusterName, u64>>,
 }
 
 impl Catalog {
-    /// An empty catalog with the durable first-seen claims.
+    /// An empty catalog with the durable first-seen claims of services and gateway addresses.
     #[must_use]
-    pub fn new(claims: BTreeMap<(ServiceName, ClusterName), u64>) -> Self {
-        let mut catalog = Self::default();
+    pub fn new(
+        claims: BTreeMap<(ServiceName, ClusterName), u64>,
+        gateways: BTreeMap<GatewayAddress, ClusterName>,
+    ) -> Self {
+        let mut catalog = Self { gateways: Gateways::new(gateways), ..Self::default() };
         for ((service, cluster), revision) in claims {
             catalog.claims.entry(service).or_default().insert(cluster, revision);
         }
@@ -110,7 +118,7 @@ impl Catalog {
         }
     }
 
-    /// Forgets a cluster and all it offered.
+    /// Forgets a cluster and all it offered; the gateway addresses that it has stay its own.
     pub fn remove(&mut self, cluster: &ClusterName) -> Taken {
         let Some(origin) = self.origins.remove(cluster) else { return Taken::default() };
         let mut taken = Taken { base: origin.history.version(), reached: true, complete: true, ..Taken::default() };
@@ -118,13 +126,7 @@ impl Catalog {
             taken.services.insert(service.clone());
             self.unexport(service, cluster);
         }
-        let freed: Vec<(IpAddr, u16)> =
-            self.gateways.iter().filter(|(_, owner)| *owner == cluster).map(|(at, _)| *at).collect();
-        for at in freed {
-            taken.gateways = true;
-            self.gateways.remove(&at);
-            taken.released.extend(self.release(at));
-        }
+        taken.gateways = origin.history.of_service(None).next().is_some();
         taken
     }
 
@@ -194,7 +196,7 @@ impl Catalog {
         Ok((taken, keys))
     }
 
-    fn reindex(&mut self, cluster: &ClusterName, taken: &mut Taken, gateways: Vec<(IpAddr, u16)>) {
+    fn reindex(&mut self, cluster: &ClusterName, taken: &mut Taken, gateways: Vec<GatewayAddress>) {
         for service in &taken.added {
             self.exporters.entry(service.clone()).or_default().insert(cluster.clone());
         }
@@ -204,11 +206,14 @@ impl Catalog {
         for at in gateways {
             let offered = self.origins.get(cluster).is_some_and(|o| o.has_gateway(at));
             if offered {
-                self.gateways.insert(at, cluster.clone());
-            } else if self.gateways.get(&at) == Some(cluster) {
-                self.gateways.remove(&at);
-                taken.released.extend(self.release(at));
+                taken.claimed |= self.gateways.claim(at, cluster);
+            } else if !taken.complete && self.gateways.owner(&at) == Some(cluster) {
+                taken.idle.push(at);
             }
+        }
+        if taken.complete {
+            // Also what it has from before this hub started.
+            taken.idle = self.idle_gateways(cluster);
         }
     }
 
@@ -219,15 +224,6 @@ impl Catalog {
                 self.exporters.remove(service);
             }
         }
-    }
-
-    /// Gives a free gateway address to the first cluster that waits for it.
-    fn release(&mut self, at: (IpAddr, u16)) -> Option<ClusterName> {
-        let (cluster, origin) = self.origins.iter_mut().find(|(_, o)| o.waits_for(at))?;
-        let cluster = cluster.clone();
-        origin.retake(at);
-        self.gateways.insert(at, cluster.clone());
-        Some(cluster)
     }
 
     /// Records durable claims.
@@ -271,7 +267,7 @@ impl Catalog {
         self.origins.get(cluster).map(|o| &o.history)
     }
     /// Distinguishes states of an origin that have the same version: which of its gateways wait for their address
-    /// depends on who came first to this hub. 0: none.
+    /// depends on who came first to the hub. 0: none.
     #[must_use]
     pub fn salt(&self, cluster: &ClusterName) -> u64 {
         self.origins.get(cluster).map_or(0, |o| o.salt)
@@ -314,7 +310,7 @@ impl Catalog {
     }
 }
 
-fn gateway_at(key: &OfferKey) -> Option<(IpAddr, u16)> {
+fn gateway_at(key: &OfferKey) -> Option<GatewayAddress> {
     match key {
         OfferKey::Gateway(g) => Some((g.address, g.port)),
         OfferKey::Service(_) | OfferKey::Group(_) | OfferKey::Endpoint(_) => None,

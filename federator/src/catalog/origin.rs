@@ -1,7 +1,6 @@
 //! Pure. What the catalog holds of one cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use meshfed_api::border::{Class, Part, Refusal, Subject};
 use meshfed_api::stream::{Delta, History, RESOURCES_MAX, StreamError, Upsert};
@@ -12,6 +11,7 @@ use meshfed_model::offer::{OfferKey, OfferValue};
 
 use super::hold::Hold;
 use super::{ENDPOINTS_MAX, Fnv, GATEWAYS_MAX, GROUPS_MAX, REFUSED_MAX, SERVICES_MAX};
+use crate::fleet::GatewayAddress;
 
 /// One cluster's offer.
 #[derive(Debug)]
@@ -227,17 +227,17 @@ impl Origin {
         self.history.get(&OfferKey::Service(service.clone())).is_some()
     }
 
-    pub(super) fn has_gateway(&self, at: (IpAddr, u16)) -> bool {
+    pub(super) fn has_gateway(&self, at: GatewayAddress) -> bool {
         self.history.of_service(None).any(|(key, _)| super::gateway_at(key) == Some(at))
     }
 
-    pub(super) fn waits_for(&self, at: (IpAddr, u16)) -> bool {
+    pub(super) fn waits_for(&self, at: GatewayAddress) -> bool {
         self.waiting.keys().any(|key| super::gateway_at(key) == Some(at))
     }
 
     /// Takes the gateways that waited for an address. They have revisions that importers may be past; by the salt an
     /// importer that stands at this version is told everything again.
-    pub(super) fn retake(&mut self, at: (IpAddr, u16)) {
+    pub(super) fn retake(&mut self, at: GatewayAddress) {
         let keys: Vec<OfferKey> = self.waiting.keys().filter(|k| super::gateway_at(k) == Some(at)).cloned().collect();
         let upserts = keys.iter().filter_map(|k| self.waiting.remove(k)).collect();
         let version = self.history.version();

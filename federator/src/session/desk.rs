@@ -149,7 +149,18 @@ impl Hub {
         if !taken.added.is_empty() || !dropped.is_empty() {
             claims = self.inputs.claims.change(cluster, taken.added.clone(), dropped.clone()).await?;
         }
+        if taken.claimed {
+            self.keep_gateways().await?;
+        }
         Ok(Settled { claims, dropped })
+    }
+
+    /// Makes durable who has which gateway address now.
+    pub(super) async fn keep_gateways(&self) -> Result<(), crate::fleet::ClaimError> {
+        // One at a time, each with what is so when its turn has come: the last one never writes what is old.
+        let _turn = self.gateway_claims.lock().await;
+        let owners = self.with(|state| state.catalog().gateway_owners().clone());
+        self.inputs.claims.keep_gateways(owners).await
     }
 
     fn tell_refused(&self, cluster: &ClusterName, taken: &Taken) {

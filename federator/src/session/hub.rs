@@ -127,6 +127,8 @@ pub struct Hub {
     pub(super) work: Notify,
     /// There may be an earlier deadline.
     timer: Notify,
+    /// Held while it is made durable who has which gateway address.
+    pub(super) gateway_claims: tokio::sync::Mutex<()>,
 }
 
 /// This moment. The monotonic half is the runtime's, which tests let pass as they like.
@@ -153,7 +155,7 @@ impl Hub {
     #[must_use]
     pub fn new(inputs: Inputs) -> Arc<Self> {
         let metrics = SessionMetrics::new(&inputs.metrics);
-        let mut state = State::new(inputs.claims.all());
+        let mut state = State::new(inputs.claims.all(), inputs.claims.gateways());
         state.set_members(&inputs.members.borrow());
         state.set_policies(&inputs.policies.borrow());
         state.set_bundles(&inputs.bundles.borrow().bundles);
@@ -166,6 +168,7 @@ impl Hub {
             desk: Mutex::new(Fair::new()),
             work: Notify::new(),
             timer: Notify::new(),
+            gateway_claims: tokio::sync::Mutex::default(),
         })
     }
 
@@ -195,7 +198,7 @@ impl Hub {
         let mut members = self.inputs.members.clone();
         let mut policies = self.inputs.policies.clone();
         let mut bundles = self.inputs.bundles.clone();
-        self.take_inputs(&mut members, &mut policies, &mut bundles);
+        self.take_inputs(&mut members, &mut policies, &mut bundles).await;
         loop {
             let due = self.with(|state| state.next_deadline(now().instant));
             tokio::select! {
@@ -209,7 +212,7 @@ impl Hub {
                 changed = policies.changed() => changed.map_err(|_ended| HubError::InputEnded("policies"))?,
                 changed = bundles.changed() => changed.map_err(|_ended| HubError::InputEnded("bundles"))?,
             }
-            self.take_inputs(&mut members, &mut policies, &mut bundles);
+            self.take_inputs(&mut members, &mut policies, &mut bundles).await;
         }
     }
 
@@ -228,6 +231,10 @@ impl Hub {
         for cluster in &passed.calm {
             self.metrics.flipping.get_or_create(&label(cluster)).set(0);
             tracing::info!(%cluster, "the cluster's sessions change no more");
+        }
+        if !passed.freed.is_empty() {
+            tracing::info!(addresses = passed.freed.len(), "gateway addresses that are offered no more are free");
+            self.keep_gateways_or_say().await;
         }
         for (cluster, taken) in &passed.released {
             tracing::warn!(%cluster, removed = taken.removed.len(), "what was held back of a full sync is carried out");
@@ -278,7 +285,7 @@ impl Hub {
         self.reschedule();
     }
 
-    fn take_inputs(
+    async fn take_inputs(
         &self,
         members: &mut watch::Receiver<Arc<crate::fleet::Members>>,
         policies: &mut watch::Receiver<Arc<meshfed_model::policy::FleetPolicies>>,
@@ -293,7 +300,16 @@ impl Hub {
             state.set_members(&members);
             state.set_policies(&policies);
         });
+        // Who is no member any more has given up its gateway addresses.
+        self.keep_gateways_or_say().await;
         self.inputs.revisions.bump();
+    }
+
+    async fn keep_gateways_or_say(&self) {
+        if let Err(error) = self.keep_gateways().await {
+            // The next change writes them again.
+            tracing::error!(%error, "who has which gateway address is not durable");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -34,7 +34,7 @@ const REPLICAS_MAX: usize = 64;
 
 pub use meshfed_api::http::Freshness;
 use time::Flips;
-pub use time::{FLIPS_MAX, FLIPS_WINDOW, HOLD, Now, Passed, STALE_AFTER};
+pub use time::{FLIPS_MAX, FLIPS_WINDOW, GATEWAY_KEPT, HOLD, Now, Passed, STALE_AFTER};
 
 /// Names one session while the hub runs; later ones are higher.
 pub type SessionId = u64;
@@ -136,15 +136,20 @@ pub struct State {
     alarms: BTreeSet<ClusterName>,
     /// Until when what is held back of a full sync stays so.
     holds: BTreeMap<ClusterName, Instant>,
+    /// Until when a gateway address that its cluster offers no more is kept for it.
+    idle_gateways: BTreeMap<fleet::GatewayAddress, Instant>,
     last_session: SessionId,
     last_query: u64,
 }
 
 impl State {
-    /// Of a hub that has just started, with the durable claims.
+    /// Of a hub that has just started, with the durable claims of services and gateway addresses.
     #[must_use]
-    pub fn new(claims: BTreeMap<(ServiceName, ClusterName), u64>) -> Self {
-        Self { catalog: Catalog::new(claims), ..Self::default() }
+    pub fn new(
+        claims: BTreeMap<(ServiceName, ClusterName), u64>,
+        gateways: BTreeMap<fleet::GatewayAddress, ClusterName>,
+    ) -> Self {
+        Self { catalog: Catalog::new(claims, gateways), ..Self::default() }
     }
 
     // ---- what the fleet is ----
@@ -167,6 +172,10 @@ impl State {
             }
             self.catalog.admit(member.member.clone(), member.zones.clone());
         }
+        // Who is no member has no gateway address; who is bound anew keeps those of its name until it has offered.
+        for retaken in self.catalog.free_gateways_of_others(|cluster| now.contains_key(cluster)) {
+            self.touch_all(&retaken);
+        }
         self.members = members.clone();
         self.live = model::Members { revision: members.revision, members: now };
         let shared = shared_networks(&self.live);
@@ -185,7 +194,7 @@ impl State {
 
     /// Forgets what a cluster offered and ends its sessions.
     fn withdraw(&mut self, cluster: &ClusterName) {
-        let taken = self.catalog.remove(cluster);
+        self.catalog.remove(cluster);
         self.known.remove(cluster);
         self.stale.remove(cluster);
         self.alarms.remove(cluster);
@@ -193,9 +202,6 @@ impl State {
         for (id, session) in &mut self.sessions {
             session.outbox.origin_gone(cluster);
             self.woken.insert(*id);
-        }
-        for released in &taken.released {
-            self.touch_all(released);
         }
         self.fence(cluster, "the cluster is no member of the fleet under this identity any more");
     }
@@ -390,6 +396,7 @@ impl State {
         {
             self.holds.insert(cluster, until);
         }
+        self.keep_idle(&taken, now.instant);
         Ok(taken)
     }
 
@@ -416,9 +423,6 @@ impl State {
         } else {
             let ids = self.interests.in_services(&taken.services);
             self.touch(&ids, origin, taken.base);
-        }
-        for released in &taken.released {
-            self.touch_all(released);
         }
     }
 

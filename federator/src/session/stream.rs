@@ -320,7 +320,7 @@ impl Reader {
         let settled = self.hub.settle(&self.cluster, &taken).await;
         let settled = settled.map_err(|e| Status::unavailable(e.to_string()))?;
         self.hub.change(|s| s.offered(id, &taken, settled.claims, &settled.dropped));
-        if taken.complete {
+        if taken.complete || !taken.idle.is_empty() {
             self.hub.reschedule();
         }
         Ok(())

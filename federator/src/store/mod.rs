@@ -36,12 +36,22 @@ pub enum Table {
     Serials,
     /// Who did what.
     Audit,
+    /// Which cluster has which gateway address.
+    Gateways,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 7] =
-        [Self::Meta, Self::Tokens, Self::Members, Self::Bundles, Self::Claims, Self::Serials, Self::Audit];
+    pub const ALL: [Self; 8] = [
+        Self::Meta,
+        Self::Tokens,
+        Self::Members,
+        Self::Bundles,
+        Self::Claims,
+        Self::Serials,
+        Self::Audit,
+        Self::Gateways,
+    ];
     /// The stable name on disk.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -53,6 +63,7 @@ impl Table {
             Self::Claims => "claims",
             Self::Serials => "serials",
             Self::Audit => "audit",
+            Self::Gateways => "gateways",
         }
     }
 }

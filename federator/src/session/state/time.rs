@@ -8,6 +8,7 @@ use meshfed_model::names::ClusterName;
 
 use super::{Freshness, State};
 use crate::catalog::Taken;
+use crate::fleet::GatewayAddress;
 
 /// What a cluster said counts as fresh for so long after it last spoke: two signs of life are lost, whether its
 /// session stands or not (faults 13: stale within 20 s).
@@ -18,6 +19,9 @@ pub const FLIPS_MAX: usize = 3;
 pub const FLIPS_WINDOW: Duration = Duration::from_secs(60);
 /// How long a full sync is held back that would take away most of a cluster (SY7).
 pub const HOLD: Duration = Duration::from_secs(30);
+
+/// How long a gateway address that its cluster offers no more is kept for it: a gateway that restarts is back by then.
+pub const GATEWAY_KEPT: Duration = HOLD;
 
 /// One moment, on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -57,13 +61,15 @@ pub struct Passed {
     pub calm: Vec<ClusterName>,
     /// Full syncs that were held back and are carried out now.
     pub released: Vec<(ClusterName, Taken)>,
+    /// Gateway addresses that were kept for a cluster and are so no more.
+    pub freed: Vec<GatewayAddress>,
 }
 
 impl Passed {
     /// Whether nothing has happened.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.stale.is_empty() && self.calm.is_empty() && self.released.is_empty()
+        self.stale.is_empty() && self.calm.is_empty() && self.released.is_empty() && self.freed.is_empty()
     }
 }
 
@@ -86,13 +92,27 @@ impl State {
             self.holds.remove(&cluster);
             if let Some(taken) = self.catalog.carry_out(&cluster) {
                 self.touch_all(&cluster);
-                for released in &taken.released {
-                    self.touch_all(released);
-                }
+                self.keep_idle(&taken, now);
                 passed.released.push((cluster, taken));
             }
         }
+        let due: Vec<GatewayAddress> =
+            self.idle_gateways.iter().filter(|(_, until)| **until <= now).map(|(at, _)| *at).collect();
+        for at in due {
+            self.idle_gateways.remove(&at);
+            let Some(retaken) = self.catalog.free_idle_gateway(at) else { continue };
+            if let Some(cluster) = retaken {
+                self.touch_all(&cluster);
+            }
+            passed.freed.push(at);
+        }
         passed
+    }
+
+    /// Keeps gateway addresses for the cluster that has given them up, for a while.
+    pub(super) fn keep_idle(&mut self, taken: &Taken, now: Instant) {
+        let Some(until) = now.checked_add(GATEWAY_KEPT) else { return };
+        self.idle_gateways.extend(taken.idle.iter().map(|at| (*at, until)));
     }
 
     /// When time is to pass next; `None`: nothing waits for it.
@@ -101,7 +121,8 @@ impl State {
         let silence = self.known.iter().filter(|(cluster, _)| !self.stale.contains(*cluster));
         let silence = silence.filter_map(|(_, known)| known.heard?.checked_add(STALE_AFTER));
         let alarms = self.alarms.iter().filter_map(|cluster| self.flips_until(cluster, now));
-        silence.chain(alarms).chain(self.holds.values().copied()).min()
+        let kept = self.holds.values().chain(self.idle_gateways.values()).copied();
+        silence.chain(alarms).chain(kept).min()
     }
 
     fn flips_until(&self, cluster: &ClusterName, now: Instant) -> Option<Instant> {

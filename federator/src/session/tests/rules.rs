@@ -12,8 +12,10 @@ use meshfed_model::offer::{OfferKey, OfferValue};
 use meshfed_model::version::Version;
 
 use super::super::fair::{Fair, QUANTUM, WAITING_MAX};
-use super::super::state::{FLIPS_WINDOW, Freshness, HOLD, Now, OpenError, Opened, STALE_AFTER, SessionId, State};
-use super::{Resources, cluster, member, resources, service_name, start};
+use super::super::state::{
+    FLIPS_WINDOW, Freshness, GATEWAY_KEPT, HOLD, Now, OpenError, Opened, STALE_AFTER, SessionId, State,
+};
+use super::{Resources, cluster, gateways, member, resources, service_name, start};
 use crate::catalog::Taken;
 use crate::fanout::Next;
 use crate::fleet;
@@ -74,6 +76,18 @@ impl Hub {
     }
     fn held(&self) -> BTreeSet<OfferKey> {
         self.state.catalog().history(&cluster(0)).unwrap().iter().map(|(k, _)| k.clone()).collect()
+    }
+    /// What a session is told of another cluster now.
+    fn told_of(&mut self, id: SessionId, i: usize) -> BTreeSet<OfferKey> {
+        let mut told = BTreeSet::new();
+        while let Some(next) = self.state.next(id) {
+            if let Next::View { origin, delta, .. } = next
+                && origin == cluster(i)
+            {
+                told.extend(delta.upserts.into_iter().map(|u| u.key));
+            }
+        }
+        told
     }
     /// What is sent to a session now, as keys of c0.
     fn view(&mut self, id: SessionId, mut view: BTreeSet<OfferKey>) -> BTreeSet<OfferKey> {
@@ -285,6 +299,51 @@ fn sessions_that_flip_raise_an_alarm_and_the_last_good_offer_stays() {
         hub.now.instant += FLIPS_WINDOW / 3;
         assert!(!hub.try_open(0, 1).unwrap().raised);
     }
+}
+
+/// A gateway that restarts is withdrawn and offered again: nobody takes its address in between. One that stays away has
+/// given it up, and importers are told who has it now.
+///
+/// Mutations seen to fail: `keep_idle` with the moment itself in the place of `until`; `touch_all` left out of `pass`;
+/// `idle_gateways` left out of `next_deadline`.
+#[test]
+fn a_gateway_address_is_kept_while_its_gateway_restarts() {
+    let mut hub = Hub::new();
+    let (east, west) = (hub.open(0), hub.open(1));
+    let mut offers = [History::new(1), History::new(1)];
+    let has = |hub: &Hub, i: usize| hub.state.catalog().gateways_of(&cluster(i)).count();
+    for (i, id) in [(0, east), (1, west)] {
+        offers[i].replace_gateways(gateways(i, 3).into_iter().skip(2).collect());
+        for part in offers[i].complete(Scope::Replica) {
+            hub.offer(id, part);
+        }
+    }
+    assert_eq!((has(&hub, 0), has(&hub, 1)), (1, 0), "one address, east's");
+    let seen = hub.view(west, BTreeSet::new());
+    assert_eq!(seen.len(), 1);
+    let change = |hub: &mut Hub, offer: &mut History, there: bool| {
+        let before = offer.version();
+        offer.replace_gateways(gateways(0, 3).into_iter().skip(2).filter(|_| there).collect());
+        for part in offer.since(before, Scope::Replica) {
+            hub.offer(east, part);
+        }
+    };
+    change(&mut hub, &mut offers[0], false);
+    let until = hub.now.instant + GATEWAY_KEPT;
+    assert_eq!(hub.state.next_deadline(hub.now.instant), Some(until.min(hub.now.instant + STALE_AFTER)));
+    assert!(hub.after(GATEWAY_KEPT - Duration::from_millis(1)).freed.is_empty());
+    change(&mut hub, &mut offers[0], true);
+    assert!(hub.after(GATEWAY_KEPT).freed.is_empty());
+    assert_eq!((has(&hub, 0), has(&hub, 1)), (1, 0), "it was back in time");
+    change(&mut hub, &mut offers[0], false);
+    hub.view(east, BTreeSet::new());
+    assert_eq!(hub.state.next_deadline(hub.now.instant), Some(hub.now.instant + GATEWAY_KEPT));
+    assert_eq!(hub.after(GATEWAY_KEPT).freed.len(), 1);
+    assert_eq!((has(&hub, 0), has(&hub, 1)), (0, 1));
+    let told = hub.told_of(east, 1);
+    assert_eq!(told.len(), 1, "east is told that it is west's");
+    change(&mut hub, &mut offers[0], true);
+    assert_eq!(has(&hub, 0), 0, "and is second now");
 }
 
 /// SY7. Mutations seen to fail: `HOLD` not waited for (`holds` with the moment itself); `touch_all` left out of `pass`.
