@@ -11,6 +11,7 @@ use crate::share::Share;
 
 mod admit;
 mod assign;
+mod fair;
 #[cfg(test)]
 mod tests;
 

@@ -8,6 +8,7 @@ use num_rational::Ratio;
 use num_traits::{One, Zero};
 
 use super::admit::{Admitted, Reach, Unit, admit, counts};
+use super::fair::{Scales, scales};
 use super::{Assignment, Candidates, Client, GroupShare, Item, Via};
 use crate::failover::{Slot, loads, weighted};
 use crate::locality::Locality;
@@ -95,7 +96,7 @@ fn item<T: Number>(d: Draft<'_, T>, weight: u32) -> Item {
 }
 
 fn drafts<'a, T: Number>(spec: &FailoverSpec, admitted: &'a Admitted<'a>) -> Option<Vec<Draft<'a, T>>> {
-    let mut split = Split::<T>::of(spec, &admitted.units)?;
+    let mut split = Split::<'a, T>::of(spec, &admitted.units)?;
     // An address is a single endpoint's or a gateway's, and an endpoint's occurs once.
     let mut drafts = Vec::with_capacity(admitted.units.len());
     let mut gateways = ByAddress::new();
@@ -131,7 +132,7 @@ fn drafts<'a, T: Number>(spec: &FailoverSpec, admitted: &'a Admitted<'a>) -> Opt
 fn split_over_gateways<'a, T: Number>(
     unit: &'a Unit<'a>,
     admitted: &'a Admitted<'a>,
-    split: &mut Split<T>,
+    split: &mut Split<'a, T>,
     drafts: &mut ByAddress<'a, T>,
 ) -> Option<()> {
     let Some(gateways) = admitted.gateways.get(&(unit.cluster, unit.network)) else { return Some(()) };
@@ -168,12 +169,16 @@ fn split_over_gateways<'a, T: Number>(
 /// Gateways while they gather their groups.
 type ByAddress<'a, T> = BTreeMap<(IpAddr, u16), Draft<'a, T>>;
 
+/// Units with the same share: slot, weight, and the cluster where that matters.
+type Alike<'a> = (Slot, u64, Option<&'a ClusterName>);
+
 /// How a tier is split: by item weights where there are some, else by endpoint weights.
-struct Split<T: Number> {
+struct Split<'a, T: Number> {
     loads: Vec<Ratio<T>>,
     pools: BTreeMap<Slot, Pool<T>>,
-    /// Share and part by slot and endpoint weight: most endpoints have the weight of another.
-    known: BTreeMap<(Slot, u64), (Ratio<T>, Ratio<T>)>,
+    scales: Scales<'a, T>,
+    /// Share and part by slot, endpoint weight, and cluster where that matters: most endpoints are like another.
+    known: BTreeMap<Alike<'a>, (Ratio<T>, Ratio<T>)>,
 }
 
 struct Pool<T: Number> {
@@ -183,8 +188,8 @@ struct Pool<T: Number> {
     part: Ratio<T>,
 }
 
-impl<T: Number> Split<T> {
-    fn of(spec: &FailoverSpec, units: &[Unit<'_>]) -> Option<Self> {
+impl<'a, T: Number> Split<'a, T> {
+    fn of(spec: &FailoverSpec, units: &[Unit<'a>]) -> Option<Self> {
         let loads = loads::<T>(spec, &counts(spec, units))?;
         let mut pools: BTreeMap<Slot, Pool<T>> = BTreeMap::new();
         for unit in units.iter().filter(|u| u.ready > 0) {
@@ -204,18 +209,24 @@ impl<T: Number> Split<T> {
             // Items of weight 0 are for nobody, unless nobody else is there.
             pool.part = if weights > 0 { ratio(item_weight(spec, *slot), weights) } else { ratio(pool.ready, ready) };
         }
-        Some(Self { loads, pools, known: BTreeMap::new() })
+        Some(Self { loads, pools, scales: scales(units)?, known: BTreeMap::new() })
     }
 
     /// The share of a unit and its part of its tier.
-    fn of_unit(&mut self, unit: &Unit<'_>) -> Option<(Ratio<T>, Ratio<T>)> {
+    fn of_unit(&mut self, unit: &Unit<'a>) -> Option<(Ratio<T>, Ratio<T>)> {
         let Some(pool) = self.pools.get(&unit.slot) else { return Some((Ratio::zero(), Ratio::zero())) };
         // Where all weigh nothing, all are alike.
         let (have, of) = if pool.weight > 0 { (unit.weight, pool.weight) } else { (unit.ready, pool.ready) };
-        if let Some(known) = self.known.get(&(unit.slot, have)) {
+        let scale = self.scales.get(&unit.slot).and_then(|scales| scales.get(unit.cluster));
+        let key = (unit.slot, have, scale.map(|_| unit.cluster));
+        if let Some(known) = self.known.get(&key) {
             return Some(known.clone());
         }
-        let part = mul(&pool.part, &ratio(have, of))?;
+        let of_pool = match scale {
+            Some(scale) => mul(scale, &ratio(have, 1))?,
+            None => ratio(have, of),
+        };
+        let part = mul(&pool.part, &of_pool)?;
         let load = self.loads.get(unit.slot.tier)?;
         let share = if load.is_zero() {
             Ratio::zero()
@@ -224,7 +235,7 @@ impl<T: Number> Split<T> {
         } else {
             mul(load, &part)?
         };
-        self.known.insert((unit.slot, have), (share.clone(), part.clone()));
+        self.known.insert(key, (share.clone(), part.clone()));
         Some((share, part))
     }
 }

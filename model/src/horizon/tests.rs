@@ -171,3 +171,48 @@ fn the_last_resort_is_used_whatever_it_weighs() {
     assert_eq!(shown(&assignment), ["east 9.0.0.1:443 p0 w1 t0 1"]);
     assert!(tier_loads(&client(), &spec, &candidates)[0].minimum_ignored);
 }
+
+fn weighed(cluster: &str, at: &str, weight: u32) -> EndpointCandidate {
+    EndpointCandidate { cluster: ClusterName::new(cluster).unwrap(), weight, ..endpoint(at, true) }
+}
+
+/// INV-7: an attacker that may say what it wants about its own endpoint, in the same zone as all others.
+///
+/// Mutations seen to fail: `scales` giving no scale; `lowest` the first cluster in the place of the lightest.
+#[test]
+fn a_heavy_endpoint_of_one_cluster_does_not_take_a_tier_away() {
+    let part_of = |cluster: &str, candidates: &Candidates| -> f64 {
+        let assignment = assign(&client(), &FailoverSpec::default(), candidates);
+        assignment.items.iter().filter(|i| i.cluster.as_str() == cluster).map(|i| i.share.to_f64()).sum()
+    };
+    let own = |count: u32| (1..=count).map(|n| weighed("west", &format!("10.0.{}.{}:80", n / 250, n % 250), 1));
+    let heavy = || weighed("east", "10.1.0.1:80", 1_000_000);
+    let against = |count: u32, more: Vec<EndpointCandidate>| Candidates {
+        endpoints: own(count).chain(more).collect(),
+        ..Candidates::default()
+    };
+    // Without the bound it would have 99.999 % of ten.
+    assert_eq!(part_of("east", &against(10, vec![heavy()])), 0.5);
+    assert!(part_of("east", &against(990, vec![heavy()])) <= 0.01, "99 % stay");
+    // Two do not vouch for each other, and one of them alone is one of them alone.
+    let two = against(10, vec![heavy(), weighed("south", "10.2.0.1:80", 1_000_000)]);
+    assert_eq!(part_of("east", &two), part_of("south", &two));
+    assert_eq!(part_of("west", &two).to_string(), (1.0f64 / 3.0).to_string());
+    // Up to ten to one is what somebody wants.
+    let canary = against(1, vec![weighed("east", "10.1.0.1:80", 9)]);
+    assert_eq!(part_of("east", &canary), 0.9);
+    // Inside a cluster weights say what they said: 999,999 to 1, of half.
+    let inside = assign(
+        &client(),
+        &FailoverSpec::default(),
+        &against(20, vec![weighed("east", "10.1.0.1:80", 999_999), weighed("east", "10.1.0.2:80", 1)]),
+    );
+    let shares: Vec<String> =
+        inside.items.iter().filter(|i| i.cluster.as_str() == "east").map(|i| i.share.to_string()).collect();
+    assert_eq!(shares, ["999999/2000000", "1/2000000"]);
+    // Groups behind a gateway are bound in the same way.
+    let mut far = against(10, vec![]);
+    far.groups = vec![GroupCandidate { weight: 1_000_000, ..group("east", "us/us-1", 1, 1) }];
+    far.gateways = vec![gateway("east", "10.9.0.1:15443")];
+    assert_eq!(part_of("east", &far), 0.5);
+}

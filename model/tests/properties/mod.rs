@@ -1,20 +1,21 @@
 //! What holds for whatever is handed in.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use meshfed_model::failover::tier_loads;
 use meshfed_model::horizon::{
-    Assignment, Candidates, Client, EndpointCandidate, Families, GatewayCandidate, GroupCandidate, Via, assign,
+    Assignment, Candidates, Client, EndpointCandidate, Families, GatewayCandidate, GroupCandidate, Item, Via, assign,
 };
 use meshfed_model::locality::Locality;
 use meshfed_model::names::{ClusterName, NetworkName};
 use meshfed_model::policy::{FailoverSpec, Relative, SelectItem, Selector, Tier};
+use num_rational::BigRational;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 /// Parts of 1, exactly.
-fn sum_of_shares(assignment: &Assignment) -> num_rational::BigRational {
+fn sum_of_shares(assignment: &Assignment) -> BigRational {
     assignment.items.iter().map(|i| i.share.exact()).sum()
 }
 
@@ -196,5 +197,62 @@ proptest! {
                 }
             }
         }
+    }
+
+    /// INV-7. In a pool no cluster gets more than ten times, per ready endpoint, of what another cluster gets; inside a
+    /// cluster, and between clusters that keep to that, weights are taken as they are.
+    ///
+    /// Mutations seen to fail: `FACTOR_MAX` 11; `lowest` the heaviest; the scaled sum without `sum.ready`.
+    #[test]
+    fn no_cluster_outweighs_another(
+        client in client(), endpoints in prop::collection::vec(endpoint(), 1..24),
+        heavy in prop::collection::vec(prop_oneof![Just(1u32), 1u32..20, Just(1_000_000)], 4),
+    ) {
+        const FACTOR: u32 = 10;
+        let spec = FailoverSpec { tiers: vec![any_tier()], ..FailoverSpec::default() };
+        let mut endpoints = endpoints;
+        for (n, e) in endpoints.iter_mut().enumerate() {
+            e.address = format!("10.7.0.{n}").parse().unwrap();
+            let cluster: usize = e.cluster.as_str()[1..].parse().unwrap();
+            // From 0 to 6e6, so clusters differ by nothing, a little, or a lot.
+            e.weight = (e.weight % 6).saturating_mul(heavy[cluster]);
+        }
+        let weights: BTreeMap<(IpAddr, ClusterName), u32> =
+            endpoints.iter().map(|e| ((e.address, e.cluster.clone()), e.weight)).collect();
+        let whole = Candidates { endpoints, ..Candidates::default() };
+        let items = assign(&client, &spec, &whole).items;
+        // What was handed out, by cluster: shares, ready endpoints, and weights as they were said.
+        let mut sums: BTreeMap<&ClusterName, (BigRational, u32, u64)> = BTreeMap::new();
+        let ready = whole.endpoints.iter().filter(|e| e.ready);
+        let taken = |e: &EndpointCandidate| items.iter().find(|i| (i.address, &i.cluster) == (e.address, &e.cluster));
+        for e in ready {
+            let Some(item) = taken(e) else { continue };
+            let sum = sums.entry(&item.cluster).or_insert_with(|| (BigRational::from_integer(0.into()), 0, 0));
+            sum.0 += item.share.exact();
+            sum.1 += 1;
+            sum.2 += u64::from(e.weight);
+        }
+        let each = |sum: &(BigRational, u32, u64)| &sum.0 / BigRational::from_integer(sum.1.into());
+        let zero = BigRational::from_integer(0.into());
+        for (a, b) in sums.values().flat_map(|a| sums.values().map(move |b| (a, b))).filter(|(_, b)| b.0 > zero) {
+            prop_assert!(each(a) <= each(b) * BigRational::from_integer(FACTOR.into()), "{} of {}, {} of {}", a.0, a.1, b.0, b.1);
+            // Weights are turned around by nothing.
+            let heavier = u128::from(a.2) * u128::from(b.1) >= u128::from(b.2) * u128::from(a.1);
+            prop_assert!(!heavier || each(a) >= each(b));
+        }
+        for (a, b) in items.iter().flat_map(|a| items.iter().map(move |b| (a, b))).filter(|(a, b)| a.cluster == b.cluster) {
+            let weight = |i: &Item| BigRational::from_integer(weights[&(i.address, i.cluster.clone())].into());
+            let all_nothing = sums[&a.cluster].2 == 0;
+            prop_assert!(all_nothing || a.share.exact() * weight(b) == b.share.exact() * weight(a));
+        }
+    }
+}
+
+fn any_tier() -> Tier {
+    Tier {
+        name: String::new(),
+        select: vec![SelectItem { selector: Selector::Relative(Relative::Any), weight: None }],
+        min_healthy_percent: 0,
+        min_healthy_endpoints: 0,
     }
 }
