@@ -8,6 +8,7 @@ use crate::member::Member;
 use crate::names::NetworkName;
 use crate::network::{Cidr, address_allowed};
 use crate::offer::{OfferKey, OfferValue};
+use crate::service::{PortClash, check_ports};
 
 /// The largest weight of one endpoint that is taken (`security.md` INV-7).
 pub const WEIGHT_MAX: u32 = 1_000_000;
@@ -41,6 +42,9 @@ pub enum NotAllowed {
     /// A weight that would drown all others.
     #[error("weight {0} is above 1000000")]
     Weight(u32),
+    /// Ports that cannot be told apart.
+    #[error(transparent)]
+    Ports(#[from] PortClash),
 }
 
 impl NotAllowed {
@@ -54,6 +58,7 @@ impl NotAllowed {
             Self::Zone(_) => "ZoneNotAllowed",
             Self::Identity(_) => "IdentityNotAllowed",
             Self::Weight(_) => "WeightNotAllowed",
+            Self::Ports(_) => "PortsNotAllowed",
         }
     }
 }
@@ -135,7 +140,10 @@ pub fn check<'a>(
         }
     }
     match value {
-        OfferValue::Service(s) => s.identities.iter().try_for_each(identity),
+        OfferValue::Service(s) => {
+            check_ports(&s.ports)?;
+            s.identities.iter().try_for_each(identity)
+        }
         OfferValue::Endpoint(e) if e.weight > WEIGHT_MAX => Err(NotAllowed::Weight(e.weight)),
         OfferValue::Endpoint(e) => {
             identity(&e.identity)?;
@@ -167,10 +175,12 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
+    use crate::export::ExportTo;
     use crate::identity::TrustDomain;
     use crate::names::{ClusterName, ServiceName, SubsetName};
     use crate::network::Network;
-    use crate::offer::{EndpointKey, EndpointOffer, GatewayKey, GatewayOffer};
+    use crate::offer::{EndpointKey, EndpointOffer, GatewayKey, GatewayOffer, ServiceOffer};
+    use crate::service::{ServicePort, ServiceType};
 
     fn member(cidrs: &[&str], gateways: &[&str]) -> Member {
         Member {
@@ -240,5 +250,30 @@ mod tests {
         }
         assert_eq!(judge(&ranged, gateway("127.1.0.1")), Ok(()));
         assert_eq!(judge(&member(&["127.1.0.0/16"], &["10.9.0.0/16"]), gateway("127.1.0.1")), Err("AddressNotAllowed"));
+    }
+
+    /// Mutation seen to fail: `check_ports` left out of `check`.
+    #[test]
+    fn ports_that_cannot_be_told_apart_are_not_allowed() {
+        let judge = |ports: &[(&str, u16)]| {
+            let port = |(name, port): &(&str, u16)| ServicePort {
+                name: (*name).to_owned(),
+                port: *port,
+                protocol: "TCP".to_owned(),
+                app_protocol: None,
+            };
+            let offer = ServiceOffer {
+                service_type: ServiceType::ClusterSetIP,
+                ports: ports.iter().map(port).collect(),
+                export_to: ExportTo::Everyone,
+                identities: BTreeSet::new(),
+            };
+            let key = OfferKey::Service(ServiceName::new("shop", "b").unwrap());
+            check(&member(&[], &[]), [], &key, &OfferValue::Service(offer)).map_err(|e| e.code())
+        };
+        assert_eq!(judge(&[("", 80)]), Ok(()));
+        assert_eq!(judge(&[("http", 80), ("tcp", 81)]), Ok(()));
+        assert_eq!(judge(&[("http", 80), ("tcp", 80)]), Err("PortsNotAllowed"));
+        assert_eq!(judge(&[("http", 80), ("http", 81)]), Err("PortsNotAllowed"));
     }
 }

@@ -1,5 +1,7 @@
 //! Pure. Services and their ports.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// How a port is spoken to (`contracts.md` 1.8).
@@ -33,6 +35,48 @@ pub struct ServicePort {
     pub protocol: String,
     /// `appProtocol` as written, if any.
     pub app_protocol: Option<String>,
+}
+
+/// Two ports of one service that cannot be told apart: traffic is routed by number, and policies name ports by name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PortClash {
+    /// One number.
+    #[error("ports[{at}].port: {port} is the number of ports[{first}] already; give each port a number of its own")]
+    Number {
+        /// The first that has it.
+        first: usize,
+        /// The second.
+        at: usize,
+        /// The number.
+        port: u16,
+    },
+    /// One name; also where neither has one.
+    #[error("ports[{at}].name: '{name}' is the name of ports[{first}] already; give each port a name of its own")]
+    Name {
+        /// The first that has it.
+        first: usize,
+        /// The second.
+        at: usize,
+        /// The name.
+        name: String,
+    },
+}
+
+/// Whether the ports of a service can be told apart.
+///
+/// # Errors
+/// [`PortClash`] with the first two that cannot.
+pub fn check_ports(ports: &[ServicePort]) -> Result<(), PortClash> {
+    let (mut numbers, mut names) = (BTreeMap::new(), BTreeMap::new());
+    for (at, port) in ports.iter().enumerate() {
+        if let Some(first) = numbers.insert(port.port, at) {
+            return Err(PortClash::Number { first, at, port: port.port });
+        }
+        if let Some(first) = names.insert(port.name.as_str(), at) {
+            return Err(PortClash::Name { first, at, name: port.name.clone() });
+        }
+    }
+    Ok(())
 }
 
 impl ServicePort {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use meshfed_model::offer::{OfferKey, OfferValue, Tombstone};
+use meshfed_model::service::{PortClash, check_ports};
 use meshfed_model::version::Version;
 use prost::Message as _;
 
@@ -79,7 +80,13 @@ impl Part {
             return;
         }
         match Upsert::try_from(resource) {
-            Ok(upsert) if same_kind(&upsert.key, &upsert.value) => self.delta.upserts.push(upsert),
+            Ok(upsert) if same_kind(&upsert.key, &upsert.value) => match told_apart(&upsert.value) {
+                Ok(()) => self.delta.upserts.push(upsert),
+                Err(clash) => {
+                    let message = format!("service.{clash}");
+                    self.refuse(subject, Class::InvalidArgument, "InvalidResource", message);
+                }
+            },
             Ok(_) => {
                 let message = "key and value are of different kinds".to_owned();
                 self.refuse(subject, Class::InvalidArgument, "InvalidResource", message);
@@ -97,6 +104,15 @@ impl Part {
             (Some(Ok(key)), Err(_)) => self.withdrawn.push(key),
             (Some(Err(_)) | None, _) => self.forgotten.push(said),
         }
+    }
+}
+
+/// Two ports of one number or name. Not a matter of the strict reading: an importer refuses such a service by name, too,
+/// and goes on.
+fn told_apart(value: &OfferValue) -> Result<(), PortClash> {
+    match value {
+        OfferValue::Service(service) => check_ports(&service.ports),
+        OfferValue::Group(_) | OfferValue::Endpoint(_) | OfferValue::Gateway(_) => Ok(()),
     }
 }
 

@@ -403,3 +403,47 @@ fn parts_keep_to_the_limits_of_their_reader() {
     }
     assert_eq!(taken, 600);
 }
+
+/// Two ports of one number, or of one name, are one service's fault: it is refused by name with the field, its last good
+/// value is kept, and what came with it is taken. The strict reading of importers does not end a session for it.
+///
+/// Mutations seen to fail: `told_apart` answering `Ok`; `names` not filled in `check_ports`.
+#[test]
+fn a_service_with_two_ports_of_one_number_is_refused_by_name() {
+    let service = |name: &str, ports: &[(&str, u32)]| {
+        let port = |(name, port): &(&str, u32)| pb::ServicePort {
+            name: (*name).to_owned(),
+            port: *port,
+            protocol: "TCP".to_owned(),
+            app_protocol: None,
+        };
+        let key = OfferKey::Service(ServiceName::new("shop", name).unwrap());
+        let offer = pb::ServiceOffer {
+            r#type: "ClusterSetIP".to_owned(),
+            ports: ports.iter().map(port).collect(),
+            ..pb::ServiceOffer::default()
+        };
+        let value = Some(pb::resource::Value::Service(offer));
+        pb::Resource { key: Some((&key).into()), revision: 1, value }
+    };
+    let upserts = vec![
+        service("good", &[("http", 80), ("admin", 81)]),
+        service("number", &[("http", 80), ("admin", 81), ("more", 80)]),
+        service("name", &[("http", 80), ("http", 81)]),
+        service("nameless", &[("", 80), ("", 81)]),
+    ];
+    let message = pb::Delta { version: Some(pb::Version::default()), upserts, ..pb::Delta::default() };
+    assert_eq!(Delta::try_from(message.clone()).unwrap().upserts.len(), 4);
+    let part = Part::try_from(message).unwrap();
+    let said: Vec<(String, &str, &str)> =
+        part.refused.iter().map(|r| (r.subject.to_string(), r.code.as_str(), r.message.as_str())).collect();
+    let code = "InvalidResource";
+    let number = "service.ports[2].port: 80 is the number of ports[0] already; give each port a number of its own";
+    let name = "service.ports[1].name: 'http' is the name of ports[0] already; give each port a name of its own";
+    let nameless = "service.ports[1].name: '' is the name of ports[0] already; give each port a name of its own";
+    let subject = |name: &str| Subject::Key(OfferKey::Service(ServiceName::new("shop", name).unwrap())).to_string();
+    let want = [("number", code, number), ("name", code, name), ("nameless", code, nameless)];
+    assert_eq!(said, want.map(|(s, code, message)| (subject(s), code, message)));
+    assert_eq!((part.delta.upserts.len(), part.kept.len()), (1, 3));
+    assert_eq!(part.refused_by_code, BTreeMap::from([(code, 3)]), "which is what the metric counts");
+}
