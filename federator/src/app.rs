@@ -30,8 +30,8 @@ use crate::source::{self, Faults, FleetSource};
 use crate::store::redb::{Closed, OpenError, RedbStore};
 use crate::trust::{self, Trust};
 
-/// Connections on port 15600: two per agent of the largest fleet, and joiners.
-const CONNECTIONS_MAX: usize = 8192;
+/// Connections on port 15600: two per agent of the largest fleet, and again as many joiners and handshakes.
+const CONNECTIONS_MAX: usize = 4096;
 /// The registry's file in the data directory.
 const REGISTRY: &str = "registry.redb";
 /// How long the end of the process waits for the registry's last user, after the drain.
@@ -285,7 +285,8 @@ fn agents_and_joiners(trust: &Trust) -> Result<Arc<rustls::ServerConfig>, rustls
 }
 
 fn limits(drain_deadline: std::time::Duration) -> Limits {
-    Limits { connections: CONNECTIONS_MAX, strangers: CONNECTIONS_MAX / 2, drain_deadline, ..Limits::default() }
+    let (connections, strangers) = (CONNECTIONS_MAX, CONNECTIONS_MAX);
+    Limits { connections, strangers, strangers_each: strangers / 2, drain_deadline, ..Limits::default() }
 }
 
 /// `/debug/source`: the faults of the fleet source.

@@ -16,6 +16,7 @@ pub mod limits;
 pub mod listen;
 pub mod metrics;
 pub mod pin;
+pub mod places;
 pub mod process;
 pub mod rate;
 pub mod readiness;

@@ -97,7 +97,7 @@ impl Limiter {
 }
 
 /// IPv6 hosts choose the lower half of their address themselves: the network counts.
-fn site(address: IpAddr) -> IpAddr {
+pub(crate) fn site(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(a) => IpAddr::V4(a),
         IpAddr::V6(a) => match a.to_ipv4_mapped() {

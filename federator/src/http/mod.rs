@@ -10,6 +10,7 @@ mod query;
 mod read;
 mod renewal;
 mod router;
+mod seat;
 mod serve;
 
 use std::sync::Arc;

@@ -18,6 +18,7 @@ use meshfed_runtime::rate::{Limiter, Rate};
 use super::handlers as on;
 use super::page::Kept;
 use super::problem::{problem, seal};
+use super::seat::Seat;
 use super::serve::{HEADERS_MAX, Peer};
 use super::{Api, Code};
 use crate::operations::Refused;
@@ -114,6 +115,9 @@ fn admit(shared: &Shared, request: &Request) -> Result<(), Refused> {
     }
     let admin_token_sha256 = *api.admin_token_sha256.borrow();
     let is_admin = bearer(request.headers()).is_some_and(|t| same_hash(&sha256(t.as_bytes()), &admin_token_sha256));
+    if let Some(seat) = request.extensions().get::<Seat>().filter(|_| is_admin) {
+        seat.known();
+    }
     let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let address = request.extensions().get::<Peer>().map_or(nobody, |peer| peer.0.ip());
     // Strangers never use up what the administrator may ask, not even from the same address.

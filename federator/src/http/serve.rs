@@ -18,12 +18,12 @@ use meshfed_runtime::grpc::ConnectionMetrics;
 use meshfed_runtime::{drain, grpc, tasks};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-/// Connections at the same time: operators, scripts and a dashboard. 1024 × (64 KiB HTTP + ~40 KiB TLS) ≈ 100 MiB at worst.
-const CONNECTIONS_MAX: usize = 1024;
+use super::seat::{Seat, Seats};
+
 /// Time for a TLS handshake.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Time for the head of a request; also how long a connection may be idle.
@@ -63,7 +63,7 @@ struct Server {
     metrics: ConnectionMetrics,
     builder: Builder<TokioExecutor>,
     router: Router,
-    permits: Arc<Semaphore>,
+    seats: Seats,
     drain: drain::Watch,
 }
 
@@ -79,8 +79,8 @@ pub async fn serve(
     drain: drain::Watch,
     metrics: ConnectionMetrics,
 ) -> Result<(), ServeError> {
-    let server =
-        Server { tls, metrics, builder: builder(), router, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)), drain };
+    let seats = Seats::new(metrics.clone());
+    let server = Server { tls, metrics, builder: builder(), router, seats, drain };
     let mut loops = Vec::with_capacity(listeners.len());
     for listener in listeners {
         listener.set_nonblocking(true).map_err(ServeError::Listener)?;
@@ -148,25 +148,26 @@ impl Server {
                 Err(error) => {
                     self.metrics.refuse("accept");
                     tracing::warn!(%error, "accept failed on the HTTP API; trying again");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    if self.seats.make_room() {
+                        tokio::task::yield_now().await;
+                    } else {
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                     continue;
                 }
             };
-            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-                self.metrics.refuse("limit");
-                tracing::debug!(peer = %address, "connection refused: the connection limit is reached");
-                continue;
-            };
-            let this = self.clone();
+            let (this, seat) = (self.clone(), self.seats.take(address));
             // Ends by itself, by the deadlines above; the drain waits for it, because it holds the watch.
             tasks::spawn("http-connection", async move {
-                this.connection(stream, address).await;
-                drop(permit);
+                tokio::select! {
+                    () = this.connection(stream, address, seat.clone()) => {}
+                    () = seat.lost() => tracing::debug!(peer = %address, "connection cut: another one needed its place"),
+                }
             });
         }
     }
 
-    async fn connection(self, stream: TcpStream, address: SocketAddr) {
+    async fn connection(self, stream: TcpStream, address: SocketAddr, seat: Seat) {
         grpc::set_options(&stream);
         let limits = ConnectionLimits::default();
         let acceptor = TlsAcceptor::from(Arc::clone(&self.tls.borrow()));
@@ -194,6 +195,7 @@ impl Server {
         let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(Peer(address));
+            request.extensions_mut().insert(seat.clone());
             router.clone().oneshot(request)
         });
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));

@@ -1,16 +1,18 @@
 //! Edge. Accept loops that nothing a peer does can end (RUSTSEC-2024-0376), and the connection type of our servers.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use meshfed_model::identity::SpiffeId;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -20,6 +22,7 @@ use super::authority::Mender;
 use super::{ConnectionMetrics, Limits, PeerInfo, TCP_USER_TIMEOUT, UCred};
 use crate::connection::{ConnectionLimits, Guarded, Stalling, Streams};
 use crate::drain::Watch;
+use crate::places::{Bounds, Place, Places, source};
 use crate::{tasks, tls};
 
 /// Pause after an accept that failed for want of descriptors or memory: trying at once would only burn the core.
@@ -29,13 +32,43 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub(super) struct Acceptor {
     pub(super) ready: mpsc::Sender<io::Result<PeerIo>>,
-    pub(super) permits: Arc<Semaphore>,
-    pub(super) strangers: Arc<Semaphore>,
+    pub(super) rooms: Rooms,
     pub(super) metrics: ConnectionMetrics,
     pub(super) limits: Limits,
     /// Cuts all connections.
     pub(super) cut: CancellationToken,
     pub(super) drain: Watch,
+}
+
+/// The places of one server. Those of members are not for strangers, whoever and how many they are.
+#[derive(Clone)]
+pub(super) struct Rooms {
+    strangers: Places<IpAddr>,
+    members: Places<SpiffeId>,
+    own: Places<()>,
+    users: Places<u32>,
+}
+
+impl Rooms {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let known = Bounds { all: limits.connections, each: limits.connections };
+        let others = Bounds { all: limits.strangers, each: limits.strangers_each };
+        Self {
+            strangers: Places::new(others),
+            members: Places::new(known),
+            own: Places::new(known),
+            users: Places::new(others),
+        }
+    }
+}
+
+/// The place of a connection.
+#[expect(dead_code, reason = "held, not read: a place is given up when it is dropped")]
+enum Held {
+    Stranger(Place<IpAddr>),
+    Member(Place<SpiffeId>),
+    Own(Place<()>),
+    User(Place<u32>),
 }
 
 /// Whether an accept error concerns one connection only.
@@ -52,16 +85,13 @@ impl Acceptor {
             return;
         }
         tracing::warn!(error = %error, "accept failed; trying again");
-        tokio::time::sleep(ACCEPT_PAUSE).await;
-    }
-
-    fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
-        if permit.is_none() {
-            self.metrics.refuse("limit");
-            tracing::debug!("connection refused: the connection limit is reached");
+        // Strangers may hold the descriptors that are missing.
+        if self.rooms.strangers.make_room() {
+            self.metrics.displace("stranger");
+            tokio::task::yield_now().await;
+        } else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
-        permit
     }
 
     pub(super) async fn accept_tls(self, listener: TcpListener, config: Arc<ServerConfig>) {
@@ -78,11 +108,15 @@ impl Acceptor {
                     continue;
                 }
             };
-            let Some(permit) = self.permit() else { continue };
+            let cut = self.cut.child_token();
+            let (place, displaced) = self.rooms.strangers.take(source(address.ip()), cut.clone());
+            if displaced {
+                self.metrics.displace("stranger");
+            }
             let (this, acceptor) = (self.clone(), acceptor.clone());
             // The task ends by itself within the handshake deadline.
             tasks::spawn("handshake", async move {
-                if let Some(io) = this.handshake(stream, address, &acceptor, permit).await {
+                if let Some(io) = this.handshake(stream, address, &acceptor, place, cut).await {
                     // An error: the server has ended, and the connection goes with it.
                     let _server_gone = this.ready.send(Ok(io)).await;
                 }
@@ -93,14 +127,20 @@ impl Acceptor {
     async fn handshake(
         &self,
         stream: TcpStream,
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         acceptor: &TlsAcceptor,
-        permit: OwnedSemaphorePermit,
+        place: Place<IpAddr>,
+        mut cut: CancellationToken,
     ) -> Option<PeerIo> {
         set_options(&stream);
         let deadline = self.limits.handshake_deadline;
         let stream = Stalling::new(stream, self.limits.each.write_stall);
-        let stream = match tokio::time::timeout(deadline, acceptor.accept(stream)).await {
+        let handshake = tokio::time::timeout(deadline, acceptor.accept(stream));
+        let done = tokio::select! {
+            done = handshake => done,
+            () = cut.cancelled() => return None,
+        };
+        let stream = match done {
             Ok(Ok(stream)) => stream,
             Ok(Err(e)) => {
                 let reason = tls::refusal(&e).map(tls::SvidError::as_str);
@@ -122,19 +162,36 @@ impl Acceptor {
             leaf_sha256 = digest(&SHA256, leaf).as_ref().try_into().ok();
         }
         let peer = PeerInfo { id: tls::peer_verified(conn), address: Some(address), uds_cred: None, leaf_sha256 };
-        let mut permits = vec![permit];
         let mut limits = self.limits.each;
-        if peer.id.is_none() {
-            let Ok(permit) = Arc::clone(&self.strangers).try_acquire_owned() else {
-                self.metrics.refuse("strangers");
-                tracing::debug!(peer = %address, "connection refused: too many without a certificate");
-                return None;
-            };
-            permits.push(permit);
+        let held = if let Some(id) = &peer.id {
+            cut = self.cut.child_token();
+            let (member, displaced) = self.rooms.members.take(id.clone(), cut.clone());
+            if displaced {
+                self.metrics.displace("member");
+            }
+            Held::Member(member)
+        } else {
             limits.age = Some(self.limits.stranger_age);
-        }
+            Held::Stranger(place)
+        };
         let stream = Guarded::new(stream, &limits, self.metrics.on_cut(shown(&peer)));
-        Some(PeerIo::new(Transport::Tls(Box::new(stream)), peer, permits, self))
+        Some(PeerIo::new(Transport::Tls(Box::new(stream)), peer, (held, cut), self))
+    }
+
+    /// A place for a local user. Root and the server's own user have theirs; others cannot take them, and none of the
+    /// others can take those of all. Nobody gives up a place: streams to local proxies are meant to stand.
+    fn place_of(&self, uid: u32) -> Option<Held> {
+        let is_ours = uid == 0 || uid == rustix::process::geteuid().as_raw();
+        let held = if is_ours {
+            self.rooms.own.take_free(()).map(Held::Own)
+        } else {
+            self.rooms.users.take_free(uid).map(Held::User)
+        };
+        if held.is_none() {
+            self.metrics.refuse("limit");
+            tracing::debug!(uid, "connection refused: this user has as many as it may have, or all are taken");
+        }
+        held
     }
 
     pub(super) async fn accept_unix(self, listener: UnixListener) {
@@ -150,18 +207,18 @@ impl Acceptor {
                     continue;
                 }
             };
-            let Some(permit) = self.permit() else { continue };
             // Without credentials nobody can be attested: such a peer is closed.
             let Ok(cred) = stream.peer_cred() else {
                 self.metrics.refuse("accept");
                 continue;
             };
+            let Some(held) = self.place_of(cred.uid()) else { continue };
             let uds_cred = Some(UCred { uid: cred.uid(), gid: cred.gid(), pid: cred.pid() });
             let peer = PeerInfo { uds_cred, ..PeerInfo::default() };
             let limits: ConnectionLimits = self.limits.each;
             let stream = Stalling::new(stream, limits.write_stall);
             let stream = Guarded::new(stream, &limits, self.metrics.on_cut(shown(&peer)));
-            let io = PeerIo::new(Transport::Unix(Box::new(stream)), peer, vec![permit], &self);
+            let io = PeerIo::new(Transport::Unix(Box::new(stream)), peer, (held, self.cut.clone()), &self);
             if self.ready.send(Ok(io)).await.is_err() {
                 return;
             }
@@ -198,21 +255,22 @@ pub(super) struct PeerIo {
     peer: PeerInfo,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     metrics: ConnectionMetrics,
-    _permits: Vec<OwnedSemaphorePermit>,
+    _place: Held,
     /// The drain waits for open connections.
     _drain: Watch,
 }
 
 impl PeerIo {
-    fn new(transport: Transport, peer: PeerInfo, permits: Vec<OwnedSemaphorePermit>, acceptor: &Acceptor) -> Self {
+    /// With its place, and what cuts it.
+    fn new(transport: Transport, peer: PeerInfo, place: (Held, CancellationToken), acceptor: &Acceptor) -> Self {
         acceptor.metrics.open.inc();
         Self {
             transport,
             mender: Mender::default(),
             peer,
-            cut: Box::pin(acceptor.cut.clone().cancelled_owned()),
+            cut: Box::pin(place.1.cancelled_owned()),
             metrics: acceptor.metrics.clone(),
-            _permits: permits,
+            _place: place.0,
             _drain: acceptor.drain.clone(),
         }
     }

@@ -71,10 +71,15 @@ impl PeerInfo {
 /// Limits of one server (SY4).
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections at the same time, handshakes included; more are closed at once.
+    /// Connections of peers that are known at the same time: with a certificate, and on Unix sockets those of root and
+    /// of the server's own user. One more displaces the oldest of the peer that has most; on Unix sockets it is closed.
     pub connections: usize,
-    /// Of them, those whose peer has no certificate: strangers never take the places of members.
+    /// Connections of everybody else, handshakes included: strangers never take the places of members. One more
+    /// displaces the oldest of the source that has most; on Unix sockets it is closed.
     pub strangers: usize,
+    /// Of them, those of one source address or one local user. Many honest peers may share an address (NAT); each is a
+    /// stranger for its handshake only.
+    pub strangers_each: usize,
     /// How long such a connection may stand: a join takes a few requests.
     pub stranger_age: Duration,
     /// What each connection may do.
@@ -99,6 +104,7 @@ impl Default for Limits {
             // 1,000 clusters with two agent replicas, and as many joiners again.
             connections: 4096,
             strangers: 2048,
+            strangers_each: 1024,
             stranger_age: Duration::from_secs(120),
             each: ConnectionLimits::default(),
             streams: 100,
@@ -114,7 +120,7 @@ impl Default for Limits {
 /// Label of refused connections.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusedLabel {
-    /// `limit`, `strangers`, `handshake_timeout`, `handshake`, `accept`, or the word of a [`crate::tls::SvidError`].
+    /// `limit`, `handshake_timeout`, `handshake`, `accept`, or the word of a [`crate::tls::SvidError`].
     pub reason: &'static str,
 }
 
@@ -125,6 +131,13 @@ pub struct CutLabel {
     pub reason: &'static str,
 }
 
+/// Label of connections that had to give up their place.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DisplacedLabel {
+    /// `stranger` or `member`.
+    pub holder: &'static str,
+}
+
 /// What a server counts.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionMetrics {
@@ -132,12 +145,15 @@ pub struct ConnectionMetrics {
     pub refused: Family<RefusedLabel, Counter>,
     /// Connections that broke a limit.
     pub cut: Family<CutLabel, Counter>,
+    /// Connections that gave up their place to a newcomer.
+    pub displaced: Family<DisplacedLabel, Counter>,
     /// Connections that stand.
     pub open: Gauge,
 }
 
 impl ConnectionMetrics {
-    /// Registers `<prefix>_connections_refused_total`, `<prefix>_connections_cut_total` and `<prefix>_connections`.
+    /// Registers `<prefix>_connections_refused_total`, `<prefix>_connections_cut_total`,
+    /// `<prefix>_connections_displaced_total` and `<prefix>_connections`.
     #[must_use]
     pub fn register(metrics: &Metrics, prefix: &str) -> Self {
         Self {
@@ -149,12 +165,20 @@ impl ConnectionMetrics {
                 &format!("{prefix}_connections_cut"),
                 "Connections that were cut because they broke a limit, by reason",
             ),
+            displaced: metrics.counters(
+                &format!("{prefix}_connections_displaced"),
+                "Connections that were cut because all places were taken and a newcomer needed one, by who had it",
+            ),
             open: metrics.gauge(&format!("{prefix}_connections"), "Connections that stand"),
         }
     }
     /// Counts a connection that does not come to speak.
     pub fn refuse(&self, reason: &'static str) {
         self.refused.get_or_create(&RefusedLabel { reason }).inc();
+    }
+    /// Counts a connection that gives up its place.
+    pub fn displace(&self, holder: &'static str) {
+        self.displaced.get_or_create(&DisplacedLabel { holder }).inc();
     }
     /// Counts and logs a connection of `peer` that is cut.
     #[must_use]

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use rustls::ServerConfig;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use super::accept::{Accepted, Acceptor};
+use super::accept::{Accepted, Acceptor, Rooms};
 use super::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, Limits, ServeOptions};
 use crate::drain::Watch;
 use crate::files::{self, MODE_SOCKET};
@@ -141,8 +141,7 @@ fn acceptor(drain: Watch, options: &ServeOptions) -> (Acceptor, Ready, Watch) {
     let (ready, taken) = mpsc::channel(READY_QUEUE);
     let acceptor = Acceptor {
         ready,
-        permits: Arc::new(Semaphore::new(options.limits.connections)),
-        strangers: Arc::new(Semaphore::new(options.limits.strangers)),
+        rooms: Rooms::new(&options.limits),
         metrics: options.metrics.clone(),
         limits: options.limits.clone(),
         cut: CancellationToken::new(),

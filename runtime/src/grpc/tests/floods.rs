@@ -265,27 +265,48 @@ async fn a_peer_that_keeps_its_window_shut_is_cut() {
     s.stop().await;
 }
 
-/// Mutation seen to fail: `strangers` not acquired; `limits.age` not set.
+/// Strangers displace strangers only, also when they come from an address that members share with them; members keep
+/// places of their own, and one that floods displaces itself.
+///
+/// Mutations seen to fail: a member keeps the stranger's place; `limits.age` not set; `members` taken for one holder.
 #[tokio::test]
 async fn strangers_have_fewer_places_and_no_lasting_ones() {
-    let limits = Limits { strangers: 2, stranger_age: Duration::from_millis(1500), ..Limits::default() };
+    let limits =
+        Limits { connections: 3, strangers: 2, stranger_age: Duration::from_millis(1500), ..Limits::default() };
     let (s, store, fleet) = open(limits);
-    let mut first = Raw::connect(&s, &store, &[]).await;
-    first.send(&request(1, "/who", &[])).await;
-    first.until(DATA).await;
-    let mut second = Raw::connect(&s, &store, &[]).await;
-    until("both stand", || s.metrics.open.get() == 2).await;
-    let mut third = Raw::connect(&s, &store, &[]).await;
-    assert_eq!(third.count(DATA).await, 0);
-    assert_eq!(s.refused("strangers"), 1);
-    let own = tls::client_config(Some(fleet.identity(AGENT)), store, anybody(), &[b"h2"]).unwrap();
-    let mut member = connect(&s.addr.to_string(), own).await.unwrap();
-    call(&mut member, "/who").await.unwrap();
-    first.count(DATA).await;
-    second.count(DATA).await;
-    assert_eq!(s.cut("age"), 2);
-    call(&mut member, "/who").await.unwrap();
-    drop(member);
+    let member = |id: &str| {
+        let own = tls::client_config(Some(fleet.identity(id)), Arc::clone(&store), anybody(), &[b"h2"]).unwrap();
+        let address = s.addr.to_string();
+        async move {
+            let mut channel = connect(&address, own).await.unwrap();
+            call(&mut channel, "/who").await.unwrap();
+            channel
+        }
+    };
+    let mut honest = member(AGENT).await;
+    let mut strangers = Vec::new();
+    for _ in 0..3 {
+        let mut stranger = Raw::connect(&s, &store, &[]).await;
+        stranger.send(&request(1, "/who", &[])).await;
+        stranger.until(DATA).await;
+        strangers.push(stranger);
+    }
+    // A handshake needs a place, too, and then leaves it to strangers again.
+    assert_eq!(strangers[0].count(DATA).await, 0, "the oldest is closed");
+    assert_eq!((s.displaced("stranger"), s.displaced("member")), (1, 0));
+    let flood = "spiffe://mesh.example/cluster/flood/agent/0";
+    let mut flooding = Vec::new();
+    for _ in 0..3 {
+        flooding.push(member(flood).await);
+    }
+    call(&mut honest, "/who").await.unwrap();
+    assert_eq!(s.displaced("member"), 1, "one of the flood; whoever had been displaced would have displaced another");
+    for stranger in &mut strangers {
+        stranger.count(DATA).await;
+    }
+    assert_eq!(s.displaced("stranger") + s.cut("age"), 3);
+    call(&mut honest, "/who").await.unwrap();
+    drop((honest, flooding));
     s.stop().await;
 }
 
