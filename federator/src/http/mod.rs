@@ -9,6 +9,7 @@ mod problem;
 mod query;
 mod read;
 mod renewal;
+mod rest;
 mod router;
 mod seat;
 mod serve;

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
+use super::rest::lend;
 use super::seat::{Seat, Seats};
 
 /// Time for a TLS handshake.
@@ -193,10 +194,17 @@ impl Server {
         let _open = Open::new(&self.metrics);
         let router = self.router;
         let service = service_fn(move |request: Request<Incoming>| {
-            let mut request = request.map(Body::new);
+            let (parts, body) = request.into_parts();
+            let (body, rest) = lend(body);
+            let mut request = Request::from_parts(parts, Body::new(body));
             request.extensions_mut().insert(Peer(address));
             request.extensions_mut().insert(seat.clone());
-            router.clone().oneshot(request)
+            let answer = router.clone().oneshot(request);
+            async move {
+                let answer = answer.await;
+                rest.discard();
+                answer
+            }
         });
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
