@@ -2,24 +2,15 @@
 
 use meshfed_runtime::limits::LimitExceeded;
 use rcgen::{CertificateParams, DistinguishedName};
-use rustls_pki_types::SignatureVerificationAlgorithm;
-use webpki::aws_lc_rs::{ECDSA_P256_SHA256, ECDSA_P384_SHA384, ED25519};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
-use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 
+use crate::algorithm::{algorithm, is_ed25519};
 use crate::keys::{SigningKey, sha256};
 use crate::template::{IssueError, subject_key};
 
 /// Most bytes of a request.
 pub const CSR_MAX: usize = 16 * 1024;
-
-const OID_EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
-const OID_P256: &str = "1.2.840.10045.3.1.7";
-const OID_P384: &str = "1.3.132.0.34";
-const OID_ED25519: &str = "1.3.101.112";
-const OID_ECDSA_SHA256: &str = "1.2.840.10045.4.3.2";
-const OID_ECDSA_SHA384: &str = "1.2.840.10045.4.3.3";
 
 /// Why a request was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,33 +56,6 @@ pub fn create(key: &SigningKey) -> Result<Vec<u8>, IssueError> {
     Ok(params.serialize_request(key)?.der().to_vec())
 }
 
-fn oid_of(algorithm: &AlgorithmIdentifier<'_>) -> String {
-    algorithm.algorithm.to_id_string()
-}
-
-fn curve_of(spki: &SubjectPublicKeyInfo<'_>) -> Option<String> {
-    let parameters = spki.algorithm.parameters.as_ref()?;
-    parameters.as_oid().ok().map(|o| o.to_id_string())
-}
-
-pub(crate) fn is_p256(spki: &SubjectPublicKeyInfo<'_>) -> bool {
-    oid_of(&spki.algorithm) == OID_EC_PUBLIC_KEY && curve_of(spki).as_deref() == Some(OID_P256)
-}
-
-fn algorithm(
-    spki: &SubjectPublicKeyInfo<'_>,
-    signature: &AlgorithmIdentifier<'_>,
-) -> Option<&'static dyn SignatureVerificationAlgorithm> {
-    let (key, signature) = (oid_of(&spki.algorithm), oid_of(signature));
-    let curve = curve_of(spki);
-    match (key.as_str(), curve.as_deref(), signature.as_str()) {
-        (OID_EC_PUBLIC_KEY, Some(OID_P256), OID_ECDSA_SHA256) => Some(ECDSA_P256_SHA256),
-        (OID_EC_PUBLIC_KEY, Some(OID_P384), OID_ECDSA_SHA384) => Some(ECDSA_P384_SHA384),
-        (OID_ED25519, None, OID_ED25519) => Some(ED25519),
-        _ => None,
-    }
-}
-
 /// Takes the key out of a request. Subject, SANs, extensions and attributes are ignored.
 ///
 /// # Errors
@@ -106,9 +70,10 @@ pub fn verify(der: &[u8]) -> Result<PublicKey, CsrError> {
     let algorithm = algorithm(&info.subject_pki, &request.signature_algorithm).ok_or(CsrError::Algorithm)?;
     let key = &info.subject_pki.subject_public_key;
     // A key of another length could be a compressed point, which peers read differently.
-    let length_ok = match oid_of(&info.subject_pki.algorithm).as_str() {
-        OID_ED25519 => key.data.len() == 32,
-        _ => key.data.first() == Some(&4) && matches!(key.data.len(), 65 | 97),
+    let length_ok = if is_ed25519(&info.subject_pki) {
+        key.data.len() == 32
+    } else {
+        key.data.first() == Some(&4) && matches!(key.data.len(), 65 | 97)
     };
     if !length_ok || key.unused_bits != 0 || request.signature_value.unused_bits != 0 {
         return Err(CsrError::Algorithm);

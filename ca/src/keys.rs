@@ -11,9 +11,7 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
 use crate::pem;
-
-/// Most bytes of a private key's PEM.
-pub const KEY_PEM_MAX: usize = 16 * 1024;
+pub use crate::pem::KEY_PEM_MAX;
 
 /// Why a key could not be made or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -108,7 +106,7 @@ pub fn verify_signature(spki_der: &[u8], message: &[u8], signature: &[u8]) -> bo
     use x509_parser::prelude::FromDer as _;
     let Ok((rest, spki)) = x509_parser::x509::SubjectPublicKeyInfo::from_der(spki_der) else { return false };
     rest.is_empty()
-        && crate::csr::is_p256(&spki)
+        && crate::algorithm::is_p256(&spki)
         && webpki::aws_lc_rs::ECDSA_P256_SHA256
             .verify_signature(&spki.subject_public_key.data, message, signature)
             .is_ok()

@@ -11,6 +11,7 @@
 //! Nothing here decides who gets an identity: the caller names the SPIFFE ID, a request only brings a public key.
 //! Time is an argument; only key generation and serial numbers draw randomness.
 
+mod algorithm;
 pub mod anchor;
 pub mod bundle;
 pub mod csr;

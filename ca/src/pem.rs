@@ -8,6 +8,8 @@ use zeroize::Zeroizing;
 
 /// Most certificates in one PEM file.
 pub const PEM_CERTS_MAX: usize = 64;
+/// Most bytes of a private key's PEM.
+pub const KEY_PEM_MAX: usize = 16 * 1024;
 /// Most bytes of a PEM file with certificates.
 pub const PEM_BYTES_MAX: usize = 256 * 1024;
 
@@ -46,7 +48,7 @@ pub fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, PemError
 
 /// The first PKCS#8 private key of a PEM text.
 pub(crate) fn private_key(text: &str) -> Option<Zeroizing<Vec<u8>>> {
-    if text.len() > crate::keys::KEY_PEM_MAX {
+    if text.len() > KEY_PEM_MAX {
         return None;
     }
     let key = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).ok()?;

@@ -2,6 +2,7 @@
 
 #![expect(unreachable_pub, reason = "a binary: what is pub is for its own rooms")]
 
+mod answer;
 mod client;
 mod demo;
 mod exit;

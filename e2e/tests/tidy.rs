@@ -37,10 +37,8 @@ const FUNCTION_RATCHET: &[(&str, &str, usize)] = &[
 const CIRCLES: &[(&str, &[&str])] = &[
     ("model", &["failover", "horizon"]),
     ("crds", &["last_good", "read"]),
-    ("ca", &["csr", "keys", "pem", "template"]),
     ("cluster-agent", &["core", "status", "workload", "xds"]),
     ("cluster-agent", &["uplink", "view"]),
-    ("cli", &["client", "output"]),
 ];
 
 /// Our crates, by folder.

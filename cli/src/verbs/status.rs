@@ -70,7 +70,7 @@ pub async fn run(args: StatusArgs) -> Outcome {
     let client = Client::new(&args.server)?;
     let deadline = tokio::time::Instant::now() + args.timeout;
     let answer = loop {
-        let asked = client.get("status").await.and_then(crate::client::Answer::ok);
+        let asked = client.get("status").await.and_then(crate::answer::Answer::ok);
         let last = tokio::time::Instant::now() >= deadline || !args.wait;
         match asked {
             Ok(answer) if last || ready(&answer.json()?) => break answer,
