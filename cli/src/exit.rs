@@ -63,14 +63,27 @@ pub fn finish(outcome: Outcome) -> ExitCode {
 /// The verbs that run until they are told to end.
 const DAEMONS: &[&str] = &["federator", "agent", "proxy"];
 
+/// The verbs that clean up when they are told to end, beside daemons.
+const CLEANERS: &[&str] = &["demo", "reactor"];
+
+/// The verb that the command line names.
+fn verb(args: &[std::ffi::OsString]) -> Option<&str> {
+    args.iter().skip(1).filter_map(|a| a.to_str()).find(|a| !a.starts_with('-'))
+}
+
+/// Whether this process is one that SIGTERM and SIGINT do not simply end.
+pub fn drains() -> bool {
+    let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    verb(&args).is_some_and(|verb| DAEMONS.contains(&verb) || CLEANERS.contains(&verb))
+}
+
 /// Prints what clap says; help and version exit 0, wrong usage exits 64.
 ///
 /// A daemon tells all wrong flags at once, in the form of its other configuration errors.
 #[expect(clippy::print_stderr, reason = "the one place where the command line reports wrong usage")]
 pub fn usage<C: clap::Parser>(error: clap::Error, rest: impl FnOnce(C) -> Vec<String>) -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    let verb = args.iter().skip(1).filter_map(|a| a.to_str()).find(|a| !a.starts_with('-'));
-    if error.use_stderr() && verb.is_some_and(|v| DAEMONS.contains(&v)) {
+    if error.use_stderr() && verb(&args).is_some_and(|v| DAEMONS.contains(&v)) {
         let shown = error.render();
         match meshfed_cli::flags::all_errors(args, error, rest) {
             Some(lines) => lines.iter().for_each(|line| eprintln!("{line}")),

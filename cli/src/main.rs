@@ -15,9 +15,11 @@ use clap::Parser as _;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    // Before anything else: whoever started a daemon may end it at once.
+    let signals = exit::drains().then(|| meshfed_runtime::drain::Signals::early().ok()).flatten();
     meshfed_runtime::tls::install_provider();
     match verbs::Cli::try_parse() {
-        Ok(cli) => verbs::run(cli),
+        Ok(cli) => verbs::run(cli, signals),
         Err(error) => exit::usage(error, verbs::configuration_errors),
     }
 }

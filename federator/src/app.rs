@@ -37,9 +37,9 @@ const REGISTRY: &str = "registry.redb";
 /// How long the end of the process waits for the registry's last user, after the drain.
 const CLOSE_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Runs a federator until SIGTERM or SIGINT.
+/// Runs a federator until SIGTERM or SIGINT; `signals` are those that `main` has listened for, if it has.
 #[must_use]
-pub fn run(args: FederatorArgs) -> ExitCode {
+pub fn run(args: FederatorArgs, signals: Option<drain::Signals>) -> ExitCode {
     tls::install_provider();
     let config = match configure(args) {
         Ok(config) => config,
@@ -50,7 +50,7 @@ pub fn run(args: FederatorArgs) -> ExitCode {
         Ok(federator) => federator,
         Err(problems) => return refuse(&problems),
     };
-    run_until_signal(|stop| federator.run(stop))
+    run_until_signal(signals, |stop| federator.run(stop))
 }
 
 /// Starts the log and checks the flags.

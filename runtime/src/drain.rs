@@ -77,22 +77,24 @@ impl Signals {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
+    /// As [`Self::listen`], before there is a runtime: for the first line of `main`. What comes between then and the
+    /// moment at which it is waited for is not lost.
+    ///
+    /// # Errors
+    /// When they cannot be installed.
+    pub fn early() -> std::io::Result<Self> {
+        // The handlers, and the pipe that they write to, are the process's; any runtime reads it later.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let _inside = runtime.enter();
+        Self::listen()
+    }
     /// Waits for either.
-    pub async fn received(mut self) {
+    pub async fn received(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
     }
-}
-
-/// Waits for SIGTERM or SIGINT.
-///
-/// # Errors
-/// When the handlers cannot be installed.
-pub async fn terminate_signal() -> std::io::Result<()> {
-    Signals::listen()?.received().await;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::config::Problems;
-use crate::drain::{self, Watch};
+use crate::drain::{self, Signals, Watch};
 use crate::listen::{Addresses, ListenFlag, bind_flag};
 use crate::tasks::TaskGroup;
 
@@ -58,8 +58,24 @@ pub fn keep_memory_private() {
     }
 }
 
-/// Runs a daemon on a multi-threaded runtime; it gets the signal to stop. Exit code 1 when it ends with an error.
-pub fn run_until_signal<E: Display, F: Future<Output = Result<(), E>>>(daemon: impl FnOnce(Stop) -> F) -> ExitCode {
+/// Takes as many file descriptors as the system allows this process: the common soft limit of 1,024 is for programs that
+/// use `select`, and fewer than the connections that a daemon has places for.
+fn take_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it was");
+    }
+}
+
+/// Runs a daemon on a multi-threaded runtime; it gets the signal to stop: that of `signals`, which `main` has listened
+/// for from its first line on (none: from now on). Exit code 1 when it ends with an error.
+pub fn run_until_signal<E: Display, F: Future<Output = Result<(), E>>>(
+    signals: Option<Signals>,
+    daemon: impl FnOnce(Stop) -> F,
+) -> ExitCode {
+    take_descriptors();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -69,11 +85,12 @@ pub fn run_until_signal<E: Display, F: Future<Output = Result<(), E>>>(daemon: i
     };
     let ended = runtime.block_on(async {
         // Before the daemon says where it listens: who reads that may tell it to end at once.
-        let signals = match drain::Signals::listen() {
+        let mut signals = match signals.map_or_else(Signals::listen, Ok) {
             Ok(signals) => signals,
             Err(error) => return Err(format!("signals cannot be waited for: {error}")),
         };
-        daemon(Box::pin(signals.received())).await.map_err(|error| error.to_string())
+        let stop = async move { signals.received().await };
+        daemon(Box::pin(stop)).await.map_err(|error| error.to_string())
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -15,9 +15,11 @@ struct Cli {
 
 #[expect(clippy::print_stderr, reason = "the one place where wrong usage is reported")]
 fn main() -> std::process::ExitCode {
+    // Before anything else: whoever started this may end it at once.
+    let signals = meshfed_runtime::drain::Signals::early().ok();
     meshfed_runtime::tls::install_provider();
     match Cli::try_parse() {
-        Ok(cli) => meshfed_proxy::run(cli.proxy),
+        Ok(cli) => meshfed_proxy::run(cli.proxy, signals),
         Err(error) if error.use_stderr() => {
             let shown = error.render();
             let rest = |cli: Cli| meshfed_cli::flags::lines(meshfed_proxy::configure(&cli.proxy).err());

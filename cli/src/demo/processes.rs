@@ -1,6 +1,7 @@
 //! Edge. The demo's processes: each a child of this one that ends with it, its log kept in a file.
 
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -97,7 +98,8 @@ impl Processes {
         }
         for (name, mut child) in self.running.drain(..).rev() {
             match tokio::time::timeout(DRAIN, child.wait()).await {
-                Ok(Ok(status)) if status.success() => {}
+                // A process that had not come to listen for the signal has begun nothing, either.
+                Ok(Ok(status)) if status.success() || status.signal() == Some(Signal::TERM.as_raw()) => {}
                 Ok(Ok(status)) => unwell.push(format!("{name} ended with {status}")),
                 Ok(Err(error)) => unwell.push(format!("{name}: {error}")),
                 Err(_elapsed) => {

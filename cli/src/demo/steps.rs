@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use meshfed_runtime::drain::Signals;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::Options;
 use super::fleet::{self, Cluster, GATEWAY_PORT, SERVICE_PORT};
 use super::processes::Processes;
-use crate::exit::{FAILED, Outcome};
+use crate::exit::{FAILED, Failure, Outcome};
 use crate::output::print;
 
 /// How long the fleet may take to come up.
@@ -37,6 +38,8 @@ pub struct Demo {
     /// Its processes.
     pub processes: Processes,
     listen: SocketAddr,
+    /// Keeps `listen` for the sample application until that is started.
+    front: Option<std::net::TcpListener>,
 }
 
 impl Demo {
@@ -47,11 +50,10 @@ impl Demo {
         })?;
         // Port 0 takes a free one: the one that everything after this names.
         let listen = front.local_addr()?;
-        drop(front);
         let clusters = fleet::clusters()?;
         let temporary = options.dir.is_none();
         let root = fleet::root(options.dir, &clusters)?;
-        Ok(Self { temporary, clusters, processes: Processes::new(&root)?, root, listen })
+        Ok(Self { temporary, clusters, processes: Processes::new(&root)?, root, listen, front: Some(front) })
     }
 
     fn path(&self, name: &str) -> String {
@@ -171,6 +173,9 @@ impl Demo {
         let sidecar = [sidecar, words(&["--run-dir", &run_dir(service)])].concat();
         self.processes.start(&format!("{name}-agent"), &agent_args)?;
         self.processes.start(&format!("{name}-gateway"), &gateway)?;
+        if index == 0 {
+            self.front = None;
+        }
         self.processes.start(&format!("{name}-{service}-app"), &reactor)?;
         self.processes.start(&format!("{name}-{service}-sidecar"), &sidecar)?;
         Ok(())
@@ -361,8 +366,9 @@ pub struct Hop {
 
 /// Walks the steps, a line each on stdout.
 ///
-/// A step that an earlier one keeps from running fails, too: there is always one line per step.
-pub async fn check(options: Options) -> Outcome {
+/// A step that an earlier one keeps from running fails, too: there is always one line per step, but when the check is
+/// told to end.
+pub async fn check(options: Options, mut stop: Signals) -> Outcome {
     let mut demo = match Demo::new(options) {
         Ok(demo) => demo,
         Err(error) => {
@@ -374,13 +380,24 @@ pub async fn check(options: Options) -> Outcome {
             return Ok(FAILED);
         }
     };
+    let walked = tokio::select! {
+        good = walk(&mut demo) => Some(good),
+        () = stop.received() => None,
+    };
+    let clean = step("cleanup", true, demo.cleanup()).await;
+    match walked {
+        Some(good) => Ok(if good && clean { 0 } else { FAILED }),
+        None => Err(Failure::failed("told to stop before the last step")),
+    }
+}
+
+async fn walk(demo: &mut Demo) -> bool {
     let mut good = step("start", true, demo.start()).await;
     good &= step("join", good, demo.join()).await;
     good &= step("cross-cluster", good, demo.cross_cluster()).await;
     good &= step("unknown-sni", good, demo.unknown_sni()).await;
     good &= step("replayed-token", good, demo.replayed_token()).await;
-    good &= step("cleanup", true, demo.cleanup()).await;
-    Ok(if good { 0 } else { FAILED })
+    good
 }
 
 async fn step(name: &str, reached: bool, work: impl Future<Output = anyhow::Result<String>>) -> bool {

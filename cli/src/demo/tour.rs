@@ -1,17 +1,19 @@
 //! Edge. The demo for people: brings the fleet up, shows one request and who answered, and stays until Ctrl-C.
 
+use meshfed_runtime::drain::Signals;
+
 use super::Options;
 use super::steps::{Demo, Hop};
 use crate::exit::{Failure, Outcome};
 use crate::output::print;
 
-/// Runs the demo until Ctrl-C.
-pub async fn tour(options: Options) -> Outcome {
+/// Runs the demo until Ctrl-C, which may come at any time: what was begun is stopped and cleaned up, exit 0.
+pub async fn tour(options: Options, mut stop: Signals) -> Outcome {
     let mut demo = Demo::new(options)?;
     print("meshfed demo: three clusters on this machine, no flat network between them\n\n");
     let shown = tokio::select! {
         shown = show(&mut demo) => shown,
-        stop = meshfed_runtime::drain::terminate_signal() => stop.map_err(anyhow::Error::from),
+        () = stop.received() => Ok(()),
     };
     if let Err(error) = shown {
         let _stopped = demo.cleanup().await;
@@ -50,7 +52,7 @@ async fn show(demo: &mut Demo) -> anyhow::Result<()> {
     } else {
         "Ctrl-C stops everything; the files stay.\n"
     });
-    Ok(meshfed_runtime::drain::terminate_signal().await?)
+    std::future::pending().await
 }
 
 /// The directory of this program, when it was called by a path and not by its name.

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use meshfed_runtime::drain::Signals;
+
 use crate::demo;
 use crate::exit::{Failure, Outcome};
 
@@ -34,11 +36,12 @@ pub struct DemoArgs {
     listen: SocketAddr,
 }
 
-/// Runs the demo.
-pub async fn run(args: DemoArgs) -> Outcome {
+/// Runs the demo until it is over, or told to end.
+pub async fn run(args: DemoArgs, signals: Option<Signals>) -> Outcome {
     if args.mode == Mode::Netns {
         return Err(Failure::usage("'--mode netns' is not in this version; use --mode loopback"));
     }
     let options = demo::Options { dir: args.dir, listen: args.listen };
-    if args.check { demo::check(options).await } else { demo::tour(options).await }
+    let stop = signals.map_or_else(Signals::listen, Ok).map_err(anyhow::Error::from)?;
+    if args.check { demo::check(options, stop).await } else { demo::tour(options, stop).await }
 }

@@ -18,6 +18,8 @@ mod version;
 use std::future::Future;
 use std::process::ExitCode;
 
+use meshfed_runtime::drain::Signals;
+
 use crate::exit::{self, Failure, Outcome};
 
 /// meshfed joins many clusters into one service mesh, without a flat network and without copied credentials.
@@ -76,18 +78,18 @@ enum Verb {
     Later(later::Later),
 }
 
-/// Runs a verb to its exit code.
-pub fn run(cli: Cli) -> ExitCode {
+/// Runs a verb to its exit code; `signals` are those that are listened for already.
+pub fn run(cli: Cli, signals: Option<Signals>) -> ExitCode {
     if cli.die_with_parent
         && let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
     {
         return exit::finish(Err(Failure::failed(format!("--die-with-parent: {error}"))));
     }
     match cli.verb {
-        Verb::Federator(args) => meshfed_federator::run(args),
-        Verb::Agent(args) => meshfed_cluster_agent::run(args),
-        Verb::Proxy(args) => meshfed_proxy::run(args),
-        Verb::Demo(args) => exit::finish(block_on(demo::run(args))),
+        Verb::Federator(args) => meshfed_federator::run(args, signals),
+        Verb::Agent(args) => meshfed_cluster_agent::run(args, signals),
+        Verb::Proxy(args) => meshfed_proxy::run(args, signals),
+        Verb::Demo(args) => exit::finish(block_on(demo::run(args, signals))),
         Verb::Token(args) => exit::finish(block_on(token::run(args))),
         Verb::Credential(args) => exit::finish(credential::run(&args)),
         Verb::Join(args) => exit::finish(block_on(join::run(args))),
@@ -98,7 +100,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Trust(args) => exit::finish(block_on(trust::run(args))),
         Verb::Bootstrap(args) => exit::finish(bootstrap::run(&args)),
         Verb::Version(args) => exit::finish(version::run(&args)),
-        Verb::Reactor(args) => exit::finish(block_on(reactor::run(args))),
+        Verb::Reactor(args) => exit::finish(block_on(reactor::run(args, signals))),
         Verb::Later(verb) => exit::finish(later::run(&verb)),
     }
 }

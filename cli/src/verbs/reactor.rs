@@ -11,6 +11,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use meshfed_runtime::drain::Signals;
 use serde_json::{Value, json};
 
 use crate::exit::{Failure, Outcome};
@@ -53,7 +54,9 @@ pub struct ReactorArgs {
 }
 
 /// Serves until SIGTERM.
-pub async fn run(args: ReactorArgs) -> Outcome {
+pub async fn run(args: ReactorArgs, signals: Option<Signals>) -> Outcome {
+    let signals = signals.map_or_else(Signals::listen, Ok);
+    let mut signals = signals.map_err(|error| Failure::failed(format!("signals cannot be waited for: {error}")))?;
     let args = Arc::new(args);
     for address in &args.listen {
         let listener = tokio::net::TcpListener::bind(address)
@@ -72,9 +75,7 @@ pub async fn run(args: ReactorArgs) -> Outcome {
             }
         });
     }
-    meshfed_runtime::drain::terminate_signal()
-        .await
-        .map_err(|error| Failure::failed(format!("signals cannot be waited for: {error}")))?;
+    signals.received().await;
     Ok(0)
 }
 

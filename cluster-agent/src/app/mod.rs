@@ -49,7 +49,7 @@ const SOURCE_UPDATES_MAX: usize = 2;
 
 /// Runs an agent until SIGTERM or SIGINT.
 #[must_use]
-pub fn run(args: AgentArgs) -> ExitCode {
+pub fn run(args: AgentArgs, signals: Option<drain::Signals>) -> ExitCode {
     tls::install_provider();
     let config = match configure(args) {
         Ok(config) => config,
@@ -60,7 +60,7 @@ pub fn run(args: AgentArgs) -> ExitCode {
         Ok(agent) => agent,
         Err(problems) => return refuse(&problems),
     };
-    run_until_signal(|stop| agent.run(stop))
+    run_until_signal(signals, |stop| agent.run(stop))
 }
 
 /// Starts the log and checks flags and files.

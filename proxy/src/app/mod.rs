@@ -25,9 +25,9 @@ use crate::state::StateHandle;
 use crate::telemetry::{Telemetry, TelemetrySettings};
 use sockets::ProcessSockets;
 
-/// The proxy of `args`, until SIGTERM or SIGINT.
+/// The proxy of `args`, until SIGTERM or SIGINT; `signals` are those that `main` has listened for, if it has.
 #[must_use]
-pub fn run(args: ProxyArgs) -> ExitCode {
+pub fn run(args: ProxyArgs, signals: Option<drain::Signals>) -> ExitCode {
     meshfed_runtime::tls::install_provider();
     let config = match configure(&args) {
         Ok(config) => config,
@@ -40,7 +40,7 @@ pub fn run(args: ProxyArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(serve(config)) {
+    match runtime.block_on(serve(config, signals)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(problems) => refuse(&problems),
@@ -73,8 +73,8 @@ fn refuse(problems: &Problems) -> ExitCode {
 }
 
 /// Runs until a signal (true) or until something that is needed ended (false).
-async fn serve(config: Config) -> Result<bool, Problems> {
-    let signals = drain::Signals::listen().map_err(|e| problem("SIGTERM", &e))?;
+async fn serve(config: Config, signals: Option<drain::Signals>) -> Result<bool, Problems> {
+    let mut signals = signals.map_or_else(drain::Signals::listen, Ok).map_err(|e| problem("SIGTERM", &e))?;
     let (trigger, watch) = drain::channel();
     let readiness = Readiness::new();
     let metrics = Arc::new(Metrics::new());
