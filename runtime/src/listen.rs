@@ -174,6 +174,24 @@ pub fn bind_tcp(flag: &str, addr: SocketAddr) -> Result<TcpListener, BindError> 
     bind().map_err(|e| BindError::new(flag, addr, e))
 }
 
+/// Whether an address could be bound now. Nobody can connect meanwhile: the socket is closed without having listened.
+///
+/// # Errors
+/// [`BindError`].
+pub fn check(flag: &str, addr: SocketAddr) -> Result<(), BindError> {
+    let bind = || socket(addr)?.bind(&addr.into());
+    bind().map_err(|e| BindError::new(flag, addr, e))
+}
+
+/// As [`check`], for every address of a flag.
+#[must_use]
+pub fn check_flag(flag: &str, at: &ListenFlag) -> Vec<BindError> {
+    match at.resolve() {
+        Ok(addresses) => addresses.into_iter().filter_map(|a| check(flag, a).err()).collect(),
+        Err(source) => vec![BindError::Unresolved { flag: flag.to_owned(), host: at.to_string(), source }],
+    }
+}
+
 /// Binds all addresses of a flag.
 ///
 /// # Errors
@@ -261,7 +279,8 @@ impl Addresses {
     }
 }
 
-const ADDRESSES: &str = "addresses.json";
+/// The file's name.
+pub const ADDRESSES: &str = "addresses.json";
 
 /// A written `addresses.json`. While it is held (the kernel lets go of it with the process), [`forget`] leaves the file;
 /// dropped, it takes the file along, but no other's that has taken its place.
@@ -336,10 +355,13 @@ mod tests {
             assert_eq!(problems.exit_code(), 65);
             assert!(problems.to_string().starts_with(&format!("{}:0:0: error[MF0102]: {addr} is in use", err.flag())));
         }
+        assert!(matches!(check("--x", addr), Err(BindError::InUse { .. })), "also when it is only asked");
         let alone = bind_tcp("--x", local()).unwrap();
         let taken = alone.local_addr().unwrap();
         assert!(bind_reuseport("--x", taken, 2).is_err());
+        assert_eq!(check_flag("--x", &taken.to_string().parse().unwrap()).len(), 1);
         drop(alone);
+        check("--x", taken).unwrap();
         bind_reuseport("--x", taken, 2).unwrap();
         assert!(matches!(bind_tcp("--x", "192.0.2.1:0".parse().unwrap()), Err(BindError::Refused { .. })));
     }

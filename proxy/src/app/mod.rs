@@ -1,6 +1,7 @@
 //! Edge. Wires the rooms together: `Config` → build → run.
 
 mod host;
+mod run_dir;
 mod sockets;
 
 use std::io::Write as _;
@@ -14,6 +15,7 @@ use meshfed_runtime::readiness::Readiness;
 use meshfed_runtime::tls::{IdentityStore, TrustStore};
 use meshfed_runtime::{drain, tasks};
 use tokio::sync::{oneshot, watch};
+use tonic::transport::Channel;
 
 use crate::admin::Admin;
 use crate::config::{AppProbe, CODE_FLAG, Config, Mode, ProxyArgs, node};
@@ -23,6 +25,7 @@ use crate::passthrough::GatewayMetrics;
 use crate::probe::{self, AppState};
 use crate::state::StateHandle;
 use crate::telemetry::{Telemetry, TelemetrySettings};
+use run_dir::RunDir;
 use sockets::ProcessSockets;
 
 /// The proxy of `args`, until SIGTERM or SIGINT; `signals` are those that `main` has listened for, if it has.
@@ -77,53 +80,7 @@ async fn serve(config: Config, signals: Option<drain::Signals>) -> Result<bool, 
     let mut signals = signals.map_or_else(drain::Signals::listen, Ok).map_err(|e| problem("SIGTERM", &e))?;
     let (trigger, watch) = drain::channel();
     let readiness = Readiness::new();
-    let metrics = Arc::new(Metrics::new());
-    let (identity, trust) = (Arc::new(IdentityStore::empty()), Arc::new(TrustStore::new()));
-    let state = StateHandle::new(Arc::clone(&identity), Arc::clone(&trust));
-    let settings = TelemetrySettings { access_log: config.access_log.clone(), workload: config.workload.clone() };
-    let telemetry = Telemetry::new(&metrics, settings).map_err(|e| problem("--access-log", &e))?;
-    let reopening = tasks::spawn("access log", reopen_on_signal(Arc::clone(&telemetry)));
-    let _reopening = tasks::AbortOnDrop::new(&reopening);
-    let shared = Shared {
-        state: Arc::clone(&state),
-        telemetry,
-        gateway: Arc::new(GatewayMetrics::register(&metrics)),
-        limits: Arc::new(Limits::of_process()),
-    };
-    let (listeners, workers) =
-        Listeners::start(config.workers, &shared, &watch).map_err(|e| problem("--workers", &e))?;
-    let admin = Admin {
-        readiness: readiness.clone(),
-        metrics: Arc::clone(&metrics),
-        state: Arc::clone(&state),
-        config: shown(&config),
-    };
-    let guard = readiness.guard("agent: no listeners yet");
-    let mut sockets = ProcessSockets::new(&config, admin, listeners, guard, watch.clone())?;
-
-    let host_addresses: Vec<IpAddr> = if config.mode == Mode::Gateway { host::addresses() } else { Vec::new() };
-    let node = node(&config, &host_addresses);
-    let (node_id, workload) = (node.id.clone(), config.workload.to_string());
-    let discovery_config = DiscoveryConfig {
-        agent: config.agent.clone(),
-        node,
-        inbound_listen: config.listen.get("inbound").cloned().unwrap_or_default(),
-    };
-    let (discovery, channel) = Discovery::new(discovery_config, &state, identity, trust, &metrics);
-    let started = sockets.started();
-    let (report, app) = watch::channel(AppState { ready: false, reason: "not probed yet".to_owned() });
-    let probing =
-        tasks::spawn("probe", probe_when_started(config.app_probe.clone(), state, report, started, watch.clone()));
-    let _probing = tasks::AbortOnDrop::new(&probing);
-    // Who never listened has nothing to say: a second proxy of the workload must not speak for the first.
-    let mut listens = sockets.started();
-    let reporting = tasks::spawn("report", async move {
-        if listens.wait_for(|s| *s).await.is_ok() {
-            probe::report(workload, node_id, app, channel).await;
-        }
-    });
-    let _reporting = tasks::AbortOnDrop::new(&reporting);
-
+    let Parts { discovery, mut sockets, workers, helpers: _helpers } = build(&config, &readiness, &watch)?;
     let clean = tokio::select! {
         () = signals.received() => {
             tracing::info!(timeout = ?config.drain_timeout, "draining");
@@ -145,6 +102,99 @@ async fn serve(config: Config, signals: Option<drain::Signals>) -> Result<bool, 
     }
     drop(draining);
     Ok(clean)
+}
+
+/// What runs.
+struct Parts {
+    discovery: Discovery,
+    sockets: ProcessSockets,
+    /// Ends of the workers.
+    workers: Vec<oneshot::Receiver<()>>,
+    /// Tasks beside them.
+    helpers: Vec<tasks::AbortOnDrop>,
+}
+
+/// Everything up to the first word with the agent.
+fn build(config: &Config, readiness: &Readiness, watch: &drain::Watch) -> Result<Parts, Problems> {
+    let mut run_dir = config.run_dir.as_deref().map(RunDir::new);
+    let metrics = Arc::new(Metrics::new());
+    let (identity, trust) = (Arc::new(IdentityStore::empty()), Arc::new(TrustStore::new()));
+    let state = StateHandle::new(Arc::clone(&identity), Arc::clone(&trust));
+    let telemetry = checked_telemetry(config, &metrics, run_dir.as_mut())?;
+    let mut helpers = vec![helper("access log", reopen_on_signal(Arc::clone(&telemetry)))];
+    let shared = Shared {
+        state: Arc::clone(&state),
+        telemetry,
+        gateway: Arc::new(GatewayMetrics::register(&metrics)),
+        limits: Arc::new(Limits::of_process()),
+    };
+    let (listeners, workers) =
+        Listeners::start(config.workers, &shared, watch).map_err(|e| problem("--workers", &e))?;
+    let admin = Admin {
+        readiness: readiness.clone(),
+        metrics: Arc::clone(&metrics),
+        state: Arc::clone(&state),
+        config: shown(config),
+    };
+    let guard = readiness.guard("agent: no listeners yet");
+    let sockets = ProcessSockets::new(config, run_dir, admin, listeners, guard, watch.clone())?;
+
+    let host_addresses: Vec<IpAddr> = if config.mode == Mode::Gateway { host::addresses() } else { Vec::new() };
+    let node = node(config, &host_addresses);
+    let node_id = node.id.clone();
+    let discovery_config = DiscoveryConfig {
+        agent: config.agent.clone(),
+        node,
+        inbound_listen: config.listen.get("inbound").cloned().unwrap_or_default(),
+    };
+    let (discovery, channel) = Discovery::new(discovery_config, &state, identity, trust, &metrics);
+    helpers.extend(probe_and_report(config, node_id, state, &sockets, channel, watch));
+    Ok(Parts { discovery, sockets, workers, helpers })
+}
+
+/// Opens the access log, and tells with it every address in use that the flags name: all that can be known by now.
+fn checked_telemetry(
+    config: &Config,
+    metrics: &Metrics,
+    run_dir: Option<&mut RunDir>,
+) -> Result<Arc<Telemetry>, Problems> {
+    let mut problems = Problems::new();
+    let settings = TelemetrySettings { access_log: config.access_log.clone(), workload: config.workload.clone() };
+    let telemetry = problems.take(Telemetry::new(metrics, settings).map_err(|e| problem("--access-log", &e)));
+    sockets::check_known(config, &mut problems);
+    // Another's directory alone can wait for the addresses that are known later.
+    if let Some(run_dir) = run_dir.filter(|dir| dir.is_broken() || !problems.is_empty()) {
+        run_dir.check(&mut problems);
+    }
+    match telemetry {
+        Some(telemetry) => problems.finish(telemetry),
+        None => Err(problems),
+    }
+}
+
+fn helper(name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> tasks::AbortOnDrop {
+    tasks::AbortOnDrop::new(&tasks::spawn(name, work))
+}
+
+/// Probes the application and tells the agent, once the first listeners stand: who never listened has nothing to say, and a
+/// second proxy of the workload must not speak for the first.
+fn probe_and_report(
+    config: &Config,
+    node_id: String,
+    state: Arc<StateHandle>,
+    sockets: &ProcessSockets,
+    channel: watch::Receiver<Option<Channel>>,
+    watch: &drain::Watch,
+) -> [tasks::AbortOnDrop; 2] {
+    let (report, app) = watch::channel(AppState { ready: false, reason: "not probed yet".to_owned() });
+    let probing = probe_when_started(config.app_probe.clone(), state, report, sockets.started(), watch.clone());
+    let (mut listens, workload) = (sockets.started(), config.workload.to_string());
+    let reporting = async move {
+        if listens.wait_for(|s| *s).await.is_ok() {
+            probe::report(workload, node_id, app, channel).await;
+        }
+    };
+    [helper("probe", probing), helper("report", reporting)]
 }
 
 /// The workload is not reported ready before its proxy listens.

@@ -1,18 +1,17 @@
 //! Edge. All sockets of the process: the agent's listeners, the proxy's own ports, and `addresses.json` about them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use meshfed_runtime::config::Problems;
 use meshfed_runtime::drain::Watch;
-use meshfed_runtime::files;
-use meshfed_runtime::listen::{Addresses, BindError, ListenFlag, Published, bind_flag, bind_tcp, forget};
+use meshfed_runtime::listen::{Addresses, BindError, ListenFlag, bind_flag, bind_tcp, check, check_flag};
 use meshfed_runtime::readiness::Guard;
 use tokio::sync::watch;
 
+use super::run_dir::RunDir;
 use crate::admin::Admin;
-use crate::config::{Config, OwnListeners};
+use crate::config::{Config, Mode, OwnListeners};
 use crate::discovery::Sockets;
 use crate::listen::Listeners;
 use crate::state::{Listener, ListenerCell};
@@ -21,17 +20,52 @@ use crate::state::{Listener, ListenerCell};
 const ADMIN_PORT: u16 = 15000;
 const METRICS_PORT: u16 = 15020;
 const READY_PORT: u16 = 15021;
+const OUTBOUND_PORT: u16 = 15001;
+
+/// Notes every address in use among those that the flags alone tell. None of them is bound before attestation, readiness
+/// excepted, and none is left bound by this: what is wrong is told at once, and not address by address as they are needed.
+pub(super) fn check_known(config: &Config, problems: &mut Problems) {
+    let (own, bind) = (&config.own, &config.bind);
+    let mut wrong: Vec<BindError> = Vec::new();
+    let mut own_port = |flag: &str, given: &[ListenFlag], hosts: &[IpAddr], port: u16| {
+        wrong.extend(given.iter().flat_map(|at| check_flag(flag, at)));
+        if given.is_empty() {
+            wrong.extend(hosts.iter().filter_map(|ip| check(flag, SocketAddr::new(*ip, port)).err()));
+        }
+    };
+    let admin_host: Vec<IpAddr> = if bind.is_empty() { Vec::new() } else { vec![admin_host(bind)] };
+    own_port("--ready-listen", &own.ready, bind, READY_PORT);
+    own_port("--metrics-listen", &own.metrics, bind, METRICS_PORT);
+    own_port("--admin-listen", &own.admin, &admin_host, ADMIN_PORT);
+    if config.mode == Mode::Sidecar && !config.listen.contains_key("outbound") {
+        own_port("--outbound-listen", &[], bind, OUTBOUND_PORT);
+    }
+    let mut addresses = |flag: &str, of: &mut dyn Iterator<Item = SocketAddr>| {
+        wrong.extend(of.filter_map(|address| check(flag, address).err()));
+    };
+    for (key, flag) in
+        [("outbound", "--outbound-listen"), ("inbound", "--inbound-listen"), ("gateway", "--gateway-listen")]
+    {
+        addresses(flag, &mut config.listen.get(key).into_iter().flatten().copied());
+    }
+    addresses("--outbound", &mut config.outbound.keys().copied());
+    wrong.iter().for_each(|error| error.note(problems));
+}
+
+/// Where the admin port is by default: on a loopback address among these, else on 127.0.0.1.
+fn admin_host(bind: &[IpAddr]) -> IpAddr {
+    bind.iter().copied().find(IpAddr::is_loopback).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
 
 /// The sockets of the process.
 #[derive(Debug)]
 pub(super) struct ProcessSockets {
     own: OwnListeners,
     bind: Vec<IpAddr>,
-    run_dir: Option<PathBuf>,
+    run_dir: Option<RunDir>,
     admin: Admin,
     listeners: Listeners,
     own_addresses: Addresses,
-    published: Option<Published>,
     guard: Option<Guard>,
     drain: Watch,
     started: watch::Sender<bool>,
@@ -45,23 +79,19 @@ impl ProcessSockets {
     /// When that address cannot be had.
     pub(super) fn new(
         config: &Config,
+        run_dir: Option<RunDir>,
         admin: Admin,
         listeners: Listeners,
         guard: Guard,
         drain: Watch,
     ) -> Result<Self, Problems> {
-        // Of an earlier run: until something is bound, nobody listens anywhere.
-        if let Some(Err(error)) = config.run_dir.as_deref().map(forget) {
-            tracing::warn!(error = %meshfed_runtime::telemetry::chain(&error), "an old addresses.json cannot be removed");
-        }
         let mut this = Self {
             own: config.own.clone(),
             bind: config.bind.clone(),
-            run_dir: config.run_dir.clone(),
+            run_dir,
             admin,
             listeners,
             own_addresses: Addresses::new(),
-            published: None,
             guard: Some(guard),
             drain,
             started: watch::Sender::new(false),
@@ -119,16 +149,10 @@ impl ProcessSockets {
     }
 
     fn write_addresses(&mut self) {
-        let Some(dir) = &self.run_dir else { return };
+        let Some(run_dir) = &mut self.run_dir else { return };
         let mut addresses = self.own_addresses.clone();
         self.listeners.addresses(&mut addresses);
-        let written = files::create_dir(dir, files::MODE_RUN_DIR).and_then(|()| addresses.write(dir));
-        match written {
-            Ok(published) => self.published = Some(published),
-            Err(error) => {
-                tracing::error!(error = %meshfed_runtime::telemetry::chain(&error), "addresses.json cannot be written");
-            }
-        }
+        run_dir.write(&addresses);
     }
 }
 
@@ -139,15 +163,17 @@ impl Sockets for ProcessSockets {
     fn remove(&mut self, name: &str) {
         self.listeners.remove(name);
     }
-    fn started(&mut self, bind: &[IpAddr]) -> Result<(), Problems> {
+    fn started(&mut self, bind: &[IpAddr], mut problems: Problems) -> Result<(), Problems> {
         let bind = if self.bind.is_empty() { bind.to_vec() } else { self.bind.clone() };
-        let mut problems = Problems::new();
-        let loopback = bind.iter().copied().find(IpAddr::is_loopback).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let admin_host = [admin_host(&bind)];
         let own = self.own.clone();
-        let admin = self.bind_own("admin", "--admin-listen", &own.admin, &[loopback], ADMIN_PORT, &mut problems);
+        let admin = self.bind_own("admin", "--admin-listen", &own.admin, &admin_host, ADMIN_PORT, &mut problems);
         let metrics = self.bind_own("metrics", "--metrics-listen", &own.metrics, &bind, METRICS_PORT, &mut problems);
         if !self.ready_is_bound {
             self.serve_ready(&bind, &mut problems);
+        }
+        if let Some(run_dir) = &mut self.run_dir {
+            run_dir.check(&mut problems);
         }
         problems.finish(())?;
         self.admin.serve_admin(admin, self.drain.clone());

@@ -98,7 +98,7 @@ pub struct ProxyArgs {
     /// Readiness, GET /healthz/ready, several times [default: BIND:15021]
     #[arg(long, value_name = "HOST:PORT|off")]
     pub ready_listen: Vec<ListenFlag>,
-    /// Where addresses.json is written [default: nowhere]
+    /// Where addresses.json is written, the directory of this proxy alone [default: nowhere]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
     /// Worker threads [default: one per core]

@@ -47,11 +47,12 @@ pub trait Sockets {
     fn install(&mut self, cell: &Arc<ListenerCell>, listener: &Arc<Listener>) -> Result<(), Vec<BindError>>;
     /// Stops listening.
     fn remove(&mut self, name: &str);
-    /// The first listeners stand: called once, with the workload's bind addresses.
+    /// The first listeners stand, or `failed` says which could not be bound: called once, with the workload's bind
+    /// addresses. What else is to be bound is tried in any case, so that all is told at once.
     ///
     /// # Errors
-    /// What keeps the process from starting.
-    fn started(&mut self, bind: &[IpAddr]) -> Result<(), Problems>;
+    /// What keeps the process from starting; `failed` is part of it.
+    fn started(&mut self, bind: &[IpAddr], failed: Problems) -> Result<(), Problems>;
     /// Something was installed or removed.
     fn changed(&mut self);
 }

@@ -50,6 +50,8 @@ struct Conversation {
     clusters_answered: bool,
     /// Until when listeners are not asked for although clusters are not usable yet.
     clusters_deadline: Option<Instant>,
+    /// Before the start: what could not be bound, by listener. It is told when all were tried.
+    unbound: BTreeMap<Arc<str>, Problems>,
 }
 
 enum Event {
@@ -74,6 +76,7 @@ pub(super) async fn follow<S: Sockets>(
         unanswered: Vec::new(),
         clusters_answered: false,
         clusters_deadline: None,
+        unbound: BTreeMap::new(),
     };
     talk.begin(this);
     let mut responses = match client.delta_aggregated_resources(ReceiverStream::new(queue)).await {
@@ -245,7 +248,7 @@ impl Conversation {
     /// After each event: subscriptions follow what is referred to, sockets follow the listeners, answers follow them.
     fn settle<S: Sockets>(&mut self, this: &mut Discovery, sockets: &mut S) -> Result<(), Problems> {
         self.subscribe(this);
-        self.install(this, sockets)?;
+        self.install(this, sockets);
         let mut answers = Vec::new();
         self.unanswered.retain_mut(|u| {
             if u.waiting.is_empty() {
@@ -261,7 +264,9 @@ impl Conversation {
         let bind = this.held.bind();
         if !answers.is_empty() && !this.started && !bind.is_empty() {
             this.started = true;
-            sockets.started(&bind)?;
+            let mut failed = Problems::new();
+            std::mem::take(&mut self.unbound).into_values().for_each(|problems| failed.extend(problems));
+            sockets.started(&bind, failed)?;
             tracing::info!("discovery: listeners stand");
         }
         Ok(())
@@ -297,16 +302,18 @@ impl Conversation {
         }
     }
 
-    fn install<S: Sockets>(&mut self, this: &mut Discovery, sockets: &mut S) -> Result<(), Problems> {
+    /// At the start an address in use ends the process, once the others were tried; later it is the agent's to know, and
+    /// what worked stays.
+    fn install<S: Sockets>(&mut self, this: &mut Discovery, sockets: &mut S) {
         let changes = this.held.listener_changes();
         if changes.is_empty() {
-            return Ok(());
+            return;
         }
-        let mut problems = Problems::new();
         for change in changes {
             let (cell, listener) = match change {
                 ListenerChange::Remove(name) => {
                     sockets.remove(&name);
+                    self.unbound.remove(&name);
                     continue;
                 }
                 ListenerChange::Install(cell, listener) => (cell, listener),
@@ -320,18 +327,21 @@ impl Conversation {
                     u.refused.extend(result.as_ref().err().map(|e| (listener.name.to_string(), why(e))));
                 }
             }
+            self.unbound.remove(&listener.name);
             if let Err(errors) = result {
                 this.held.failed(&listener.name);
                 this.metrics.bind_failures.get_or_create(&ListenerLabel { listener: listener.name.to_string() }).inc();
+                let mut problems = Problems::new();
                 for error in errors {
                     tracing::error!(listener = %listener.name, error = %meshfed_runtime::telemetry::chain(&error), "cannot listen");
                     error.note(&mut problems);
+                }
+                if !this.started {
+                    self.unbound.insert(Arc::clone(&listener.name), problems);
                 }
             }
         }
         this.held.publish_listeners();
         sockets.changed();
-        // At the start an address in use ends the process; later it is the agent's to know, and what worked stays.
-        if this.started { Ok(()) } else { problems.finish(()) }
     }
 }

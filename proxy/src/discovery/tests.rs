@@ -102,9 +102,9 @@ impl Sockets for TestSockets {
         self.log.lock().unwrap().push(format!("remove {name}"));
     }
     #[expect(clippy::unwrap_in_result, reason = "a poisoned lock fails the test")]
-    fn started(&mut self, bind: &[IpAddr]) -> Result<(), Problems> {
+    fn started(&mut self, bind: &[IpAddr], failed: Problems) -> Result<(), Problems> {
         self.log.lock().unwrap().push(format!("started {bind:?}"));
-        Ok(())
+        failed.finish(())
     }
     fn changed(&mut self) {}
 }
