@@ -313,6 +313,9 @@ fn requests_are_framed_alike() {
         (echo("POST /", "Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n"), Stricter(400)),
         (echo("POST /", "Transfer-Encoding: identity\r\n", "0\r\n\r\n"), Stricter(400)),
         (echo("POST /", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), Stricter(400)),
+        // Envoy passes on what a CGI or WSGI server may read as framing.
+        (echo("POST /", "Content-Length: 3\r\nContent_Length: 4\r\n", "abc"), Stricter(400)),
+        (echo("POST /", "Transfer_Encoding: chunked\r\n", ""), Stricter(400)),
         (echo("POST /", "Transfer-Encoding: chunked\r\n", "zz\r\n"), Same),
         (echo("POST /", "Transfer-Encoding : chunked\r\n", "0\r\n\r\n"), Same),
         (echo("GET /", "X: a\0b\r\n", ""), Same),
@@ -406,6 +409,7 @@ fn header_fields_are_cleaned_alike() {
         (fields("X-Forwarded-For: 1.2.3.4\r\n"), Same),
         (fields("X-Meshfed-Reason: x\r\n"), Cleaner("x-meshfed-reason", "")),
         (fields("X_Forwarded_Client_Cert: a\r\n"), Cleaner("x_forwarded_client_cert", "")),
+        (fields("Keep_Alive: timeout=5\r\n"), Cleaner("keep_alive: timeout=5", "")),
         (fields("Trailer: T\r\n"), Cleaner("trailer: T", "")),
     ];
     compare(&pair, &cases);

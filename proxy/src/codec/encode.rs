@@ -65,7 +65,12 @@ pub fn request_head(out: &mut Vec<u8>, buf: &[u8], request: &Request, scratch: &
         Kind::Expect => request.expect_continue,
         Kind::MeshIdentity => !edit.strip_identity,
         Kind::Forwarded => !edit.strip_forwarded,
-        Kind::Host | Kind::ContentLength | Kind::TransferEncoding | Kind::Connection | Kind::HopByHop => false,
+        Kind::Host
+        | Kind::ContentLength
+        | Kind::TransferEncoding
+        | Kind::FramingTwin
+        | Kind::Connection
+        | Kind::HopByHop => false,
     });
     out.extend_from_slice(edit.add);
     match request.body {
@@ -110,7 +115,7 @@ pub fn response_head(
     copy_fields(out, buf, scratch, |field| match field.kind {
         Kind::Other | Kind::Host | Kind::Expect | Kind::Forwarded => true,
         Kind::MeshIdentity => !edit.strip_identity,
-        Kind::ContentLength | Kind::TransferEncoding | Kind::Connection | Kind::HopByHop => false,
+        Kind::ContentLength | Kind::TransferEncoding | Kind::FramingTwin | Kind::Connection | Kind::HopByHop => false,
     });
     out.extend_from_slice(edit.add);
     match response.body {

@@ -44,6 +44,8 @@ pub enum Kind {
     Connection,
     /// `Keep-Alive`, `Proxy-Connection`, `TE`, `Trailer`, `Upgrade`: for the next hop only.
     HopByHop,
+    /// `Content_Length`, `Transfer_Encoding`: no framing to us, but to whoever reads `_` as `-`.
+    FramingTwin,
     /// `Expect`.
     Expect,
     /// `x-forwarded-client-cert`, `x-meshfed-*`, `x-envoy-*`: said by a mesh proxy only.
@@ -89,14 +91,17 @@ impl Scratch {
 
 fn classify(name: &[u8]) -> Kind {
     let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+    let reads_as = |known: &[u8]| name.len() == known.len() && name.iter().zip(known).all(same);
     match name.first().map_or(0, u8::to_ascii_lowercase) {
         b'h' if is(b"host") => Kind::Host,
         b'c' if is(b"content-length") => Kind::ContentLength,
         b'c' if is(b"connection") => Kind::Connection,
         b't' if is(b"transfer-encoding") => Kind::TransferEncoding,
+        b'c' if reads_as(b"content-length") => Kind::FramingTwin,
+        b't' if reads_as(b"transfer-encoding") => Kind::FramingTwin,
         b't' if is(b"te") || is(b"trailer") => Kind::HopByHop,
-        b'k' if is(b"keep-alive") => Kind::HopByHop,
-        b'p' if is(b"proxy-connection") => Kind::HopByHop,
+        b'k' if reads_as(b"keep-alive") => Kind::HopByHop,
+        b'p' if reads_as(b"proxy-connection") => Kind::HopByHop,
         b'u' if is(b"upgrade") => Kind::HopByHop,
         b'e' if is(b"expect") => Kind::Expect,
         b'x' => mesh_or_forwarded(name),
@@ -104,10 +109,14 @@ fn classify(name: &[u8]) -> Kind {
     }
 }
 
-/// `x-…` names with `_` for `-` are the same name: CGI, WSGI and their kin hand both to the application as one, so
-/// `X_Forwarded_Client_Cert` would stand for the header that only a handshake may make (L7-11).
+/// Names with `_` for `-` are the same name: CGI, WSGI and their kin hand both to the application as one, so
+/// `X_Forwarded_Client_Cert` would stand for the header that only a handshake may make (L7-11), and `Content_Length` for
+/// a length that we did not count (L7-1).
+fn same((a, b): (&u8, &u8)) -> bool {
+    a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-')
+}
+
 fn mesh_or_forwarded(name: &[u8]) -> Kind {
-    let same = |(a, b): (&u8, &u8)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-');
     let starts = |prefix: &[u8]| name.len() >= prefix.len() && name.iter().zip(prefix).all(same);
     let is = |known: &[u8]| name.len() == known.len() && starts(known);
     if starts(b"x-meshfed-") || starts(b"x-envoy-") || is(b"x-forwarded-client-cert") {
@@ -189,6 +198,8 @@ pub(super) struct Summary {
     pub(super) close: bool,
     pub(super) keep_alive: bool,
     pub(super) expect_continue: bool,
+    /// Whether a field looks like framing to others.
+    pub(super) framing_twin: bool,
 }
 
 impl Summary {
@@ -239,6 +250,7 @@ pub(super) fn summarise(buf: &[u8], scratch: &mut Scratch, version: Version) -> 
                 }
                 out.expect_continue = version == Version::Http11;
             }
+            Kind::FramingTwin => out.framing_twin = true,
             Kind::Other | Kind::HopByHop | Kind::MeshIdentity | Kind::Forwarded => {}
         }
     }

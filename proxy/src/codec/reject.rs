@@ -54,6 +54,9 @@ pub enum Reject {
     /// Another coding than chunked, or chunked twice, or in HTTP/1.0.
     #[error("Transfer-Encoding is not exactly 'chunked', once, in HTTP/1.1")]
     TransferEncoding,
+    /// A field that frames the message for whoever reads `_` as `-`.
+    #[error("a field is named like Content-Length or Transfer-Encoding with '_' for '-'")]
+    FramingTwin,
     /// A Connection field that is no list of tokens, or a long one.
     #[error("Connection is not a short list of tokens")]
     Connection,
@@ -118,6 +121,7 @@ impl Reject {
             | Self::ContentLengthRepeated
             | Self::LengthAndChunked
             | Self::TransferEncoding
+            | Self::FramingTwin
             | Self::Connection
             | Self::ChunkSize
             | Self::ChunkExtension

@@ -110,6 +110,10 @@ pub fn parse_request(buf: &[u8], length: usize, scratch: &mut Scratch) -> Result
     }
     parse_fields(head, line_end + 2, length.saturating_sub(2), scratch)?;
     let summary = summarise(head, scratch, version)?;
+    if summary.framing_twin {
+        // The application may stand behind a server that hands both spellings to it as one.
+        return Err(Reject::FramingTwin);
+    }
     let host = match summary.host {
         Some(host) => host,
         None if version == Version::Http11 => return Err(Reject::HostMissing),

@@ -59,6 +59,10 @@ fn smuggling_vectors_are_refused() {
         ("Host: c", Reject::HostRepeated),
         ("Connection: a b", Reject::Connection),
         ("Expect: 200-ok", Reject::Expect),
+        ("Content_Length: 5", Reject::FramingTwin),
+        ("content_length: 0\r\nContent-Length: 5", Reject::FramingTwin),
+        ("Transfer-Encoding: chunked\r\nTRANSFER_ENCODING: chunked", Reject::FramingTwin),
+        ("Connection: transfer_encoding\r\nTransfer_Encoding: x", Reject::FramingTwin),
     ] {
         assert_eq!(parse(&with(line)).map(|_| ()), Err(reject), "{line:?}");
     }
@@ -155,12 +159,20 @@ fn heads_are_written_anew() {
 
 /// Applications behind CGI or WSGI see `_` and `-` as one (L7-11).
 ///
-/// Mutation seen to fail: `|| (*a == b'_' && *b == b'-')` left out of `mesh_or_forwarded`.
+/// Mutation seen to fail: `|| (*a == b'_' && *b == b'-')` left out of `same`.
 #[test]
 fn twins_of_identity_headers_with_underscores_are_stripped() {
     let head = "GET / HTTP/1.1\r\nHost: b\r\nX_Forwarded_Client_Cert: a\r\nx-forwarded_client-cert: a\r\nX_MeshFed-Reason: a\r\n\
-                x_envoy_peer: a\r\nx_forwarded_for: 1.2.3.4\r\nx_other: a\r\n\r\n";
-    assert_eq!(forwarded(head), "GET / HTTP/1.1\r\nhost: b\r\nx_forwarded_for: 1.2.3.4\r\nx_other: a\r\n\r\n");
+                x_envoy_peer: a\r\nx_forwarded_for: 1.2.3.4\r\nx_other: a\r\nKeep_Alive: a\r\nproxy_connection: a\r\n\
+                content_type: a\r\n\r\n";
+    assert_eq!(
+        forwarded(head),
+        "GET / HTTP/1.1\r\nhost: b\r\nx_forwarded_for: 1.2.3.4\r\nx_other: a\r\ncontent_type: a\r\n\r\n"
+    );
+    // An answer with one is the application's own business; nobody gets to read it as framing.
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent_Length: 9\r\nA: 1\r\n\r\n";
+    let (_, head) = respond(answer, Method::Idempotent, Version::Http11).unwrap();
+    assert_eq!(head, "HTTP/1.1 200 OK\r\nA: 1\r\ncontent-length: 2\r\n\r\n");
 }
 
 /// Mutation seen to fail: `segments.pop()` left out.

@@ -15,6 +15,8 @@ fn smuggling_is_refused_and_nobody_is_contacted() {
         "POST / HTTP/1.1\r\nHost: b\r\nContent-Length: 1\r\nContent-Length: 0\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: b\r\nContent-Length: 1, 0\r\n\r\n",
         "POST / HTTP/1.0\r\nHost: b\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: b\r\nContent-Length: 0\r\nContent_Length: 36\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: b\r\nTransfer_Encoding: chunked\r\n\r\n0\r\n\r\n",
         "GET / HTTP/1.1\nHost: b\n\n",
         "GET / HTTP/1.1\r\nHost: b\r\nX: a\0\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: b\r\nHost: c\r\n\r\n",
