@@ -305,6 +305,9 @@ impl Connection {
         let bytes = reply.render(version, keep, head_only);
         let written = tokio::time::timeout(REPLY_TIME, write_all(&mut self.client, bytes.as_bytes())).await;
         let written = matches!(written, Ok(Ok(())));
+        if written && !head_only {
+            self.response.moved += reply.body_length();
+        }
         Answered {
             status: reply.status,
             flag: reply.flag,
@@ -346,7 +349,7 @@ impl Connection {
     fn account(&self, answered: &Answered, begun: Instant) {
         let duration = clock::instant().saturating_duration_since(begun);
         let series = answered.series.as_ref().unwrap_or(&self.side.series);
-        series.record(answered.status, answered.flag, duration);
+        series.record(answered.status, answered.flag, duration, self.request.moved, self.response.moved);
         if let Some(log) = self.core.telemetry.access_log() {
             let record = AccessRecord {
                 head: &self.log_head,

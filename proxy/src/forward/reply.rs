@@ -28,6 +28,10 @@ impl Reply {
     pub(super) fn closing(self) -> Self {
         Self { close: true, ..self }
     }
+    /// Bytes of the body: the sentence and the end of its line.
+    pub(super) const fn body_length(&self) -> u64 {
+        self.text.len() as u64 + 1
+    }
     /// The bytes of the answer.
     pub(super) fn render(&self, version: Version, keep: bool, head_only: bool) -> String {
         let mut out = String::with_capacity(256 + self.text.len());
@@ -36,7 +40,7 @@ impl Reply {
             "HTTP/1.1 {} {}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n{}: {}\r\n",
             self.status,
             phrase(self.status),
-            self.text.len() + 1,
+            self.body_length(),
             super::REASON_HEADER,
             self.reason.as_str(),
         );
