@@ -47,7 +47,7 @@ fn names_are_read_as_they_are_formed() {
     }
 }
 
-/// Mutation seen to fail: `transport_socket` left out (Envoy's default is plaintext); ALPN on TCP ports.
+/// Mutation seen to fail: `transport_socket` left out (Envoy's default is plaintext); ALPN on TCP ports; no budget.
 #[test]
 fn a_cluster_fails_closed() {
     let http = clusters::outbound(&b(Domain::Clusterset), &facts("http", 8080, &["east", "west"]));
@@ -61,6 +61,8 @@ fn a_cluster_fails_closed() {
     assert!(bytes(&http).contains("http/1.1") && !bytes(&tcp).contains("http/1.1"));
     assert!(bytes(&http).contains("spiffe://east.mesh.example/ns/shop/sa/b"));
     assert_eq!(decoded.common_lb_config.unwrap().healthy_panic_threshold.unwrap().value, 0.0);
+    let budget = decoded.circuit_breakers.unwrap().thresholds[0].retry_budget.unwrap();
+    assert_eq!((budget.budget_percent.unwrap().value, budget.min_retry_concurrency.unwrap().value), (20.0, 100));
     let unknown = PortFacts {
         port: port("http", 8080),
         identities: BTreeMap::from([(ClusterName::new("east").unwrap(), BTreeSet::new())]),

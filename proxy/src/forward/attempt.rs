@@ -105,8 +105,7 @@ async fn run_tries(
         }
         return finish(connection, &slot, upstream, end, &outcome, tries);
     }
-    let flag =
-        if tries.are_exhausted() { Flag::RetriesEndedInConnectionFailure } else { Flag::UpstreamConnectionFailure };
+    let flag = tries.unconnected_flag();
     match &tries.last {
         Some(error) => Err(unreachable(cluster, &tries.tried, error, flag)),
         None if tries.attempts > 0 => {
@@ -304,11 +303,14 @@ fn finish(
     if end == End::Complete && outcome.said.is_some() {
         // The answer is the peer's proxy's own.
         reason = outcome.said;
-        if tries.are_exhausted() {
-            flag = Flag::RetryLimitExceeded;
+        if let Some(limited) = tries.limited_flag() {
+            flag = limited;
         } else if !connection.request.is_replayable() {
             tries.refusal = Some(RetryOutcome::NotReplayable);
         }
+    }
+    if outcome.status.is_some() && outcome.said.is_none() {
+        slot.answered();
     }
     let address = upstream.address;
     let answered = Answered {

@@ -11,7 +11,7 @@ use super::Core;
 use super::wheel::TICK_MILLISECONDS;
 use crate::pool::{ClusterPool, ConnectError, Slot};
 use crate::state::{Cluster, ClusterCounters, RoutePolicy};
-use crate::telemetry::{RetryOutcome, RetryReason};
+use crate::telemetry::{Flag, RetryOutcome, RetryReason};
 
 /// Kept connections that may turn out dead for one request; they die together when a server restarts.
 const STALE_MAX: u32 = 1;
@@ -156,7 +156,9 @@ impl<'a> Tries<'a> {
         let counters = &self.cluster.counters;
         let under_way = counters.retries.fetch_add(1, Ordering::Relaxed);
         let counted = Retrying(Arc::clone(counters));
-        if under_way >= self.cluster.circuit_breakers.max_retries {
+        // A request that is tried again is under way, too.
+        let all = counters.requests.load(Ordering::Relaxed);
+        if under_way >= self.cluster.circuit_breakers.retries.at(all) {
             return false;
         }
         self.under_way = Some(counted);
@@ -165,9 +167,21 @@ impl<'a> Tries<'a> {
     fn service(&self) -> &Arc<str> {
         if self.cluster.host.is_empty() { &self.cluster.name } else { &self.cluster.host }
     }
-    /// Whether the route allowed no further attempt.
-    pub(super) fn are_exhausted(&self) -> bool {
-        self.refusal == Some(RetryOutcome::LimitExceeded)
+    /// How a request ends whose last connect failed.
+    pub(super) fn unconnected_flag(&self) -> Flag {
+        match self.refusal {
+            Some(RetryOutcome::LimitExceeded) => Flag::RetriesEndedInConnectionFailure,
+            Some(RetryOutcome::Overflow) => Flag::RetriesOverflowedInConnectionFailure,
+            _ => Flag::UpstreamConnectionFailure,
+        }
+    }
+    /// How a request ends whose answer says that it reached no application, where a limit kept it from another attempt.
+    pub(super) fn limited_flag(&self) -> Option<Flag> {
+        match self.refusal {
+            Some(RetryOutcome::LimitExceeded) => Some(Flag::RetryLimitExceeded),
+            Some(RetryOutcome::Overflow) => Some(Flag::UpstreamOverflow),
+            _ => None,
+        }
     }
     /// Counts how a request ended that was tried again, or would have been. `served`: by an application.
     pub(super) fn ended(&self, core: &Core, served: bool) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 
-use super::{IDLE_MAX, IDLE_TICKS};
+use super::{FAILING_MILLISECONDS, IDLE_MAX, IDLE_TICKS};
 use crate::balance::{self, TURNS_MAX};
 use crate::state::{Cluster, ClusterCell, ClusterCounters, Endpoint, EndpointSet};
 use crate::telemetry::Series;
@@ -76,6 +76,21 @@ impl Slot {
     #[must_use]
     pub fn is_failing(&self, now: u64) -> bool {
         self.endpoint.borrow().counters.failing_until.load(Ordering::Relaxed) > now
+    }
+    /// Whether the endpoint may be used now. Of one that failed a moment ago a single request finds out, for all cores, how
+    /// it is: the others would all have to be tried again.
+    fn claim(&self, now: u64) -> bool {
+        let counters = Arc::clone(&self.endpoint.borrow().counters);
+        let until = counters.failing_until.load(Ordering::Relaxed);
+        let next = now + FAILING_MILLISECONDS;
+        until == 0 || counters.failing_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+    /// It answered: nobody needs to find out.
+    pub fn answered(&self) {
+        let endpoint = self.endpoint.borrow();
+        if endpoint.counters.failing_until.load(Ordering::Relaxed) != 0 {
+            endpoint.counters.failing_until.store(0, Ordering::Relaxed);
+        }
     }
     /// An idle connection that is still good.
     pub fn checkout(&self, epoch: u64, cx: &mut Context<'_>) -> Option<Upstream> {
@@ -156,8 +171,14 @@ impl ClusterPool {
         let mut version = self.version.borrow_mut();
         let Version { cluster, groups } = &mut *version;
         let set = &cluster.as_ref()?.endpoints;
-        choose_in(groups, set, rng, &|s: &Slot| !tried.contains(&s.address()) && !s.is_failing(now))
-            .or_else(|| choose_in(groups, set, rng, &|s: &Slot| !tried.contains(&s.address())))
+        let good = |s: &Slot| !tried.contains(&s.address()) && !s.is_failing(now);
+        while let Some(slot) = choose_in(groups, set, rng, &good) {
+            // Where another core was first, it is failing now.
+            if slot.claim(now) {
+                return Some(slot);
+            }
+        }
+        choose_in(groups, set, rng, &|s: &Slot| !tried.contains(&s.address()))
     }
 
     /// Whether there is an endpoint whose address is none of these.

@@ -49,6 +49,37 @@ pub struct TransportMatch {
 }
 
 /// Limits of one cluster, for the whole process (1,024 each unless the agent says otherwise, as in Envoy).
+/// How many requests of a cluster may be on their way again at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryLimit {
+    /// So many.
+    Fixed(u32),
+    /// A share of the requests under way, as Envoy's `retry_budget`.
+    Budget {
+        /// The share, in hundredths of a percent.
+        share: u32,
+        /// So many in any case.
+        least: u32,
+    },
+}
+
+impl RetryLimit {
+    /// Envoy's budget: a fifth, and three in any case.
+    pub const DEFAULT: Self = Self::Budget { share: 2_000, least: 3 };
+
+    /// The limit while so many requests are under way, those that are tried again among them.
+    #[must_use]
+    pub fn at(self, under_way: u32) -> u32 {
+        match self {
+            Self::Fixed(most) => most,
+            Self::Budget { share, least } => {
+                let part = u64::from(under_way) * u64::from(share) / 10_000;
+                u32::try_from(part).unwrap_or(u32::MAX).max(least)
+            }
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CircuitBreakers {
     /// Connections to its endpoints.
@@ -57,13 +88,13 @@ pub struct CircuitBreakers {
     pub max_pending_requests: u32,
     /// Requests under way.
     pub max_requests: u32,
-    /// Retries under way.
-    pub max_retries: u32,
+    /// Requests under way that are tried again.
+    pub retries: RetryLimit,
 }
 
 impl Default for CircuitBreakers {
     fn default() -> Self {
-        Self { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 3 }
+        Self { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, retries: RetryLimit::DEFAULT }
     }
 }
 

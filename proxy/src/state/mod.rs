@@ -13,7 +13,7 @@ mod route;
 mod transport;
 
 pub use cell::Cell;
-pub use cluster::{CircuitBreakers, Cluster, ClusterCell, ClusterCounters, TransportMatch, name_parts};
+pub use cluster::{CircuitBreakers, Cluster, ClusterCell, ClusterCounters, RetryLimit, TransportMatch, name_parts};
 pub use endpoint::{Endpoint, EndpointCounters, EndpointSet, PriorityGroup};
 pub use listener::{Listener, ListenerCell, ListenerKind, SniRoute, SniTable};
 pub use registry::{StateHandle, Summary};

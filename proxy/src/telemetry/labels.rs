@@ -42,6 +42,8 @@ pub enum Flag {
     UpstreamConnectionFailure,
     /// Nobody could be connected to, and no further attempt was allowed.
     RetriesEndedInConnectionFailure,
+    /// Nobody could be connected to, and the cluster's limit of retries under way was reached.
+    RetriesOverflowedInConnectionFailure,
     /// The answer is that of the last attempt that was allowed, and a peer says that it reached no application.
     RetryLimitExceeded,
     /// We ended it: the peer's trust domain is no longer accepted.
@@ -72,6 +74,7 @@ impl Flag {
             Self::NoHealthyUpstream => "UH",
             Self::UpstreamConnectionFailure => "UF",
             Self::RetriesEndedInConnectionFailure => "UF,URX",
+            Self::RetriesOverflowedInConnectionFailure => "UF,UO",
             Self::RetryLimitExceeded => "URX",
             Self::LocalReset => "LR",
             Self::UpstreamConnectionTermination => "UC",

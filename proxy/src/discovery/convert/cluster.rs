@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3 as xds;
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::core::v3::{TransportSocket, transport_socket};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
@@ -11,7 +12,7 @@ use meshfed_model::identity::SpiffeId;
 use rustls_pki_types::ServerName;
 
 use super::{ClusterSpec, EndpointSource, Invalid, TransportSpec, assignment, decode, invalid, ip, strings};
-use crate::state::CircuitBreakers;
+use crate::state::{CircuitBreakers, RetryLimit};
 
 const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
 const UPSTREAM_TLS: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
@@ -79,9 +80,22 @@ fn breakers(message: &xds::Cluster) -> CircuitBreakers {
         set(&mut breakers.max_connections, t.max_connections.as_ref().map(|v| v.value));
         set(&mut breakers.max_pending_requests, t.max_pending_requests.as_ref().map(|v| v.value));
         set(&mut breakers.max_requests, t.max_requests.as_ref().map(|v| v.value));
-        set(&mut breakers.max_retries, t.max_retries.as_ref().map(|v| v.value));
+        if let Some(limit) = retry_limit(t) {
+            breakers.retries = limit;
+        }
     }
     breakers
+}
+
+/// A budget counts and not `max_retries`, where both are said; Envoy's values where it says none of its own.
+fn retry_limit(t: &Thresholds) -> Option<RetryLimit> {
+    let Some(budget) = &t.retry_budget else { return t.max_retries.as_ref().map(|v| RetryLimit::Fixed(v.value)) };
+    let (default_share, default_least) = (20.0, 3);
+    let percent = budget.budget_percent.as_ref().map_or(default_share, |p| p.value);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10,000; no number is 0")]
+    let share = (percent.clamp(0.0, 100.0) * 100.0).round() as u32;
+    let least = budget.min_retry_concurrency.as_ref().map_or(default_least, |v| v.value);
+    Some(RetryLimit::Budget { share, least })
 }
 
 fn transport(socket: Option<&TransportSocket>) -> Result<TransportSpec, Invalid> {

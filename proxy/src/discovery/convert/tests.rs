@@ -74,6 +74,39 @@ fn eds(peers: Vec<tls::SubjectAltNameMatcher>) -> Result<ClusterSpec, Invalid> {
     })
 }
 
+/// Mutations seen to fail: `retry_budget` not looked at; `* 100.0` left out of `retry_limit`.
+#[test]
+fn a_retry_budget_counts_before_max_retries() {
+    use cds::circuit_breakers::{Thresholds, thresholds::RetryBudget};
+
+    use crate::state::RetryLimit;
+    let number = |value| Some(pb::UInt32Value { value });
+    let percent = |value| Some(envoy_types::pb::envoy::r#type::v3::Percent { value });
+    let read = |thresholds: Option<Thresholds>| {
+        let message = cds::Cluster {
+            circuit_breakers: thresholds
+                .map(|t| cds::CircuitBreakers { thresholds: vec![t], ..cds::CircuitBreakers::default() }),
+            cluster_discovery_type: Some(cds::cluster::ClusterDiscoveryType::Type(
+                cds::cluster::DiscoveryType::Eds as i32,
+            )),
+            ..Default::default()
+        };
+        cluster(&message).unwrap().circuit_breakers.retries
+    };
+    let with = |max_retries, retry_budget| read(Some(Thresholds { max_retries, retry_budget, ..Default::default() }));
+    let budget = |budget_percent, min_retry_concurrency| {
+        Some(RetryBudget { budget_percent, min_retry_concurrency, ..RetryBudget::default() })
+    };
+    let limit = |share, least| RetryLimit::Budget { share, least };
+    assert_eq!(read(None), limit(2_000, 3));
+    assert_eq!(with(None, None), limit(2_000, 3));
+    assert_eq!(with(number(7), None), RetryLimit::Fixed(7));
+    assert_eq!(with(number(7), budget(None, None)), limit(2_000, 3));
+    assert_eq!(with(number(7), budget(percent(12.5), number(0))), limit(1_250, 0));
+    assert_eq!(with(None, budget(percent(f64::NAN), number(9))), limit(0, 9));
+    assert_eq!(with(None, budget(percent(1e9), None)), limit(10_000, 3));
+}
+
 const B: &str = "spiffe://east.mesh.example/ns/shop/sa/b";
 
 /// Mutation seen to fail: `if identities.is_empty()` of `validation` replaced by `if false`.

@@ -214,25 +214,68 @@ fn a_gateway_is_asked_again() {
     assert_eq!(behind.connections(), 2);
 }
 
-/// Mutation seen to fail: `under_way >= max_retries` with `>`; `policy.retries == 0` not looked at.
+/// Mutation seen to fail: `under_way >= …retries.at(all)` with `>`; `policy.retries == 0` not looked at.
 #[test]
 fn retries_keep_to_the_clusters_limit_and_the_routes() {
     let mesh = Mesh::new();
     let dead = dead(&mesh);
     let places = [(0, dead.address, false), (1, mesh.inbound.address, false)];
     let none = |mut cluster: Cluster| {
-        cluster.circuit_breakers.max_retries = 0;
+        cluster.circuit_breakers.retries = RetryLimit::Fixed(0);
         cluster
     };
     let (proxy, _) = mesh.client_with(&places, AccessLogTarget::Off, none, RoutePolicy::default());
     assert!(proxy.client().get("/").0.starts_with("HTTP/1.1 503 "));
     until("it is counted", || proxy.metrics.encode().contains("result=\"overflow\"} 1"));
+    assert!(proxy.metrics.encode().contains("response_flags=\"UO\""), "as Envoy says it");
     let once = RoutePolicy { retries: 0, ..RoutePolicy::default() };
     let (proxy, _) = mesh.client_with(&places, AccessLogTarget::Off, |cluster| cluster, once);
     assert!(proxy.client().get("/").0.starts_with("HTTP/1.1 503 "));
     until("it is counted", || proxy.metrics.encode().contains("response_code=\"503\""));
     assert!(!proxy.metrics.encode().contains("meshfed_upstream_retried_requests_total{"), "nothing was to be retried");
     assert_eq!(mesh.backend.connections(), 0);
+}
+
+/// A share of what is under way, and three in any case.
+///
+/// Mutations seen to fail: `.max(least)` left out of `RetryLimit::at`; `Budget` read as no limit.
+#[test]
+fn retries_keep_to_their_budget() {
+    assert_eq!([0, 15, 16, 20, 100].map(|n| RetryLimit::DEFAULT.at(n)), [3, 3, 3, 4, 20]);
+    assert_eq!(RetryLimit::Budget { share: 10_000, least: 0 }.at(7), 7);
+    assert_eq!(RetryLimit::Budget { share: 0, least: 0 }.at(1000), 0);
+    assert_eq!(RetryLimit::Fixed(2).at(1000), 2);
+    assert_eq!(RetryLimit::Budget { share: 10_000, least: 0 }.at(u32::MAX), u32::MAX);
+
+    // All twelve wait at an endpoint whose application is dead; then all want to go elsewhere at once.
+    const CLIENTS: usize = 12;
+    let refused = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&refused);
+    let mesh = Mesh::of(Backend::answering(move |_, _| {
+        until("all others were refused", || seen.load(Ordering::SeqCst) == CLIENTS - 3);
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()
+    }));
+    let together = std::sync::Barrier::new(CLIENTS);
+    let dead = mesh.peer(move |tls, _| {
+        while take(tls, 0).is_some() {
+            together.wait();
+            refuse(tls, "upstream_connect");
+        }
+    });
+    let places = [(0, dead.address, false), (1, mesh.inbound.address, false)];
+    let (proxy, _) = mesh.client_of(&places, AccessLogTarget::Off);
+    let served = std::thread::scope(|scope| {
+        let one = || {
+            let answered = proxy.client().get("/").0.starts_with("HTTP/1.1 200 ");
+            refused.fetch_add(usize::from(!answered), Ordering::SeqCst);
+            answered
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(one)).collect();
+        clients.into_iter().map(|c| usize::from(c.join().unwrap())).sum::<usize>()
+    });
+    assert_eq!(served, 3);
+    until("they are counted", || proxy.metrics.encode().contains("result=\"overflow\"} 9"));
+    assert!(proxy.counted(9).contains("response_flags=\"UO\""));
 }
 
 /// A kept connection that ends: a request whose beginning is gone is not sent without it.

@@ -21,7 +21,7 @@ use meshfed_runtime::{drain, tasks};
 use super::Core;
 use crate::state::{
     CircuitBreakers, Cluster, ClusterCell, ClusterCounters, Endpoint, EndpointCounters, EndpointSet, Listener,
-    ListenerKind, RouteAction, RouteCell, RoutePolicy, RouteTable, StateHandle, Transport,
+    ListenerKind, RetryLimit, RouteAction, RouteCell, RoutePolicy, RouteTable, StateHandle, Transport,
 };
 use crate::telemetry::{AccessLogTarget, Telemetry, TelemetrySettings};
 
