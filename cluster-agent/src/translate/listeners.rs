@@ -28,6 +28,9 @@ use super::messages::{address, ads, any, common_tls, sds, seconds, transport_soc
 use super::names::{OUTBOUND_ROUTES, OutboundName, inbound as inbound_name, inbound_cluster};
 use super::resource::{Kind, Resource};
 
+/// Connects that are tried for one raw connection, as our own proxy has it: a handshake that is not answered counts as one
+/// that failed, and says that the application cannot be reached.
+const CONNECT_ATTEMPTS: u32 = 3;
 /// The longest request head, in KiB (L7-6).
 const HEAD_MAX_KIB: u32 = 32;
 /// The most header fields of a request (L7-6).
@@ -82,6 +85,7 @@ fn tcp_proxy(stat_prefix: &str, cluster: String) -> Filter {
     let proxy = TcpProxy {
         stat_prefix: stat_prefix.to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
+        max_connect_attempts: uint32(CONNECT_ATTEMPTS),
         ..TcpProxy::default()
     };
     filter("envoy.filters.network.tcp_proxy", "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", &proxy)

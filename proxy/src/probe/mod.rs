@@ -66,17 +66,27 @@ pub async fn run(probe: AppProbe, state: Arc<StateHandle>, report: watch::Sender
     report.send_replace(AppState { ready: false, reason: "the proxy drains".to_owned() });
 }
 
-/// A connect to each inbound target, which the agent configured from `--inbound`.
+/// A connect to each inbound target, which the agent configured from `--inbound`. What is seen is known to the ports of
+/// raw TCP, too.
 async fn all_targets(state: &StateHandle) -> Result<(), String> {
-    let mut targets: Vec<(SocketAddr, Option<IpAddr>)> = Vec::new();
+    let mut clusters = Vec::new();
     for (name, cell) in state.clusters().iter().filter(|(n, _)| n.starts_with("inbound|")) {
         let Some(cluster) = cell.get() else { return Err(format!("{name} is not known yet")) };
-        targets.extend(cluster.endpoints.iter().map(|e| (e.address, cluster.source)));
+        clusters.push(cluster);
     }
-    for (address, source) in targets {
-        connect(address, source).await.map_err(|e| format!("{address}: {e}"))?;
+    let mut result = Ok(());
+    for cluster in clusters {
+        for endpoint in cluster.endpoints.iter() {
+            match connect(endpoint.address, cluster.source).await {
+                Ok(_stream) => cluster.counters.reach.find(),
+                Err(error) => {
+                    cluster.counters.reach.lose();
+                    result = result.and_then(|()| Err(format!("{}: {error}", endpoint.address)));
+                }
+            }
+        }
     }
-    Ok(())
+    result
 }
 
 async fn connect(address: SocketAddr, source: Option<IpAddr>) -> std::io::Result<TcpStream> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::cell::Cell;
 use super::endpoint::EndpointSet;
+use super::reach::Reach;
 use super::transport::Transport;
 
 /// The place of the current version of a cluster.
@@ -48,7 +49,6 @@ pub struct TransportMatch {
     pub transport: Arc<Transport>,
 }
 
-/// Limits of one cluster, for the whole process (1,024 each unless the agent says otherwise, as in Envoy).
 /// How many requests of a cluster may be on their way again at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryLimit {
@@ -80,6 +80,7 @@ impl RetryLimit {
     }
 }
 
+/// Limits of one cluster, for the whole process (1,024 each unless the agent says otherwise, as in Envoy).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CircuitBreakers {
     /// Connections to its endpoints.
@@ -108,6 +109,8 @@ pub struct ClusterCounters {
     pub requests: AtomicU32,
     /// Requests under way that are tried again.
     pub retries: AtomicU32,
+    /// Of an inbound cluster: whether its application can be connected to.
+    pub reach: Reach,
 }
 
 impl Cluster {

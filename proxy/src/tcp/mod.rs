@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::forward::{Core, Guest, Standing, copy_bidirectional, holds};
 use crate::inbound::service;
 use crate::outbound::is_this_host;
-use crate::pool::connect;
+use crate::pool::{ConnectError, connect};
 use crate::state::{Cluster, ClusterCell, Endpoint, Listener, ListenerKind};
 use crate::telemetry::{Flag, Parties, Party, Reporter, Security};
 use crate::tls::{self, Stream};
@@ -63,9 +63,22 @@ pub async fn serve_outbound(core: Rc<Core>, mut client: TcpStream, peer: SocketA
     carry(&core, parties, &mut client, &mut upstream, standing).await;
 }
 
-/// Serves a connection of a peer to its end: mTLS outside, plaintext to the application.
+/// Serves a connection of a peer to its end: mTLS outside, plaintext to the application. While the application cannot be
+/// connected to, the handshake is not answered: to the peer's proxy that is a failed connect, and it goes elsewhere.
 pub async fn serve_inbound(core: Rc<Core>, client: TcpStream, peer: SocketAddr, listener: Arc<Listener>) {
     let ListenerKind::InboundTcp { tls: terminated, cluster, services, .. } = &listener.kind else { return };
+    if !is_reachable(&core, cluster).await {
+        tracing::debug!(%peer, listener = %listener.name, "the application cannot be reached: handshake not answered");
+        let parties = Parties {
+            reporter: Reporter::Destination,
+            source: Party::default(),
+            destination: core.own_party(),
+            service: service(services, None),
+            protocol: "tcp",
+            security: Security::Unknown,
+        };
+        return count(&core, parties, Flag::UpstreamConnectionFailure);
+    }
     let (mut client, id) = match tls::accept(client, terminated).await {
         Ok(accepted) => accepted,
         Err(error) => {
@@ -88,27 +101,50 @@ pub async fn serve_inbound(core: Rc<Core>, client: TcpStream, peer: SocketAddr, 
         Ok((_endpoint, _cluster, mut upstream)) => carry(&core, parties, &mut client, &mut upstream, standing).await,
         Err(flag) => {
             tracing::info!(listener = %listener.name, flag = flag.as_str(), "the application could not be reached");
+            if let Some(cluster) = cluster.get() {
+                cluster.counters.reach.lose();
+            }
             count(&core, parties, flag);
         }
     }
 }
 
-/// Connects to an endpoint, to another one where that fails.
+/// Whether the application can be connected to, as far as is known. Only when it could not be the last time, it is tried,
+/// by one at a time: who has shown no identity yet is never the reason for a connection to an application that is well.
+async fn is_reachable(core: &Core, cell: &ClusterCell) -> bool {
+    let Some(cluster) = cell.get().filter(|cluster| cluster.counters.reach.is_lost()) else { return true };
+    let known = &cluster.counters.reach;
+    let Some(_asking) = known.ask() else { return false };
+    let answers = reach(core, cell).await.is_ok();
+    if answers {
+        known.find();
+    }
+    answers
+}
+
+/// Connects to an endpoint, to another one where that fails. A gateway stands for many: where its handshake fails and there
+/// is no other address, it is asked again.
 async fn reach(core: &Core, cell: &ClusterCell) -> Result<(Arc<Endpoint>, Arc<Cluster>, Stream), Flag> {
     let mut tried: Vec<SocketAddr> = Vec::new();
-    while tried.len() < ATTEMPTS_MAX {
+    let mut attempts = 0;
+    while attempts < ATTEMPTS_MAX {
         let Some(cluster) = cell.get() else { return Err(Flag::NoRoute) };
         let Some(endpoint) = core.pick(&cluster.endpoints, &tried) else { break };
+        attempts += 1;
         match connect(&cluster, &endpoint, cluster.connect_timeout).await {
             Ok(stream) => return Ok((endpoint, cluster, stream)),
             Err(error) => {
                 tracing::debug!(cluster = %cluster.name, error = %meshfed_runtime::telemetry::chain(&error), "endpoint cannot be connected to");
                 core.mark_failing(&endpoint);
                 tried.push(endpoint.address);
+                let behind = endpoint.via_gateway && matches!(error, ConnectError::Tls { .. });
+                if behind && cluster.endpoints.iter().all(|e| tried.contains(&e.address)) {
+                    tried.pop();
+                }
             }
         }
     }
-    Err(if tried.is_empty() { Flag::NoHealthyUpstream } else { Flag::UpstreamConnectionFailure })
+    Err(if attempts == 0 { Flag::NoHealthyUpstream } else { Flag::UpstreamConnectionFailure })
 }
 
 async fn carry<C>(core: &Core, parties: Parties, client: &mut C, upstream: &mut Stream, standing: impl Fn() -> Standing)

@@ -56,6 +56,11 @@ fn install(rig: &mut Rig, name: &str, kind: ListenerKind) -> SocketAddr {
 async fn upper_case() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    serve_upper_case(listener);
+    address
+}
+
+fn serve_upper_case(listener: TcpListener) {
     let _for_the_test = meshfed_runtime::tasks::spawn("application", async move {
         while let Ok((mut tcp, _)) = listener.accept().await {
             let _for_the_test = meshfed_runtime::tasks::spawn("connection", async move {
@@ -66,11 +71,26 @@ async fn upper_case() -> SocketAddr {
             });
         }
     });
-    address
+}
+
+/// The same peer at the same place, as a value of its own.
+fn endpoint_like(other: &Endpoint) -> Endpoint {
+    Endpoint {
+        address: other.address,
+        weight: other.weight,
+        cluster: Arc::clone(&other.cluster),
+        network: Arc::clone(&other.network),
+        service: Arc::clone(&other.service),
+        locality: Arc::clone(&other.locality),
+        via_gateway: other.via_gateway,
+        transport: Arc::clone(&other.transport),
+        counters: Arc::clone(&other.counters),
+    }
 }
 
 struct Mesh {
     rig: Rig,
+    tls: ServerTls,
     entry: SocketAddr,
     to: Arc<ClusterCell>,
 }
@@ -96,7 +116,7 @@ async fn mesh(expected: &str, receiver_trusts_west: bool) -> Mesh {
         "inbound|9000",
         ListenerKind::InboundTcp {
             port: 9000,
-            tls,
+            tls: tls.clone(),
             cluster: application,
             services: ["b.shop.svc.clusterset.local"].map(Arc::from).into(),
         },
@@ -120,7 +140,7 @@ async fn mesh(expected: &str, receiver_trusts_west: bool) -> Mesh {
     with.endpoints = Arc::new(EndpointSet::new(BTreeMap::from([(0, vec![Arc::new(endpoint)])]), 1));
     to.set(Some(Arc::new(with)));
     let entry = install(&mut rig, "outbound-tcp|x", ListenerKind::OutboundTcp { cluster: Arc::clone(&to) });
-    Mesh { rig, entry, to }
+    Mesh { rig, tls, entry, to }
 }
 
 async fn talk(entry: SocketAddr) -> std::io::Result<Vec<u8>> {
@@ -169,6 +189,54 @@ async fn a_wrong_peer_gets_nothing_and_a_foreign_domain_is_refused() {
     .await;
     foreign.to.set(None);
     assert!(talk(foreign.entry).await.map_or(true, |got| got.is_empty()), "no cluster, no connection");
+}
+
+/// An application that dies takes the one connection with it that finds out; the next ones are served elsewhere, and it
+/// is served again when it is back. Who shows no identity never makes a connection to it while it is well.
+///
+/// Mutations seen to fail: `reach.lose()` left out of `serve_inbound`; `known.find()` left out of `is_reachable`;
+/// `is_reachable` connects whatever is known.
+#[tokio::test]
+async fn a_dead_application_is_no_connection() {
+    let mut mesh = mesh(B, true).await;
+    let near = mesh.to.get().unwrap().endpoints.iter().next().cloned().unwrap();
+    // Another port of the same workload, with an application of its own that can be stopped.
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let application = cluster("inbound|9001||", &[address]);
+    let tls = mesh.tls.clone();
+    let kind = ListenerKind::InboundTcp { port: 9001, tls, cluster: Arc::clone(&application), services: [].into() };
+    let inbound = install(&mut mesh.rig, "inbound|9001", kind);
+    let first = Endpoint { address: inbound, counters: Arc::default(), ..endpoint_like(&near) };
+    let mut with = mesh.to.get().unwrap().as_ref().clone();
+    let priorities = BTreeMap::from([(0, vec![Arc::new(first)]), (1, vec![near])]);
+    with.endpoints = Arc::new(EndpointSet::new(priorities, 2));
+    mesh.to.set(Some(Arc::new(with)));
+
+    // A stranger connects and says nothing that would prove who it is; a peer does.
+    let mut stranger = TcpStream::connect(inbound).await.unwrap();
+    stranger.write_all(&[22, 3, 1]).await.unwrap();
+    let _peer = TcpStream::connect(mesh.entry).await.unwrap();
+    let _of_the_peer = timeout(Duration::from_secs(10), socket.accept()).await.unwrap().unwrap();
+    assert!(timeout(Duration::ZERO, socket.accept()).await.is_err(), "the stranger has shown no identity");
+    drop(socket);
+
+    assert!(talk(mesh.entry).await.map_or(true, |got| got.is_empty()), "nobody could know");
+    for _ in 0..5 {
+        assert_eq!(talk(mesh.entry).await.unwrap(), b"HELLO ".repeat(50_000), "the other one serves");
+    }
+    let refused = "reporter=\"destination\",source_workload=\"unknown\"";
+    let text = mesh.rig.metrics.encode();
+    let counted = text.lines().any(|l| l.contains(refused) && l.contains("response_flags=\"UF\""));
+    assert!(counted, "{text}");
+    assert!(application.get().unwrap().counters.reach.is_lost());
+
+    serve_upper_case(TcpListener::bind(address).await.unwrap());
+    eventually("the near one serves again", || {
+        let _asks = std::net::TcpStream::connect(mesh.entry);
+        !application.get().unwrap().counters.reach.is_lost()
+    })
+    .await;
 }
 
 /// A peer whose cluster may not come any more keeps no connection, however quiet or busy it is (SN12).
