@@ -12,7 +12,7 @@ use meshfed_api::proto::federation::enrollment_server::Enrollment;
 use meshfed_ca::keys::SigningKey;
 use meshfed_ca::{anchor, csr, keys, lineage, pem, root, svid};
 use meshfed_cluster_agent::enroll::AgentFile;
-use meshfed_federator::fleet::{self, Bundles, ClaimError, Claims, Issued, IssuedError, Members};
+use meshfed_federator::fleet::{self, Bundles, ClaimError, Claims, GatewayAddress, Issued, IssuedError, Members};
 use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::{Principal, SpiffeId, TrustDomain};
 use meshfed_model::member::Member;
@@ -175,12 +175,15 @@ pub(super) fn network(cluster: &ClusterName) -> Network {
 }
 
 #[derive(Default)]
-pub(super) struct MemoryClaims(Mutex<BTreeMap<(ServiceName, ClusterName), u64>>);
+pub(super) struct MemoryClaims {
+    services: Mutex<BTreeMap<(ServiceName, ClusterName), u64>>,
+    gateways: Mutex<BTreeMap<GatewayAddress, ClusterName>>,
+}
 
 #[tonic::async_trait]
 impl Claims for MemoryClaims {
     fn all(&self) -> BTreeMap<(ServiceName, ClusterName), u64> {
-        self.0.lock().unwrap().clone()
+        self.services.lock().unwrap().clone()
     }
     async fn change(
         &self,
@@ -188,12 +191,19 @@ impl Claims for MemoryClaims {
         added: Vec<ServiceName>,
         removed: Vec<ServiceName>,
     ) -> Result<BTreeMap<ServiceName, u64>, ClaimError> {
-        let mut claims = self.0.lock().unwrap();
+        let mut claims = self.services.lock().unwrap();
         for service in removed {
             claims.remove(&(service, cluster.clone()));
         }
         let next = claims.len() as u64 + 1;
         Ok(added.into_iter().map(|s| (s.clone(), *claims.entry((s, cluster.clone())).or_insert(next))).collect())
+    }
+    fn gateways(&self) -> BTreeMap<GatewayAddress, ClusterName> {
+        self.gateways.lock().unwrap().clone()
+    }
+    async fn keep_gateways(&self, owners: BTreeMap<GatewayAddress, ClusterName>) -> Result<(), ClaimError> {
+        *self.gateways.lock().unwrap() = owners;
+        Ok(())
     }
 }
 

@@ -98,7 +98,7 @@ async fn before_admission_only_readiness_listens_and_after_it_everything() {
     let (_drain, watch) = drain::channel();
     let mut opened = agent(&dir.path().join("xds.sock"), watch);
     let flags = ["--ready-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
-    let process = tasks::spawn("test", serve(config(dir.path(), &flags)));
+    let process = tasks::spawn("test", serve(config(dir.path(), &flags), None));
     let said = opened.recv().await.unwrap();
     let before = addresses(dir.path(), "ready").await;
     assert_eq!(before.keys().collect::<Vec<_>>(), ["ready"]);
@@ -127,9 +127,9 @@ async fn the_same_proxy_twice_exits_65_naming_flag_and_address() {
     let mut opened = agent(&dir.path().join("xds.sock"), watch);
     let port = free_port();
     let off = ["--ready-listen", "off", "--metrics-listen", "off", "--admin-listen", "off"];
-    let first = tasks::spawn("test", serve(config(dir.path(), &off)));
+    let first = tasks::spawn("test", serve(config(dir.path(), &off), None));
     let _one = admit(opened.recv().await.unwrap(), port).await;
-    let second = tasks::spawn("test", serve(config(dir.path(), &off)));
+    let second = tasks::spawn("test", serve(config(dir.path(), &off), None));
     let said = opened.recv().await.unwrap();
     let _two = tasks::spawn("test", admit(said, port));
     let problems = tokio::time::timeout(Duration::from_secs(10), second).await.unwrap().unwrap().unwrap_err();
@@ -141,7 +141,7 @@ async fn the_same_proxy_twice_exits_65_naming_flag_and_address() {
     let busy = free_port();
     let holder = meshfed_runtime::listen::bind_tcp("--test", SocketAddr::from(([127, 0, 0, 1], busy))).unwrap();
     let ready = format!("127.0.0.1:{busy}");
-    let problems = serve(config(dir.path(), &["--ready-listen", &ready])).await.unwrap_err();
+    let problems = serve(config(dir.path(), &["--ready-listen", &ready]), None).await.unwrap_err();
     assert!(
         problems.to_string().starts_with(&format!("--ready-listen:0:0: error[MF0102]: {ready} is in use")),
         "{problems}"
