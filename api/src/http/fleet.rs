@@ -180,7 +180,9 @@ pub struct SourceError {
 pub struct BundleState {
     /// The hub's.
     pub serial: u64,
-    /// The lowest that every other cluster has acknowledged; 0 where none has.
+    /// What every other member of the fleet holds at least, as it has said itself: the lowest serial that they have
+    /// acknowledged. A member that has said nothing since this hub started counts as 0: whether it never connected or
+    /// is away, nobody knows that it holds anything. Where there is no other member, nobody is waited for: `serial`.
     pub acked_serial: u64,
 }
 

@@ -78,11 +78,9 @@ impl Sight<'_> {
 
     fn bundle(&self, cluster: &ClusterName, member: &Member) -> http::BundleState {
         let of = &member.member.trust_domain;
+        let serial = self.bundles.bundles.get(of).map_or(0, |b| b.serial);
         let others = self.live().filter(|(name, _)| *name != cluster);
-        http::BundleState {
-            serial: self.bundles.bundles.get(of).map_or(0, |b| b.serial),
-            acked_serial: others.map(|(name, _)| self.held(name, of)).min().unwrap_or(0),
-        }
+        http::BundleState { serial, acked_serial: others.map(|(name, _)| self.held(name, of)).min().unwrap_or(serial) }
     }
 
     /// One member.

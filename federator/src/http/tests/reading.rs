@@ -55,6 +55,17 @@ async fn status_clusters_and_trust() {
     let three = self::room(Fake { facts: three.into(), ..Fake::default() }, sha256(ADMIN.as_bytes()));
     assert_eq!(get(&three, "clusters/east").await.body["bundle"], json!({"serial":4,"ackedSerial":3}));
 
+    // Who never connected has acknowledged nothing: 0, in the list of acks, too.
+    let silent = Fake { facts: [(cluster_name("east"), facts(&[], vec![]))].into(), ..Fake::default() };
+    let silent = self::room(silent, sha256(ADMIN.as_bytes()));
+    assert_eq!(get(&silent, "clusters/east").await.body["bundle"], json!({"serial":4,"ackedSerial":0}));
+    assert_eq!(get(&silent, "trust").await.body["bundles"][0]["acks"][0]["serial"], 0);
+    // And who is alone waits for nobody.
+    let members = Members { revision: 2, members: BTreeMap::from([member("east", MemberState::Active)]) };
+    silent._senders.0.send_replace(Arc::new(members));
+    assert_eq!(get(&silent, "clusters/east").await.body["bundle"], json!({"serial":4,"ackedSerial":4}));
+    assert_eq!(get(&silent, "trust").await.body["bundles"][0]["acks"], json!([]));
+
     let waiting = self::room(
         Fake { facts: [(cluster_name("east"), facts(&[], vec![]))].into(), ..Fake::default() },
         sha256(ADMIN.as_bytes()),
