@@ -17,6 +17,7 @@ use meshfed_runtime::clock;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::form;
 use super::page::{self, Listed};
 use super::problem::{Answer, DRY_RUN, json, names, refuse, repeated, shown};
 use super::query::{self, Query};
@@ -295,6 +296,18 @@ struct WouldBeToken {
     command: Option<Vec<String>>,
 }
 
+impl Shared {
+    /// The refusal of a token request with these faults of form: they are told with all that is wrong about the rest.
+    async fn misformed(&self, request: &http::TokenRequest, mut faults: Vec<http::FieldError>) -> Refused {
+        if let Err(refused) = self.api.operations.would_be_token(request).await {
+            let more = refused.errors.into_iter().filter(|e| !form::follows(e, &faults)).collect::<Vec<_>>();
+            faults.extend(more);
+        }
+        faults.truncate(form::FAULTS_MAX);
+        Refused::new(ProblemKind::InvalidBody, "the token cannot be made as asked; see errors").with(faults)
+    }
+}
+
 pub(super) async fn create_token(
     State(shared): Shares,
     RawQuery(raw): RawQuery,
@@ -302,7 +315,10 @@ pub(super) async fn create_token(
     body: Body,
 ) -> Answer {
     let dry = Query::parse(raw.as_deref(), &["dryRun"])?.dry_run()?;
-    let request: http::TokenRequest = query::body(&read_body(&headers, body).await?)?;
+    let (request, faults) = form::token_request(&query::body(&read_body(&headers, body).await?)?);
+    if !faults.is_empty() {
+        return Err(shared.misformed(&request, faults).await);
+    }
     if dry {
         let WouldBe { cluster, expires_at } = shared.api.operations.would_be_token(&request).await?;
         let would_be = WouldBeToken { id: None, token: None, cluster, expires_at, command: None };

@@ -3,6 +3,7 @@
 //! `serve` → `router` (limits, credentials, problems) → `handlers` → `read` (what is shown), `Operations` (what changes)
 
 mod credentials;
+mod form;
 mod handlers;
 mod page;
 mod problem;

@@ -68,3 +68,45 @@ async fn a_plan_needs_a_join_token() {
     assert_eq!(plan("").await.code(), (401, "MF1401"));
     assert_eq!(send(&room, Method::GET, "status", &[("authorization", "Bearer join-token")], "").await.status, 401);
 }
+
+/// All that is wrong with a body is told at once, of form and of content, each with its field.
+///
+/// Mutations seen to fail: `misformed` without `would_be_token`; `follows` answering false (a field is told twice);
+/// `object` returning at its first unknown field.
+#[tokio::test]
+async fn all_faults_of_a_token_request_are_told_at_once() {
+    let room = plain();
+    let body = r#"{"cluster":5,"networks":[{"cidrs":["10.0.0.0/40",7]},7,{"name":"Net","name":"b","size":1}],
+        "regions":"eu","zones":[1,"eu 1"],"colour":1,"ttl":"25h","replace":"yes","labels":{"a":1,"b":"c"}}"#;
+    let refused = send(&room, Method::POST, "tokens", &[JSON], body).await;
+    assert_eq!(refused.code(), (400, "MF1430"));
+    let errors = refused.body["errors"].as_array().unwrap();
+    let told: Vec<(&str, &str)> =
+        errors.iter().map(|e| (e["field"].as_str().unwrap(), e["reason"].as_str().unwrap())).collect();
+    let form = [
+        ("colour", "Unknown"),
+        ("cluster", "Invalid"),
+        ("networks[0].name", "Required"),
+        ("networks[0].cidrs[1]", "Invalid"),
+        ("networks[1]", "Invalid"),
+        ("networks[2].name", "TooMany"),
+        ("networks[2].size", "Unknown"),
+        ("regions", "Invalid"),
+        ("zones[0]", "Invalid"),
+        ("replace", "Invalid"),
+        ("labels.a", "Invalid"),
+    ];
+    let content = [("networks[0].cidrs[0]", "Invalid"), ("zones[1]", "Invalid"), ("ttl", "Invalid")];
+    assert_eq!(told, [&form[..], &content[..]].concat());
+    assert_eq!(errors[1]["message"], "is a number; a string is wanted");
+    assert!(errors[0]["remedy"].as_str().unwrap().starts_with("fields here: cluster, networks,"));
+    let empty = send(&room, Method::POST, "tokens", &[JSON], "{}").await;
+    let fields: Vec<_> = empty.body["errors"].as_array().unwrap().iter().map(|e| e["field"].clone()).collect();
+    assert_eq!(fields, ["cluster", "networks", "regions"]);
+    let list = send(&room, Method::POST, "tokens", &[JSON], "[]").await;
+    assert_eq!((list.code(), &list.body["errors"][0]["field"]), ((400, "MF1430"), &json!("")));
+    let many = format!(r#"{{"regions":[{}1]}}"#, "1,".repeat(5000));
+    let many = send(&room, Method::POST, "tokens", &[JSON], &many).await;
+    assert_eq!(many.body["errors"].as_array().unwrap().len(), 100);
+    assert!(room.fake.tokens.lock().unwrap().is_empty());
+}
