@@ -308,6 +308,8 @@ def main():
                            ("change", "Cost of one endpoint change", "change-cost")]:
         if n in only:
             out.append(f"\n### {title}\n\n" + sh(f"{BIN}/{tool}", env={**os.environ, "MESHFED_BIN": MESHFED}))
+    if "change" in only:
+        out.append("\n### Cost of one endpoint change in the hub\n\n" + sh("cargo", "bench", "-q", "-p", "meshfed-federator", "--bench", "change-cost"))
     open(a.out, "w").write("".join(out))
     print("".join(out))
 
