@@ -1,4 +1,5 @@
-//! What comes back resumes instead of resending; the minute without a federator is in `hub_away.rs`.
+//! What comes back resumes instead of resending, and what is away is shown as away; the minute without a federator is
+//! in `hub_away.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod world;
@@ -82,4 +83,52 @@ fn one_change_and_a_reconnect_are_small() {
     let east_admin = until("the agent listens", STEP, || world.fleet.admin("east").ok_or("no address yet"));
     let offered = http::metric(east_admin, "meshfed_session_bytes_total", &["direction=\"out\""]).unwrap();
     assert!(offered < full / 20.0, "a reconnect took {offered} bytes up, the whole view {full}");
+}
+
+/// A gateway is what its Service declares: one whose proxy has died stays listed, not ready, and the status says that it
+/// is waited for. Nobody dials it meanwhile. When its Service is gone, it is gone.
+///
+/// Mutation seen to fail: the filter `a.ready` in `gateway_offers` (it vanishes).
+#[test]
+fn a_gateway_without_its_proxy_is_listed_as_not_ready() {
+    let mut world = World::start();
+    let address = world.gateway();
+    let listed = |world: &World| -> serde_json::Value {
+        let text = world.fleet.cli(None, &["clusters", "east", "-o", "json"]).ok("clusters");
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["gateways"].clone()
+    };
+    let ready = serde_json::json!([
+        {"network": "net-east", "address": address.ip().to_string(), "port": address.port(), "ready": true}
+    ]);
+    assert_eq!(listed(&world), ready);
+
+    // East's gateway is the second process of the world.
+    world.processes[1].kill();
+    let mut away = ready;
+    away[0]["ready"] = false.into();
+    until("the gateway is not ready", STEP, || {
+        let listed = listed(&world);
+        if listed == away { Ok(()) } else { Err(listed.to_string()) }
+    });
+    let table = world.fleet.cli(None, &["clusters"]).ok("clusters");
+    let row = table.lines().find(|l| l.starts_with("east ")).unwrap_or_default();
+    assert!(row.contains(" 0/1 "), "{table}");
+    until("the status waits for it", STEP, || {
+        let text = world.fleet.cli(None, &["status", "-o", "json"]).stdout;
+        let status: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+        let of = |w: &&serde_json::Value| w["cluster"] == "east" && w["kind"] == "gateway";
+        let waits = status["waitingFor"].as_array().into_iter().flatten().find(of);
+        if waits.is_some() && status["ready"] == false { Ok(()) } else { Err(text) }
+    });
+    let endpoints = world.fleet.endpoints(None, "shop/b:8080", "west");
+    assert_eq!(endpoints["items"].as_array().map(Vec::len), Some(0), "{endpoints}");
+    assert_eq!(endpoints["dropped"][0]["reason"], "NoReachableGateway", "{endpoints}");
+
+    let without =
+        world.east_objects(true).split("---\n").filter(|o| !o.contains("eastwest")).collect::<Vec<_>>().join("---\n");
+    world.east.write("objects.yaml", &without);
+    until("the gateway is gone", STEP, || {
+        let listed = listed(&world);
+        if listed.as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(listed.to_string()) }
+    });
 }

@@ -106,16 +106,17 @@ fn add_endpoints(index: &Index, service: &LocalService, offer: &mut BTreeMap<Off
     }
 }
 
+/// All that is declared: an importer dials none that is not ready, and the fleet's operators see that it is not.
 pub(super) fn gateway_offers(index: &Index) -> BTreeMap<OfferKey, OfferValue> {
     let mut offer = BTreeMap::new();
     for gateway in index.gateways.values() {
-        for declared in gateway.addresses.iter().filter(|a| a.ready) {
+        for declared in &gateway.addresses {
             let key = GatewayKey {
                 network: gateway.network.clone(),
                 address: declared.address.ip(),
                 port: declared.address.port(),
             };
-            let value = GatewayOffer { locality: declared.locality.clone(), ready: true };
+            let value = GatewayOffer { locality: declared.locality.clone(), ready: declared.ready };
             offer.entry(OfferKey::Gateway(key)).or_insert(OfferValue::Gateway(value));
         }
     }

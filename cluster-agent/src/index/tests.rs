@@ -102,7 +102,11 @@ fn the_minimal_example_is_offered_once_its_proxies_are_ready() {
     let identities: Vec<String> = b.identities().map(ToString::to_string).collect();
     assert_eq!(identities, ["spiffe://east.mesh.example/ns/shop/sa/b"]);
     assert_eq!(group(&s.index, "shop/b", "net-east", "eu/eu-1"), Some((0, 1, 0)));
-    assert!(s.index.gateway_offers().is_empty());
+    let ready = |s: &Setup| -> Vec<bool> {
+        let ready = |v: &OfferValue| matches!(v, OfferValue::Gateway(g) if g.ready);
+        s.index.gateway_offers().values().map(ready).collect()
+    };
+    assert_eq!(ready(&s), [false], "declared, and shown as what it is");
     assert!(s.index.offer_of(&service("meshfed-system/eastwest")).is_empty());
 
     let connected = WorkloadState { connected: true, app_ready: false };
@@ -112,6 +116,7 @@ fn the_minimal_example_is_offered_once_its_proxies_are_ready() {
     assert_eq!((dirty.services, dirty.gateways), (set(&["shop/b"]), false));
     assert_eq!(group(&s.index, "shop/b", "net-east", "eu/eu-1"), Some((1, 1, 1)));
     assert!(s.state("meshfed-system/eastwest-1", true).gateways);
+    assert_eq!(ready(&s), [true]);
     let gateways: Vec<String> = s.index.gateway_offers().keys().map(|k| format!("{k:?}")).collect();
     assert!(gateways.len() == 1 && gateways[0].contains("127.1.0.1") && gateways[0].contains("15443"), "{gateways:?}");
     let listen = s.index.gateway_listen(&key("meshfed-system/eastwest-1")).unwrap();
@@ -231,11 +236,11 @@ fn gateway_addresses_follow_their_owner() {
     };
     s.write("gw.yaml", &format!("{two}---\n{}{}", gateway("g1", "127.1.0.1"), gateway("g2", "127.1.0.2")));
     let offered = |s: &Setup| -> Vec<String> {
-        let address = |k: &OfferKey| match k {
-            OfferKey::Gateway(g) => format!("{}:{}", g.address, g.port),
-            OfferKey::Service(_) | OfferKey::Group(_) | OfferKey::Endpoint(_) => panic!("{k:?}"),
+        let address = |(k, v): (&OfferKey, &OfferValue)| match (k, v) {
+            (OfferKey::Gateway(k), OfferValue::Gateway(v)) => v.ready.then(|| format!("{}:{}", k.address, k.port)),
+            other => panic!("{other:?}"),
         };
-        s.index.gateway_offers().keys().map(address).collect()
+        s.index.gateway_offers().iter().filter_map(address).collect()
     };
     assert!(offered(&s).is_empty());
     s.state("meshfed-system/g2", true);
