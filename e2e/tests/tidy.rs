@@ -35,7 +35,6 @@ const CIRCLES: &[(&str, &[&str])] = &[
     ("model", &["failover", "horizon"]),
     ("crds", &["last_good", "read"]),
     ("cluster-agent", &["core", "status", "workload", "xds"]),
-    ("cluster-agent", &["uplink", "view"]),
 ];
 
 /// Our crates, by folder.

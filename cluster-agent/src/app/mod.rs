@@ -194,7 +194,7 @@ impl Agent {
         let state = config.args.data_dir.join("state");
         let guards = Guards {
             source: Some(readiness.guard("source: not scanned yet")),
-            view: (!loaded.is_some()).then(|| readiness.guard("view: none is saved, and the hub has not spoken yet")),
+            view: view_lack(&loaded).map(|why| readiness.guard(why)),
         };
         let served = ["xds", "workload"].map(|name| readiness.guard(format!("{name}: not bound yet")));
 
@@ -206,7 +206,7 @@ impl Agent {
         let (proxies_file, hosts_file) = (state.join("proxies.json"), state.join("hosts.json"));
         core.restore_proxies(kept::load(&proxies_file), now);
         core.restore_resolved(lookup::load(&hosts_file));
-        let actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), guards);
+        let actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), readiness.clone(), guards);
         tasks.spawn("proxies-file", kept::keep(proxies_file, actor.kept()));
         let (answers, lookups) = mpsc::channel(LOOKUPS_MAX);
         tasks.spawn("lookup", lookup::run(hosts_file, lookup::System, Pauses::default(), actor.hosts(), answers));
@@ -318,7 +318,22 @@ fn core_of(agent: &AgentFile, authority: Authority, loaded: Loaded, bundles: &BT
     core.set_bundles(bundles, now, wall);
     core.set_policies(loaded.policies, now, wall);
     core.set_shared_networks(loaded.shared_networks, now, wall);
+    // The last: what was saved of a part is no word of the hub on it.
+    core.miss(loaded.missing);
     core
+}
+
+/// Why the view is not whole, for the pending guard.
+fn view_lack(loaded: &Loaded) -> Option<String> {
+    if !loaded.missing.is_empty() {
+        let parts: Vec<String> = loaded.missing.iter().map(ToString::to_string).collect();
+        let parts = parts.join(", ");
+        return Some(format!(
+            "view: {parts} in state/view cannot be read back, and the hub has not told it again yet; \
+             running sidecars keep what they hold"
+        ));
+    }
+    (!loaded.is_some()).then(|| "view: none is saved, and the hub has not spoken yet".to_owned())
 }
 
 fn source_of(config: &Config, state: PathBuf) -> source::SourceConfig {

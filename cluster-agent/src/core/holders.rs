@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Core;
 use super::store::StreamId;
+use super::{Core, certificates};
 use crate::identity::entitled;
 use crate::workload::{SVIDS_MAX, Word};
 
@@ -36,7 +36,7 @@ impl Core {
         }
         let agent_uid = self.settings.agent_uid;
         let found = entitled(&self.index, uid, agent_uid, SVIDS_MAX);
-        let (authority, issued) = (&self.authority, &mut self.effects.issued);
+        let (authority, jump, issued) = (&self.authority, self.clock_jump, &mut self.effects.issued);
         let denied = || {
             format!(
                 "no WorkloadEntry of this cluster belongs to uid {uid}: annotate one with \
@@ -44,7 +44,7 @@ impl Core {
             )
         };
         let issue = |id: &_| {
-            let made = authority.issue(id, wall)?;
+            let made = certificates::issue(authority, jump, id, wall)?;
             *issued += 1;
             Ok(made)
         };

@@ -3,8 +3,10 @@
 
 mod assignments;
 mod build;
+mod certificates;
 pub mod command;
 mod holders;
+mod issuing;
 pub mod kept;
 mod policies;
 mod proxies;
@@ -14,6 +16,7 @@ pub mod store;
 mod tell;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -28,6 +31,7 @@ use meshfed_model::names::{ClusterName, NetworkName, ServiceName};
 use meshfed_model::network::Network;
 use meshfed_model::policy::FleetPolicies;
 use meshfed_model::version::Version;
+use meshfed_runtime::steady::ClockJump;
 
 use crate::identity::Authority;
 use crate::index::{Dirty, Index, WorkloadKey};
@@ -35,7 +39,7 @@ use crate::source::SourceUpdate;
 use crate::translate::routes::AllRoutes;
 use crate::translate::secrets::{self, Bundles};
 use crate::translate::{OutboundName, ServiceFacts};
-use crate::view::{View, ViewChange, ViewDirty};
+use crate::view::{Part, View, ViewChange, ViewDirty};
 use crate::workload::{BundleSet, Holders};
 
 use command::Effects;
@@ -43,6 +47,9 @@ pub use proxies::Kept;
 use proxies::{Entry, Proxy, Report};
 pub use resolve::Admission;
 use store::{Class, Scope, Store, StreamId};
+use whole::Missing;
+#[cfg(test)]
+use whole::UNHEARD_PATIENCE;
 
 /// How long a workload stays ready after its proxy's stream was lost (`contracts.md` 1.8).
 pub const LOST_PATIENCE: Duration = Duration::from_secs(3);
@@ -113,6 +120,8 @@ pub struct Core {
     retry_waiting: bool,
     source: SourceState,
     view_loaded: bool,
+    missing: Missing,
+    clock_jump: Option<ClockJump>,
     open: bool,
     /// Grows with every input that may change an answer.
     revision: u64,
@@ -149,6 +158,8 @@ impl Core {
             retry_waiting: false,
             source: SourceState::default(),
             view_loaded,
+            missing: Missing::default(),
+            clock_jump: None,
             open: false,
             revision: 0,
             effects: Effects::default(),
@@ -226,12 +237,15 @@ impl Core {
 
     /// A change of what one origin shows.
     pub fn apply_view(&mut self, change: ViewChange, now: Instant, wall: SystemTime) {
-        let origin = change.origin.clone();
+        let (origin, complete) = (change.origin.clone(), change.delta.complete);
         let imported = self.view.service_count();
         match self.view.apply(change) {
             Ok(dirty) => {
                 self.effects.report |= imported != self.view.service_count();
                 self.apply_view_dirty(&dirty);
+                if complete {
+                    self.told(&Part::Origin(origin.clone()));
+                }
                 self.effects.acks.insert(origin);
             }
             Err(error) => {
@@ -247,6 +261,7 @@ impl Core {
         let dirty = self.view.remove_origin(origin);
         self.effects.report = true;
         self.apply_view_dirty(&dirty);
+        self.told(&Part::Origin(origin.clone()));
         self.settle(now, wall);
     }
 
@@ -254,6 +269,7 @@ impl Core {
     pub fn set_members(&mut self, members: Members, now: Instant, wall: SystemTime) {
         let own = self.settings.cluster.clone();
         let drained = self.view.is_drained(&own);
+        self.told_members(&members, now);
         let dirty = self.view.set_members(members);
         self.apply_view_dirty(&dirty);
         if drained != self.view.is_drained(&own) {
@@ -270,6 +286,7 @@ impl Core {
     pub fn set_policies(&mut self, policies: FleetPolicies, now: Instant, wall: SystemTime) {
         let dirty = self.index.set_fleet_policies(policies::of_fleet(policies));
         self.apply_dirty(dirty);
+        self.told(&Part::Policies);
         self.settle(now, wall);
     }
 
@@ -277,6 +294,7 @@ impl Core {
     pub fn set_shared_networks(&mut self, networks: BTreeSet<NetworkName>, now: Instant, wall: SystemTime) {
         let dirty = self.index.set_shared_networks(networks);
         self.apply_dirty(dirty);
+        self.told(&Part::SharedNetworks);
         self.settle(now, wall);
     }
 
@@ -305,6 +323,7 @@ impl Core {
     /// What time alone brings: lost proxies, renewals, refused resources to be sent again.
     pub fn tick(&mut self, now: Instant, wall: SystemTime) {
         self.expire_proxies(now);
+        self.give_up_unheard(now);
         self.renew(now, wall);
         self.holders.renew(now);
         let due: Vec<StreamId> = self
@@ -322,7 +341,12 @@ impl Core {
     pub fn deadline(&self) -> Option<Instant> {
         let streams = self.streams.values().filter_map(|e| e.machine.deadline());
         let proxies = self.proxies.values().filter(|_| self.open).filter_map(Proxy::deadline);
-        streams.chain(proxies).chain(self.renewals.values().copied()).chain(self.holders.deadline()).min()
+        streams
+            .chain(proxies)
+            .chain(self.renewals.values().copied())
+            .chain(self.holders.deadline())
+            .chain(self.missing.deadline())
+            .min()
     }
 
     /// What is to be done.

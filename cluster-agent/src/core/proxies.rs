@@ -3,22 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use crate::identity::{Peer, plausible};
 use crate::index::{Workload, WorkloadKey, WorkloadState};
-use crate::translate::{Kind, Mode, Node, secrets};
+use crate::translate::{Kind, Mode, Node};
 use crate::xds::stream::{Outcome, Protocol, Request, Stream};
 
 use super::command::{End, Outbound};
 use super::resolve::{Admission, Resolution};
-use super::store::{Class, Scope, Seen, StreamId};
+use super::store::{Class, Scope, StreamId};
 use super::{Core, LOST_PATIENCE};
 
 /// Requests that a stream may bring before it is admitted: one per kind, and some changes of mind.
 const QUEUE_MAX: usize = 64;
-/// Pause before a certificate that could not be issued is tried again.
-const ISSUE_PAUSE: Duration = Duration::from_secs(5);
 
 /// What is known of proxies and kept over a restart of the agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -333,9 +331,10 @@ impl Core {
                 self.demand(&class, &name.as_str().into());
             }
         }
+        let view_unknown = !self.is_whole();
         let Some(entry) = self.streams.get_mut(&id) else { return };
         let Phase::Admitted(admitted) = &entry.phase else { return };
-        let seen = Seen { store: &self.store, scopes: &admitted.scopes, secrets_only: entry.secrets_only };
+        let seen = admitted.seen(&self.store, entry.secrets_only, view_unknown);
         match entry.machine.request(kind, request, &seen, now) {
             Ok(Outcome::Noted | Outcome::Acked) => {}
             Ok(Outcome::Nacked { names, error }) => {
@@ -426,42 +425,6 @@ impl Core {
         let _unused = wall;
     }
 
-    // ---- certificates ----
-
-    fn ensure_certificate(&mut self, workload: &Workload, now: Instant, wall: SystemTime) -> Result<(), String> {
-        if self.renewals.get(&workload.key).is_some_and(|t| *t > now) {
-            return Ok(());
-        }
-        let issued = self.authority.issue(&workload.identity, wall).map_err(|e| {
-            let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
-            format!("{e}: {cause}")
-        })?;
-        self.effects.issued += 1;
-        let scope = Scope::Workload(workload.key.clone());
-        self.store.put(&scope, secrets::default(&issued.chain_pem(), &issued.key_pem()));
-        self.renewals.insert(workload.key.clone(), now + self.authority.renew_after());
-        Ok(())
-    }
-
-    pub(super) fn renew(&mut self, now: Instant, wall: SystemTime) {
-        let due: Vec<WorkloadKey> = self.renewals.iter().filter(|(_, t)| **t <= now).map(|(k, _)| k.clone()).collect();
-        for key in due {
-            let scope = Scope::Workload(key.clone());
-            match self.index.workload_by_key(&key).cloned() {
-                Some(workload) if self.store.is_read(&scope) => {
-                    if let Err(error) = self.ensure_certificate(&workload, now, wall) {
-                        tracing::error!(workload = %key, error, "a certificate could not be renewed; trying again");
-                        self.renewals.insert(key, now + ISSUE_PAUSE);
-                    }
-                }
-                Some(_) | None => {
-                    self.renewals.remove(&key);
-                    self.store.drop_scope(&scope);
-                }
-            }
-        }
-    }
-
     // ---- settling ----
 
     /// Lost proxies whose patience is over.
@@ -532,9 +495,10 @@ impl Core {
     }
 
     fn pump(&mut self, id: StreamId, now: Instant) {
+        let view_unknown = !self.is_whole();
         let Some(entry) = self.streams.get_mut(&id) else { return };
         let Phase::Admitted(admitted) = &entry.phase else { return };
-        let seen = Seen { store: &self.store, scopes: &admitted.scopes, secrets_only: entry.secrets_only };
+        let seen = admitted.seen(&self.store, entry.secrets_only, view_unknown);
         for response in entry.machine.poll(&seen, now) {
             *self.effects.pushes.entry(response.kind).or_default() += 1;
             self.effects.outbound.push((id, Outbound::Response(response)));

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use meshfed_runtime::clock;
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::metrics::Metrics;
-use meshfed_runtime::readiness::Guard;
+use meshfed_runtime::readiness::{Guard, Readiness};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::command::{Effects, Outbound};
+use super::issuing::Issuing;
 use super::store::StreamId;
 use super::{Core, Kept};
 use crate::downlink::CoreCommand;
@@ -133,6 +134,8 @@ pub struct CoreMetrics {
     encoded: Family<TypeLabel, Counter>,
     issued: Counter,
     faults: Family<FaultLabel, Gauge>,
+    missing: Gauge,
+    clock_jump: Gauge,
 }
 
 impl CoreMetrics {
@@ -145,6 +148,14 @@ impl CoreMetrics {
             encoded: metrics.counters("meshfed_xds_encoded_bytes", "Bytes of encoded resources, by type"),
             issued: metrics.counter("meshfed_svids_issued", "Certificates issued to workloads"),
             faults: metrics.gauges("meshfed_source_errors", "Faults of the source, by code"),
+            missing: metrics.gauge(
+                "meshfed_view_missing_parts",
+                "Parts of the view that the hub has to tell again; sidecars keep what they hold of it meanwhile",
+            ),
+            clock_jump: metrics.gauge(
+                "meshfed_clock_jump_seconds",
+                "How far the wall clock is from where it should be, behind as negative; nothing is issued while it is not 0",
+            ),
         }
     }
 }
@@ -183,6 +194,7 @@ pub struct Actor {
     rows: status::Rows,
     rows_due: Option<Instant>,
     view_due: Option<Instant>,
+    issuing: Issuing,
     kept: watch::Sender<Kept>,
     hosts: watch::Sender<BTreeSet<Arc<str>>>,
 }
@@ -195,7 +207,8 @@ pub struct InputGone(&'static str);
 impl Actor {
     /// An actor around a core.
     #[must_use]
-    pub fn new(core: Core, uplink: UplinkHandle, metrics: CoreMetrics, guards: Guards) -> Self {
+    pub fn new(core: Core, uplink: UplinkHandle, metrics: CoreMetrics, readiness: Readiness, guards: Guards) -> Self {
+        let issuing = Issuing::start(readiness, metrics.clock_jump.clone());
         let (kept, _) = watch::channel(Kept::default());
         let (hosts, _) = watch::channel(BTreeSet::new());
         Self {
@@ -208,6 +221,7 @@ impl Actor {
             rows: status::Rows::default(),
             rows_due: None,
             view_due: None,
+            issuing,
             kept,
             hosts,
         }
@@ -232,7 +246,8 @@ impl Actor {
     pub async fn run(mut self, mut inputs: Inputs, drain: Watch) -> Result<(), InputGone> {
         self.view_due = Some(clock::instant() + VIEW_PATIENCE);
         loop {
-            let deadline = [self.core.deadline(), self.rows_due, self.view_due].into_iter().flatten().min();
+            let dues = [self.core.deadline(), self.rows_due, self.view_due, Some(self.issuing.deadline())];
+            let deadline = dues.into_iter().flatten().min();
             let timer = async {
                 match deadline {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -244,26 +259,41 @@ impl Actor {
                 command = inputs.downlink.recv() => self.downlink(command.ok_or(InputGone("session"))?),
                 update = inputs.source.recv() => {
                     let update = update.ok_or(InputGone("source"))?;
-                    self.core.apply_source(update, clock::instant(), clock::wall());
+                    let (now, wall) = self.time_to_issue();
+                    self.core.apply_source(update, now, wall);
                     self.guards.source = None;
                 }
                 lookup = inputs.lookups.recv() => {
                     let Lookup { host, found } = lookup.ok_or(InputGone("resolver"))?;
-                    self.core.set_resolved(&host, found, clock::instant(), clock::wall());
+                    let (now, wall) = self.time_to_issue();
+                    self.core.set_resolved(&host, found, now, wall);
                 }
                 () = timer => self.time(),
                 () = drain.signaled() => return Ok(()),
             }
             let effects = self.core.take_effects();
             self.carry_out(effects);
+            let missing = self.core.missing().count();
+            self.metrics.missing.set(i64::try_from(missing).unwrap_or(i64::MAX));
+            if missing == 0 {
+                self.guards.view = None;
+            }
         }
     }
 
-    fn time(&mut self) {
+    /// Now, and the time to issue by; the core hears whether it may.
+    fn time_to_issue(&mut self) -> (Instant, SystemTime) {
         let now = clock::instant();
+        let (wall, jump) = self.issuing.now(now);
+        self.core.set_clock_jump(jump);
+        (now, wall)
+    }
+
+    fn time(&mut self) {
+        let (now, wall) = self.time_to_issue();
         if self.view_due.is_some_and(|t| t <= now) {
             self.view_due = None;
-            self.core.give_up_on_view(now, clock::wall());
+            self.core.give_up_on_view(now, wall);
         }
         if self.rows_due.is_some_and(|t| t <= now) {
             self.rows_due = None;
@@ -271,7 +301,7 @@ impl Actor {
             self.count_faults();
             self.uplink.report(status::report(&self.core, &self.rows));
         }
-        self.core.tick(now, clock::wall());
+        self.core.tick(now, wall);
     }
 
     fn count_faults(&self) {
@@ -284,7 +314,7 @@ impl Actor {
     }
 
     fn command(&mut self, command: Command) {
-        let (now, wall) = (clock::instant(), clock::wall());
+        let (now, wall) = self.time_to_issue();
         match command {
             Command::Open { id, peer, node, protocol, secrets_only, responses } => {
                 self.streams.insert(id, responses);
@@ -321,14 +351,11 @@ impl Actor {
     }
 
     fn downlink(&mut self, command: CoreCommand) {
-        let (now, wall) = (clock::instant(), clock::wall());
+        let (now, wall) = self.time_to_issue();
         match command {
             CoreCommand::View(change) => self.core.apply_view(change, now, wall),
             CoreCommand::OriginGone(origin) => self.core.origin_gone(&origin, now, wall),
-            CoreCommand::Members(members) => {
-                self.core.set_members(members, now, wall);
-                self.guards.view = None;
-            }
+            CoreCommand::Members(members) => self.core.set_members(members, now, wall),
             CoreCommand::Policies(policies) => self.core.set_policies(policies, now, wall),
             CoreCommand::SharedNetworks(networks) => self.core.set_shared_networks(networks, now, wall),
             CoreCommand::Bundles(bundles) => self.core.set_bundles(&bundles, now, wall),
@@ -340,6 +367,8 @@ impl Actor {
                 tracing::info!(connected, "session with the hub");
                 if connected {
                     self.rows_due = Some(now);
+                } else {
+                    self.core.hub_lost();
                 }
             }
         }

@@ -7,7 +7,7 @@ use meshfed_model::horizon::Client;
 use meshfed_model::names::Namespace;
 
 use crate::index::WorkloadKey;
-use crate::translate::{Kind, Mode, Resource};
+use crate::translate::{Kind, Mode, Resource, depends_on_view};
 use crate::xds::stream::Resources;
 
 /// Names a stream inside the agent.
@@ -141,6 +141,8 @@ pub struct Seen<'a> {
     pub scopes: &'a [Scope],
     /// Whether only secrets are shown (the SDS service).
     pub secrets_only: bool,
+    /// Whether the view is not whole, so that what is made of it may lack something.
+    pub view_unknown: bool,
 }
 
 impl Resources for Seen<'_> {
@@ -158,5 +160,8 @@ impl Resources for Seen<'_> {
         all.sort();
         all.dedup();
         all
+    }
+    fn is_unknown(&self, kind: Kind, name: &str) -> bool {
+        self.view_unknown && depends_on_view(kind, name)
     }
 }

@@ -29,6 +29,7 @@ use crate::xds::stream::{Protocol, Request};
 mod gateways;
 mod proxies;
 mod routes;
+mod whole;
 
 const B: &str = "outbound|8080||b.shop.svc.clusterset.local";
 
@@ -462,6 +463,29 @@ fn certificates_are_renewed_at_half_of_their_life() {
     assert_eq!(first, b.held[&(1, Kind::Secret, "default".into())]);
     b.tick(Duration::from_secs(1));
     assert_ne!(first, b.held[&(1, Kind::Secret, "default".into())]);
+}
+
+/// CA8: while the wall clock is off, nobody is issued anything, and who has a certificate keeps it.
+///
+/// Mutation seen to fail: `jump` not looked at in `certificates::issue`; the secret dropped where a renewal fails.
+#[test]
+fn a_clock_that_jumped_issues_nothing_and_takes_nothing_away() {
+    let mut b = Bench::new();
+    b.bundles();
+    b.file("a.yaml", &(entry("a-1", "a", "127.2.0.10") + &entry("c-1", "c", "127.2.0.11")));
+    b.open(1, MINE, node("shop/a"), &[(Kind::Secret, &["default"])]);
+    let first = b.held[&(1, Kind::Secret, "default".into())].clone();
+    let jump = ClockJump { by: Duration::from_secs(61), ahead: true };
+    b.core.set_clock_jump(Some(jump));
+    b.tick(Duration::from_secs(1800));
+    assert_eq!(first, b.held[&(1, Kind::Secret, "default".into())], "what was issued goes on");
+    b.open(2, MINE, node("shop/a"), &[(Kind::Secret, &["default"])]);
+    assert_eq!(first, b.held[&(2, Kind::Secret, "default".into())], "for a new stream, too");
+    b.open(3, MINE, node("shop/c"), &[(Kind::Secret, &["default"])]);
+    assert!(matches!(&b.ended[&3], End::Internal(text) if text.contains("61 s ahead")), "{:?}", b.ended);
+    b.core.set_clock_jump(None);
+    b.tick(Duration::from_secs(5));
+    assert_ne!(first, b.held[&(1, Kind::Secret, "default".into())], "renewed as soon as it can be");
 }
 
 /// Mutation seen to fail: `allowed` starts with all members; `export_to` of `InboundPort` is ignored.

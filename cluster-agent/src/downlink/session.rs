@@ -32,8 +32,9 @@ use super::converse::{Ended, Old};
 use super::renew::Renewal;
 use super::{CORE_COMMANDS_MAX, CoreCommand};
 use crate::enroll::AgentFile;
+use crate::records::RecordError;
 use crate::uplink::UplinkHandle;
-use crate::uplink::journal::{JournalError, OfferJournal, boot_id};
+use crate::uplink::journal::{OfferJournal, boot_id};
 use crate::uplink::ledger::Ledger;
 use crate::view::persist::{Loaded, ViewStore};
 
@@ -67,7 +68,7 @@ pub enum LinkError {
     File(#[from] FileError),
     /// The state cannot be kept.
     #[error("the agent's state cannot be kept")]
-    Journal(#[from] JournalError),
+    Journal(#[from] RecordError),
     /// The pinned root is no certificate.
     #[error("{0} holds no certificate; join again with a new data directory")]
     Root(PathBuf),

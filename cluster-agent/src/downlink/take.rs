@@ -72,10 +72,10 @@ impl Link {
         }
         if let Err(error) = self.store.append(&change) {
             // Serving does not depend on the disk. What is saved no longer follows: it is dropped, and a restart
-            // begins without this origin.
+            // knows that it is missing.
             tracing::error!(error = meshfed_runtime::telemetry::chain_of(&error), "the view cannot be saved");
             self.metrics.refuse("view", "NotSaved");
-            if let Err(error) = self.store.remove(&change.origin) {
+            if let Err(error) = self.store.lose(&change.origin) {
                 tracing::error!(
                     error = meshfed_runtime::telemetry::chain_of(&error),
                     "the saved view cannot be dropped"
@@ -97,13 +97,13 @@ impl Link {
         Ok(Ok(()))
     }
 
-    #[expect(clippy::needless_pass_by_ref_mut, reason = "a shared reference to it is not Send")]
     async fn members(&mut self, message: wire::Members) -> Result<Result<(), String>, LinkError> {
         let members = match Members::try_from(message) {
             Ok(members) => members,
             Err(error) => return Ok(Err(error.to_string())),
         };
-        self.saved(self.store.save_members(&members));
+        let saved = self.store.save_members(&members);
+        self.saved(saved);
         self.tell(CoreCommand::Members(members)).await?;
         Ok(Ok(()))
     }
@@ -113,19 +113,20 @@ impl Link {
             Ok(policies) => policies,
             Err(error) => return Ok(Err(error.to_string())),
         };
-        self.saved(self.store.save_policies(&policies));
+        let saved = self.store.save_policies(&policies);
+        self.saved(saved);
         self.policy_revision = policies.revision;
         self.tell(CoreCommand::Policies(policies)).await?;
         Ok(Ok(()))
     }
 
-    #[expect(clippy::needless_pass_by_ref_mut, reason = "a shared reference to it is not Send")]
     async fn shared_networks(&mut self, message: wire::SharedNetworks) -> Result<Result<(), String>, LinkError> {
         let networks = match shared_networks(message) {
             Ok(networks) => networks,
             Err(error) => return Ok(Err(error.to_string())),
         };
-        self.saved(self.store.save_shared_networks(&networks));
+        let saved = self.store.save_shared_networks(&networks);
+        self.saved(saved);
         self.tell(CoreCommand::SharedNetworks(networks)).await?;
         Ok(Ok(()))
     }

@@ -28,6 +28,9 @@ pub enum AuthorityError {
     /// The certificate could not be issued.
     #[error("the certificate could not be issued")]
     Issue(#[source] IssueError),
+    /// The wall clock has jumped.
+    #[error("the clock is not to be trusted")]
+    Clock(#[source] meshfed_runtime::steady::ClockJump),
 }
 
 /// A workload's certificate with its key.

@@ -15,6 +15,6 @@ mod tests;
 mod wire;
 
 pub use facts::{PortFacts, ServiceFacts};
-pub use names::{Domain, OutboundName};
+pub use names::{Domain, OutboundName, depends_on_view};
 pub use node::{Claim, Mode, Node, NodeError};
 pub use resource::{Kind, Resource};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::resource::Kind;
 use meshfed_model::names::{ServiceName, SubsetName};
 use meshfed_model::sni::{CLUSTER_DOMAIN, CLUSTERSET_DOMAIN, outbound_cluster, sni};
 
@@ -87,6 +88,17 @@ pub fn parse_host(host: &str) -> Option<(ServiceName, Domain)> {
         return Some((ServiceName::new(namespace, name).ok()?, domain));
     }
     None
+}
+
+/// Whether a sidecar's resource may be made of what other clusters show. Certificates are not, nor are endpoints of the
+/// own cluster's services; which trust domains may call a port follows from the members.
+#[must_use]
+pub fn depends_on_view(kind: Kind, name: &str) -> bool {
+    match kind {
+        Kind::Cluster | Kind::Listener | Kind::Route => true,
+        Kind::Endpoint => OutboundName::parse(name).is_none_or(|n| n.domain != Domain::Cluster),
+        Kind::Secret => name.starts_with("inbound|"),
+    }
 }
 
 /// The name of the RDS resource and HTTP listener for clients.

@@ -5,9 +5,11 @@
 
 mod apply;
 mod origin;
+mod part;
 pub mod persist;
 #[cfg(test)]
 mod tests;
 
 pub use apply::{RESOURCES_MAX, Refusal, View, ViewChange, ViewDirty, ViewError, follows};
 pub use origin::OriginService;
+pub use part::Part;

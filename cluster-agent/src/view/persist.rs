@@ -3,6 +3,10 @@
 //! Per origin a file of the changes as they came, so that a change costs what it is; when the file has grown to a
 //! multiple of what it stands for, it is rewritten as one complete change. What the disk lost in a power cut is only
 //! a newer state: the session resumes from the older one.
+//!
+//! What is damaged is another matter: what can still be read of it is older than what proxies hold, and would take from
+//! them what came since. It is set aside, and a file `NAME.missing` says over restarts that the part was there once,
+//! until the hub has told it anew. While a part is missing, the view is not whole: [`Loaded::missing`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,13 +21,13 @@ use meshfed_model::policy::FleetPolicies;
 use meshfed_runtime::files::{self, FileError, MODE_SECRET};
 use prost::Message;
 
-use super::{View, ViewChange, follows};
-use crate::uplink::journal::{JournalError, RecordFile, checksum};
+use super::{Part, View, ViewChange, follows};
+use crate::records::{Damage, RecordError, RecordFile, checksum, set_aside, unreadable};
 
 /// The largest file beside the origins' own, in bytes: 10,000 members or policies.
 const FILE_MAX: usize = 64 << 20;
-/// How the file of an origin ends.
-const SUFFIX: &str = ".origin";
+/// How the mark of a missing part ends.
+const MISSING: &str = ".missing";
 
 /// What was held when the agent ended.
 #[derive(Debug, Clone, Default)]
@@ -38,6 +42,8 @@ pub struct Loaded {
     pub shared_networks: BTreeSet<NetworkName>,
     /// The namespaces by which the view was filtered.
     pub interest: BTreeSet<Namespace>,
+    /// Parts that were there once and could not be read back.
+    pub missing: BTreeSet<Part>,
 }
 
 impl Loaded {
@@ -65,76 +71,159 @@ impl Loaded {
 pub struct ViewStore {
     directory: PathBuf,
     origins: BTreeMap<ClusterName, RecordFile>,
+    missing: BTreeSet<Part>,
 }
 
 impl ViewStore {
-    /// Opens the directory and reads what it holds. What cannot be read is left out, with a warning: the hub sends it
+    /// Opens the directory and reads what it holds. What is damaged is set aside and missing until the hub has told it
     /// again.
     ///
     /// # Errors
-    /// [`JournalError`] when the directory cannot be used.
-    pub fn open(directory: &Path) -> Result<(Self, Loaded), JournalError> {
+    /// [`RecordError`] when the directory cannot be used.
+    pub fn open(directory: &Path) -> Result<(Self, Loaded), RecordError> {
         files::create_private_dir(directory)?;
-        let mut store = Self { directory: directory.to_owned(), origins: BTreeMap::new() };
+        let mut store = Self { directory: directory.to_owned(), origins: BTreeMap::new(), missing: BTreeSet::new() };
+        let (origins, marked) = store.listed()?;
+        store.missing = marked;
         let mut loaded = Loaded {
-            members: store.read::<wire::Members>("members").and_then(|m| m.try_into().ok()).unwrap_or_default(),
-            policies: store.read::<wire::Policies>("policies").and_then(|m| m.try_into().ok()).unwrap_or_default(),
-            shared_networks: store
-                .read::<wire::SharedNetworks>("shared_networks")
-                .and_then(|m| shared_networks(m).ok())
-                .unwrap_or_default(),
-            interest: store
-                .read::<wire::Interest>("interest")
-                .and_then(|m| Interest::try_from(m).ok())
-                .unwrap_or_default()
-                .namespaces,
-            changes: Vec::new(),
+            members: store.read(&Part::Members, |m: wire::Members| m.try_into().ok())?,
+            policies: store.read(&Part::Policies, |m: wire::Policies| m.try_into().ok())?,
+            shared_networks: store.read(&Part::SharedNetworks, |m| shared_networks(m).ok())?,
+            interest: store.read_interest()?,
+            ..Loaded::default()
         };
-        for origin in store.listed()? {
-            if let Some(change) = folded(&origin, &RecordFile::read(&store.path(&origin))?) {
-                let file = RecordFile::rewrite(&store.path(&origin), records(&change).iter().map(Vec::as_slice))?;
-                store.origins.insert(origin, file);
-                loaded.changes.push(change);
+        for origin in origins {
+            let (part, path) = (Part::Origin(origin.clone()), store.path(&origin));
+            let records = RecordFile::read(&path)?;
+            let damage = records.damage.clone();
+            match folded(&origin, &records.whole).filter(|_| damage.is_none()) {
+                Some(change) => {
+                    let file = RecordFile::rewrite(&path, self::records(&change).iter().map(Vec::as_slice))?;
+                    store.origins.insert(origin, file);
+                    loaded.changes.push(change);
+                    store.found(&part)?;
+                }
+                None => store.damaged(&part, &damage.unwrap_or_else(not_whole))?,
             }
         }
+        if loaded.is_some() {
+            store.only_members(&loaded.members)?;
+        }
+        loaded.missing.clone_from(&store.missing);
         Ok((store, loaded))
     }
 
     fn path(&self, origin: &ClusterName) -> PathBuf {
-        self.directory.join(format!("{origin}{SUFFIX}"))
+        self.directory.join(Part::Origin(origin.clone()).file())
     }
 
-    fn listed(&self) -> Result<Vec<ClusterName>, JournalError> {
-        let failed = |source| JournalError::Io { action: "list", path: self.directory.clone(), source };
-        let mut origins = Vec::new();
+    fn mark(&self, part: &Part) -> PathBuf {
+        self.directory.join(part.file() + MISSING)
+    }
+
+    /// The origins of which there is a file, and the parts that are missing since an earlier life.
+    fn listed(&self) -> Result<(Vec<ClusterName>, BTreeSet<Part>), RecordError> {
+        let failed = |source| RecordError::Io { action: "list", path: self.directory.clone(), source };
+        let (mut origins, mut missing) = (Vec::new(), BTreeSet::new());
         for entry in std::fs::read_dir(&self.directory).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-            origins.extend(name.strip_suffix(SUFFIX).and_then(|n| ClusterName::new(n).ok()));
+            match name.strip_suffix(MISSING) {
+                Some(part) => missing.extend(Part::of_file(part)),
+                None => match Part::of_file(&name) {
+                    Some(Part::Origin(origin)) => origins.push(origin),
+                    Some(Part::Members | Part::Policies | Part::SharedNetworks) | None => {}
+                },
+            }
         }
         origins.sort();
-        Ok(origins)
+        Ok((origins, missing))
     }
 
-    fn read<M: Message + Default>(&self, name: &str) -> Option<M> {
-        let path = self.directory.join(name);
-        match files::read_limited(&path, FILE_MAX) {
-            Ok(bytes) => {
-                // An empty or cut message parses, too: only the checksum tells that it is what was saved.
-                let message = bytes
-                    .split_first_chunk::<4>()
-                    .filter(|(sum, body)| u32::from_le_bytes(**sum) == checksum(body))
-                    .and_then(|(_, body)| M::decode(body).ok());
-                if message.is_none() {
-                    tracing::warn!(path = %path.display(), "a saved file is damaged and left out; the hub will tell it anew");
-                }
-                message
+    /// A part that is one message; the default where it was never saved, or is damaged.
+    fn read<M: Message + Default, T: Default>(
+        &mut self,
+        part: &Part,
+        convert: impl Fn(M) -> Option<T>,
+    ) -> Result<T, RecordError> {
+        match decoded(&self.directory.join(part.file()), convert)? {
+            Ok(Some(found)) => {
+                self.found(part)?;
+                Ok(found)
             }
-            Err(error) if error.is_not_found() => None,
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "a saved file is left out");
-                None
+            Ok(None) => Ok(T::default()),
+            Err(damage) => {
+                self.damaged(part, &damage)?;
+                Ok(T::default())
             }
         }
+    }
+
+    /// The interest, which follows from the source and is missed by nobody.
+    fn read_interest(&self) -> Result<BTreeSet<Namespace>, RecordError> {
+        let path = self.directory.join("interest");
+        let read = decoded(&path, |m: wire::Interest| Interest::try_from(m).ok())?;
+        let found = match read {
+            Ok(found) => found,
+            Err(damage) => {
+                let kept = set_aside(&path)?;
+                tracing::warn!(path = %path.display(), %damage, kept = %kept.display(), "the saved interest is damaged");
+                None
+            }
+        };
+        Ok(found.unwrap_or_default().namespaces)
+    }
+
+    // ---- what is missing ----
+
+    /// A part that cannot be read back: it is missing from here on, and its file is kept under another name.
+    fn damaged(&mut self, part: &Part, damage: &Damage) -> Result<(), RecordError> {
+        let path = self.directory.join(part.file());
+        self.lost(part)?;
+        let (kept, mark) = (set_aside(&path)?, self.mark(part));
+        tracing::error!(
+            path = %path.display(), %damage, kept = %kept.display(),
+            "a part of the saved view is damaged; proxies keep what they hold until the hub has told it again. Where \
+             there is no hub any more, remove {} and restart the agent: what that part held is then gone",
+            mark.display()
+        );
+        Ok(())
+    }
+
+    /// Marks a part as missing. The mark is empty, so that a full disk has room for it.
+    fn lost(&mut self, part: &Part) -> Result<(), RecordError> {
+        let path = self.mark(part);
+        let failed = |source| RecordError::Io { action: "create", path: path.clone(), source };
+        std::fs::File::create(&path).and_then(|f| f.sync_all()).map_err(failed)?;
+        self.missing.insert(part.clone());
+        Ok(())
+    }
+
+    fn found(&mut self, part: &Part) -> Result<(), FileError> {
+        if self.missing.remove(part) {
+            let _was_there = files::remove(&self.mark(part))?;
+        }
+        Ok(())
+    }
+
+    /// An origin that is no member any more is not missed.
+    fn only_members(&mut self, members: &Members) -> Result<(), FileError> {
+        let gone = |part: &&Part| matches!(part, Part::Origin(o) if !members.members.contains_key(o));
+        for part in self.missing.iter().filter(gone).cloned().collect::<Vec<_>>() {
+            self.found(&part)?;
+        }
+        Ok(())
+    }
+
+    /// What is saved of an origin no longer follows on what proxies are served: dropped, and missing at a restart until
+    /// it comes whole.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn lose(&mut self, origin: &ClusterName) -> Result<(), RecordError> {
+        let marked = self.lost(&Part::Origin(origin.clone()));
+        self.origins.remove(origin);
+        files::remove(&self.path(origin))?;
+        marked
     }
 
     fn write(&self, name: &str, message: &impl Message) -> Result<(), FileError> {
@@ -143,12 +232,17 @@ impl ViewStore {
         files::write_atomic(&self.directory.join(name), &bytes, MODE_SECRET)
     }
 
+    fn save(&mut self, part: &Part, message: &impl Message) -> Result<(), FileError> {
+        self.write(&part.file(), message)?;
+        self.found(part)
+    }
+
     /// Saves one change: before the core actor hears of it, so that what proxies serve is never newer than what is
     /// saved, and a restart never goes back.
     ///
     /// # Errors
-    /// [`JournalError`].
-    pub fn append(&mut self, change: &ViewChange) -> Result<(), JournalError> {
+    /// [`RecordError`].
+    pub fn append(&mut self, change: &ViewChange) -> Result<(), RecordError> {
         let path = self.path(&change.origin);
         let records = records(change);
         let records = records.iter().map(Vec::as_slice);
@@ -156,10 +250,12 @@ impl ViewStore {
             Some(file) if !change.delta.complete => {
                 file.append(records)?;
                 if file.is_long() {
-                    let Some(whole) = folded(&change.origin, &RecordFile::read(&path)?) else {
-                        // What was saved cannot be read back: better none than one that grows for ever.
-                        tracing::warn!(origin = %change.origin, "the saved view cannot be read back and is dropped");
-                        return self.remove(&change.origin);
+                    let read = RecordFile::read(&path)?;
+                    let Some(whole) = folded(&change.origin, &read.whole).filter(|_| read.damage.is_none()) else {
+                        // Better none than one that grows for ever.
+                        self.origins.remove(&change.origin);
+                        let damage = read.damage.unwrap_or_else(not_whole);
+                        return self.damaged(&Part::Origin(change.origin.clone()), &damage);
                     };
                     let records = self::records(&whole);
                     *file = RecordFile::rewrite(&path, records.iter().map(Vec::as_slice))?;
@@ -169,6 +265,7 @@ impl ViewStore {
             None if !change.delta.complete => {}
             Some(_) | None => {
                 self.origins.insert(change.origin.clone(), RecordFile::rewrite(&path, records)?);
+                self.found(&Part::Origin(change.origin.clone()))?;
             }
         }
         Ok(())
@@ -177,33 +274,34 @@ impl ViewStore {
     /// Forgets an origin.
     ///
     /// # Errors
-    /// [`JournalError`].
-    pub fn remove(&mut self, origin: &ClusterName) -> Result<(), JournalError> {
+    /// [`RecordError`].
+    pub fn remove(&mut self, origin: &ClusterName) -> Result<(), RecordError> {
         self.origins.remove(origin);
         files::remove(&self.path(origin))?;
-        Ok(())
+        Ok(self.found(&Part::Origin(origin.clone()))?)
     }
 
     /// Saves the members.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn save_members(&self, members: &Members) -> Result<(), FileError> {
-        self.write("members", &wire::Members::from(members))
+    pub fn save_members(&mut self, members: &Members) -> Result<(), FileError> {
+        self.save(&Part::Members, &wire::Members::from(members))?;
+        self.only_members(members)
     }
     /// Saves the fleet's policies.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn save_policies(&self, policies: &FleetPolicies) -> Result<(), FileError> {
-        self.write("policies", &wire::Policies::from(policies))
+    pub fn save_policies(&mut self, policies: &FleetPolicies) -> Result<(), FileError> {
+        self.save(&Part::Policies, &wire::Policies::from(policies))
     }
     /// Saves the shared networks.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn save_shared_networks(&self, networks: &BTreeSet<NetworkName>) -> Result<(), FileError> {
-        self.write("shared_networks", &shared_networks_message(networks))
+    pub fn save_shared_networks(&mut self, networks: &BTreeSet<NetworkName>) -> Result<(), FileError> {
+        self.save(&Part::SharedNetworks, &shared_networks_message(networks))
     }
     /// Saves the interest: before the hub hears of it.
     ///
@@ -212,6 +310,30 @@ impl ViewStore {
     pub fn save_interest(&self, namespaces: &BTreeSet<Namespace>) -> Result<(), FileError> {
         self.write("interest", &wire::Interest::from(&Interest { namespaces: namespaces.clone() }))
     }
+}
+
+/// The records are whole, and together they are no view.
+fn not_whole() -> Damage {
+    Damage::Unreadable("its records make no whole view".to_owned())
+}
+
+/// One message with its checksum; `None` where there is no file.
+fn decoded<M: Message + Default, T>(
+    path: &Path,
+    convert: impl Fn(M) -> Option<T>,
+) -> Result<Result<Option<T>, Damage>, RecordError> {
+    let bytes = match files::read_limited(path, FILE_MAX) {
+        Ok(bytes) => bytes,
+        Err(error) if error.is_not_found() => return Ok(Ok(None)),
+        Err(error) => return unreadable(error).map(Err),
+    };
+    // An empty or cut message parses, too: only the checksum tells that it is what was saved.
+    let message = bytes
+        .split_first_chunk::<4>()
+        .filter(|(sum, body)| u32::from_le_bytes(**sum) == checksum(body))
+        .and_then(|(_, body)| M::decode(body).ok())
+        .and_then(convert);
+    Ok(message.map(Some).ok_or_else(|| Damage::Unreadable("its checksum is not that of what it holds".to_owned())))
 }
 
 /// One record per part, each a `ViewDelta`.

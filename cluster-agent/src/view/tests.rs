@@ -13,6 +13,7 @@ use meshfed_model::offer::{
 use meshfed_model::service::ServiceType;
 use meshfed_model::version::Version;
 
+use super::Part;
 use super::persist::ViewStore;
 use super::{View, ViewChange, ViewError};
 
@@ -226,6 +227,86 @@ fn a_saved_view_is_the_view() {
     store.remove(&east()).unwrap();
     drop(store);
     assert!(ViewStore::open(&path).unwrap().1.changes.is_empty());
+}
+
+/// What a machine that went down, or a process that was killed, leaves at the end of a file is no damage.
+///
+/// Mutation seen to fail: the lower bound `1` left out of `record_at` (zeros then are records, and no view).
+#[test]
+fn a_torn_tail_is_no_damage() {
+    for torn in [&[0_u8; 4096][..], &[7, 0, 0, 0, 1][..], &[9, 0, 0, 0, 1, 2, 3, 4, 5, 6][..]] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = ViewStore::open(dir.path()).unwrap();
+        store.save_members(&members("10.1.0.0/16")).unwrap();
+        store.append(&change(0, 5, true, vec![service("shop/a"), group("shop/a", 1)], &[])).unwrap();
+        store.append(&change(5, 6, false, vec![group("shop/a", 2)], &[])).unwrap();
+        drop(store);
+        let file = dir.path().join("east.origin");
+        let whole = std::fs::read(&file).unwrap();
+        std::fs::write(&file, [whole.as_slice(), torn].concat()).unwrap();
+        let (_, loaded) = ViewStore::open(dir.path()).unwrap();
+        assert_eq!((loaded.missing.len(), loaded.changes[0].delta.version), (0, Version::new(1, 6)), "{torn:?}");
+    }
+}
+
+/// Damage is not cut off: what is before it is older than what proxies hold. The part is missing, over restarts, until
+/// the hub has told it; its file is kept.
+///
+/// Mutations seen to fail: `next_record` always `None`; the mark not made in `damaged`; `found` left out of `append`.
+#[test]
+fn a_view_that_is_damaged_in_the_middle_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = ViewStore::open(dir.path()).unwrap();
+    store.save_members(&members("10.1.0.0/16")).unwrap();
+    store.append(&change(0, 5, true, vec![service("shop/a"), group("shop/a", 1)], &[])).unwrap();
+    let file = dir.path().join("east.origin");
+    let mut before_last = 0;
+    for revision in 6..10 {
+        before_last = std::fs::metadata(&file).unwrap().len() as usize;
+        store.append(&change(revision - 1, revision, false, vec![group("shop/a", 2)], &[])).unwrap();
+    }
+    drop(store);
+    let whole = std::fs::read(&file).unwrap();
+    // Every byte but those of the last record, which nothing follows: of the magic, of lengths, sums and bodies.
+    for at in (0..before_last).step_by(7) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x55;
+        std::fs::write(&file, &damaged).unwrap();
+        let (store, loaded) = ViewStore::open(dir.path()).unwrap();
+        assert_eq!(loaded.missing, BTreeSet::from([Part::Origin(east())]), "byte {at}");
+        assert!(loaded.changes.is_empty() && loaded.is_some() && !file.exists(), "byte {at}");
+        assert_eq!(std::fs::read(dir.path().join("east.origin.damaged-1")).unwrap(), damaged);
+        drop(store);
+        assert_eq!(ViewStore::open(dir.path()).unwrap().1.missing.len(), 1, "a restart does not forget it");
+        std::fs::remove_file(dir.path().join("east.origin.damaged-1")).unwrap();
+    }
+    let (mut store, _) = ViewStore::open(dir.path()).unwrap();
+    store.append(&change(0, 20, true, vec![service("shop/a")], &[])).unwrap();
+    drop(store);
+    let loaded = ViewStore::open(dir.path()).unwrap().1;
+    assert_eq!((loaded.missing.len(), loaded.changes.len()), (0, 1));
+}
+
+/// The other parts of the view, too; and who is no member any more is not missed.
+///
+/// Mutations seen to fail: `damaged` left out of `read`; `only_members` left out of `open`.
+#[test]
+fn other_parts_can_be_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = ViewStore::open(dir.path()).unwrap();
+    store.save_members(&members("10.1.0.0/16")).unwrap();
+    store.save_policies(&meshfed_model::policy::FleetPolicies { revision: 7, ..Default::default() }).unwrap();
+    drop(store);
+    for part in ["members", "policies"] {
+        std::fs::write(dir.path().join(part), b"\x01\x02\x03\x04something").unwrap();
+    }
+    let (mut store, loaded) = ViewStore::open(dir.path()).unwrap();
+    assert_eq!(loaded.missing, BTreeSet::from([Part::Members, Part::Policies]));
+    store.save_members(&members("10.1.0.0/16")).unwrap();
+    drop(store);
+    std::fs::write(dir.path().join("gone.origin.missing"), b"").unwrap();
+    assert_eq!(ViewStore::open(dir.path()).unwrap().1.missing, BTreeSet::from([Part::Policies]));
+    assert!(!dir.path().join("gone.origin.missing").exists());
 }
 
 /// Mutation seen to fail: `is_long` always false (the file then grows with the number of changes).

@@ -111,6 +111,8 @@ pub struct Holders {
     users: BTreeMap<StreamId, u32>,
     /// Users whose answer may be another one now.
     stale: BTreeSet<u32>,
+    /// Users whose answer lacks an identity that could not be issued, with the time of the next attempt.
+    lacking: BTreeMap<u32, Instant>,
     words: Vec<(StreamId, Word)>,
 }
 
@@ -124,6 +126,7 @@ impl Holders {
             holders: BTreeMap::new(),
             users: BTreeMap::new(),
             stale: BTreeSet::new(),
+            lacking: BTreeMap::new(),
             words: Vec::new(),
         }
     }
@@ -146,6 +149,7 @@ impl Holders {
         if holder.streams.is_empty() {
             self.holders.remove(&uid);
             self.stale.remove(&uid);
+            self.lacking.remove(&uid);
         }
     }
 
@@ -171,11 +175,12 @@ impl Holders {
     /// When [`Self::renew`] has something to do.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.svids.values().map(|held| held.renew_at).min()
+        self.svids.values().map(|held| held.renew_at).chain(self.lacking.values().copied()).min()
     }
 
     /// Forgets certificates that are due and that nobody holds, and has the users of the others told again.
     pub fn renew(&mut self, now: Instant) {
+        self.stale.extend(self.lacking.iter().filter(|(_, at)| **at <= now).map(|(uid, _)| *uid));
         let due = |held: &Held| held.renew_at <= now;
         if !self.svids.values().any(due) {
             return;
@@ -205,18 +210,23 @@ impl Holders {
         if entitled.identities.is_empty() {
             return self.end(uid, &Word::Denied(denied()));
         }
-        let mut svids = Vec::with_capacity(entitled.identities.len());
+        let wanted = entitled.identities.len();
+        let mut svids = Vec::with_capacity(wanted);
         for (hint, id) in entitled.identities {
             if let Some(svid) = self.svid(hint, id, &mut issue, renew_after, now) {
                 svids.push(svid);
             }
         }
+        self.lacking.remove(&uid);
         if svids.is_empty() {
             return self
                 .end(uid, &Word::Unavailable("no certificate could be issued; the agent's log says why".to_owned()));
         }
         let answer = Answer { svids, bundles: Arc::clone(&self.bundles), cut: entitled.more };
         let Some(holder) = self.holders.get_mut(&uid) else { return };
+        if answer.svids.len() < wanted {
+            self.lacking.insert(uid, now + ISSUE_PAUSE);
+        }
         let fresh = std::mem::take(&mut holder.fresh);
         let (answer, told) = match holder.last.take() {
             Some(last) if *last == answer => (last, fresh),
@@ -239,6 +249,7 @@ impl Holders {
     pub fn end(&mut self, uid: u32, word: &Word) {
         let Some(holder) = self.holders.remove(&uid) else { return };
         self.stale.remove(&uid);
+        self.lacking.remove(&uid);
         for id in holder.streams {
             self.users.remove(&id);
             self.words.push((id, word.clone()));

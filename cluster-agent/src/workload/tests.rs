@@ -15,6 +15,7 @@ use meshfed_model::network::Network;
 use meshfed_model::version::Version;
 use meshfed_runtime::grpc::{self, ServeOptions};
 use meshfed_runtime::metrics::Metrics;
+use meshfed_runtime::readiness::Readiness;
 use meshfed_runtime::tls::peer_spiffe_id;
 use meshfed_runtime::{clock, drain, tasks};
 use rustls_pki_types::CertificateDer;
@@ -296,6 +297,39 @@ fn a_certificate_stays_until_it_is_over() {
     assert!(words.iter().all(|(_, word)| matches!(word, Word::Unavailable(_))), "{words:?}");
 }
 
+/// One of two identities cannot be issued: the user is told the other one, and both when it can, without a new event.
+///
+/// Mutation seen to fail: `lacking` left out of `renew` (the second identity is never issued).
+#[test]
+fn an_identity_that_could_not_be_issued_is_issued_later() {
+    let (key, anchor) = anchor_of("west.mesh.example");
+    let ca = Authority::new(&key.to_pkcs8_pem(), anchor.clone(), domain("west.mesh.example")).unwrap();
+    let identity = |name: &str| {
+        let id: meshfed_model::identity::SpiffeId =
+            format!("spiffe://west.mesh.example/ns/shop/sa/{name}").parse().unwrap();
+        (format!("shop/{name}").into(), id)
+    };
+    let entitled = || Entitled { identities: vec![identity("a"), identity("b")], more: false };
+    let mut holders = Holders::new(BundleSet::new(domain("west.mesh.example"), &anchor, &BTreeMap::new()));
+    let (start, half) = (clock::instant(), SVID_TTL / 2);
+    let first_only = |id: &meshfed_model::identity::SpiffeId| match id.to_string().ends_with("/a") {
+        true => ca.issue(id, clock::wall()),
+        false => Err(AuthorityError::Key(meshfed_ca::keys::KeyError::Generate)),
+    };
+    holders.open(1, 4242);
+    holders.tell(4242, entitled(), String::new, first_only, half, start);
+    assert_eq!(answer(&holders.take_words()[0].1).svids.len(), 1);
+    holders.take_stale();
+
+    let again = holders.deadline().unwrap();
+    assert!(again < start + half, "it does not wait for the renewal of the other one");
+    holders.renew(again);
+    assert!(holders.take_stale().contains(&4242));
+    holders.tell(4242, entitled(), String::new, |id| ca.issue(id, clock::wall()), half, again);
+    assert_eq!(answer(&holders.take_words()[0].1).svids.len(), 2);
+    assert!(holders.deadline().is_some_and(|t| t >= start + half), "nothing is lacking any more");
+}
+
 // ---- over the socket ----
 
 /// A served core, and what feeds it.
@@ -321,7 +355,8 @@ fn serve() -> Served {
     let (downlink, from_hub) = mpsc::channel(1);
     let (updates, scanned) = mpsc::channel(1);
     let (lookups, resolved) = mpsc::channel(1);
-    let actor = Actor::new(core, UplinkHandle::new(), CoreMetrics::register(&metrics), Guards::default());
+    let actor =
+        Actor::new(core, UplinkHandle::new(), CoreMetrics::register(&metrics), Readiness::new(), Guards::default());
     let inputs = Inputs { commands: received, downlink: from_hub, source: scanned, lookups: resolved };
     tasks::spawn("core", actor.run(inputs, watch.clone()));
     let server = WorkloadServer::new(commands, watch.clone(), WorkloadMetrics::register(&metrics));

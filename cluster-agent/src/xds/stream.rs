@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use crate::translate::{Kind, Resource};
 
+mod answer;
+
 /// The most names that one stream may subscribe to (security.md XD6).
 pub const NAMES_PER_STREAM: usize = 50_000;
 /// Bodies of one incremental response, in bytes; clients commonly refuse messages of more than 4 MiB.
@@ -44,6 +46,8 @@ pub struct Request {
     pub nonce: String,
     /// Why the response of that nonce was refused.
     pub error: Option<String>,
+    /// State of the world, first request of a kind: the client holds a response of an earlier stream.
+    pub resumes: bool,
 }
 
 /// What a request meant.
@@ -96,6 +100,11 @@ pub trait Resources {
     fn get(&self, kind: Kind, name: &str) -> Option<Arc<Resource>>;
     /// All names of a wildcard kind, sorted.
     fn names(&self, kind: Kind) -> Vec<Arc<str>>;
+    /// Whether something is not known of which this resource may be made; of a wildcard kind as a whole: `*`. What a
+    /// client holds of it from an earlier stream is left as it is meanwhile, and nothing is told to be gone.
+    fn is_unknown(&self, _kind: Kind, _name: &str) -> bool {
+        false
+    }
 }
 
 /// What the client was last told of one resource.
@@ -133,11 +142,21 @@ struct TypeState {
     retry_at: Option<Instant>,
     retries: u32,
     acked_once: bool,
+    /// The client came with what an earlier stream had given it.
+    resumed: bool,
 }
 
 impl TypeState {
     fn wants(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
+    }
+    /// Whether a resource is not to be told now: neither that it is another, nor that it is gone.
+    fn is_held_back(&self, kind: Kind, name: &str, resources: &dyn Resources) -> bool {
+        resources.is_unknown(kind, name) && (self.resumed || resources.get(kind, name).is_none())
+    }
+    /// Whether nothing of a wildcard kind is to be told now.
+    fn all_held_back(&self, kind: Kind, resources: &dyn Resources) -> bool {
+        self.resumed && kind.has_wildcard() && resources.is_unknown(kind, "*")
     }
     /// Nothing under way and nothing to send.
     fn quiet(&self) -> bool {
@@ -159,6 +178,8 @@ pub struct Stream {
     /// Clusters that were just added and whose endpoints the client is going to ask for.
     awaited: BTreeSet<Arc<str>>,
     waiting_since: Option<Instant>,
+    /// Listeners of an earlier stream are left as they are for now.
+    holds_back: bool,
 }
 
 /// The differences of one kind, ready to be sent.
@@ -174,7 +195,14 @@ impl Stream {
     /// A stream on which nothing was said yet.
     #[must_use]
     pub fn new(protocol: Protocol) -> Self {
-        Self { protocol, kinds: BTreeMap::new(), counter: 0, awaited: BTreeSet::new(), waiting_since: None }
+        Self {
+            protocol,
+            kinds: BTreeMap::new(),
+            counter: 0,
+            awaited: BTreeSet::new(),
+            waiting_since: None,
+            holds_back: false,
+        }
     }
 
     /// Takes a request.
@@ -234,6 +262,7 @@ impl Stream {
             return Outcome::Noted;
         }
         state.requested = true;
+        state.resumed |= first && request.resumes;
         let outcome = Self::answer(state, request, now);
         let star = request.subscribe.iter().any(|n| n == "*");
         let implied = request.subscribe.is_empty() && state.names.is_empty() && (first || state.wildcard);
@@ -269,6 +298,7 @@ impl Stream {
         state.requested = true;
         let outcome = Self::answer(state, request, now);
         if first {
+            state.resumed = !request.held.is_empty();
             for (name, version) in &request.held {
                 state.held.insert(name.as_str().into(), Held::Version(version.as_str().into(), None));
             }
@@ -342,9 +372,8 @@ impl Stream {
     /// Whether the client has taken its listeners at least once (or kept them from an earlier stream).
     #[must_use]
     pub fn has_listeners(&self) -> bool {
-        self.kinds
-            .get(&Kind::Listener)
-            .is_some_and(|s| s.acked_once || (s.requested && s.quiet() && s.refused.is_empty() && !s.held.is_empty()))
+        let kept = |s: &TypeState| s.requested && s.quiet() && s.refused.is_empty() && !s.held.is_empty();
+        self.kinds.get(&Kind::Listener).is_some_and(|s| s.acked_once || kept(s) || (s.resumed && self.holds_back))
     }
 
     /// The names that the client refused, per kind.
@@ -386,6 +415,7 @@ impl Stream {
         for (kind, state) in &mut self.kinds {
             state.difference(resources, *kind);
         }
+        self.holds_back = self.kinds.get(&Kind::Listener).is_some_and(|s| s.all_held_back(Kind::Listener, resources));
         let mut out = Vec::new();
         let mut waiting = false;
         for kind in Kind::ALL {
@@ -430,7 +460,7 @@ impl Stream {
         let wait = self.must_wait(kind) && !impatient;
         let removals_wait = self.removals_must_wait(kind) && !impatient;
         let Some(state) = self.kinds.get_mut(&kind) else { return (None, false) };
-        if state.outstanding.is_some() {
+        if state.outstanding.is_some() || state.all_held_back(kind, resources) {
             return (None, false);
         }
         let difference = state.difference(resources, kind);
@@ -458,131 +488,6 @@ impl Stream {
         let new = clusters.iter().filter(|r| !matches!(held.get(&r.name), Some(Held::Version(..))));
         let new = new.filter(|r| r.name.starts_with("outbound") && !endpoints.names.contains(&r.name));
         self.awaited.extend(new.map(|r| Arc::clone(&r.name)));
-    }
-}
-
-impl TypeState {
-    /// Compares what is pending with what the client holds; forgets what is the same.
-    fn difference(&mut self, resources: &dyn Resources, kind: Kind) -> Difference {
-        let mut out = Difference::default();
-        let mut same = Vec::new();
-        for name in &self.pending {
-            let held = self.held.get(name);
-            let named = self.names.contains(name);
-            match (resources.get(kind, name), held) {
-                (Some(r), Some(Held::Version(v, _))) if *v == r.version => same.push(Arc::clone(name)),
-                (Some(r), Some(Held::Version(..))) => out.changed.push(r),
-                (Some(r), _) if named => out.fresh.push(r),
-                (Some(r), _) => out.changed.push(r),
-                (None, Some(Held::Version(..))) => out.removed.push(Arc::clone(name)),
-                (None, Some(Held::Stale)) if named => out.unknown.push(Arc::clone(name)),
-                (None, _) => same.push(Arc::clone(name)),
-            }
-        }
-        for name in same {
-            self.pending.remove(&name);
-        }
-        self.upserts = self.due || !out.changed.is_empty() || !out.fresh.is_empty();
-        out
-    }
-
-    fn delta_response(
-        &mut self,
-        kind: Kind,
-        difference: Difference,
-        wait: bool,
-        removals_wait: bool,
-        nonce: String,
-    ) -> Option<Response> {
-        let first = std::mem::take(&mut self.due);
-        let mut resources = Vec::new();
-        let mut bytes = 0_usize;
-        let changed = if wait { Vec::new() } else { difference.changed };
-        for resource in difference.fresh.into_iter().chain(changed) {
-            if !resources.is_empty() && bytes + resource.body.len() > RESPONSE_BYTES {
-                break;
-            }
-            bytes += resource.body.len();
-            self.pending.remove(&resource.name);
-            self.held.insert(Arc::clone(&resource.name), Held::Version(Arc::clone(&resource.version), None));
-            resources.push(resource);
-        }
-        let mut removed = difference.unknown;
-        removed.extend(if removals_wait { Vec::new() } else { difference.removed });
-        for name in &removed {
-            self.pending.remove(name);
-            self.refused.remove(name);
-            if self.names.contains(name) {
-                self.held.insert(Arc::clone(name), Held::Absent);
-            } else {
-                self.held.remove(name);
-            }
-        }
-        if resources.is_empty() && removed.is_empty() && !first {
-            return None;
-        }
-        let names = resources.iter().map(|r| Arc::clone(&r.name)).chain(removed.iter().cloned()).collect();
-        self.outstanding = Some(Outstanding { nonce: nonce.clone(), names, upserts: !resources.is_empty() });
-        Some(Response { kind, version: nonce.clone(), resources, removed, nonce })
-    }
-
-    fn sotw_response(
-        &mut self,
-        kind: Kind,
-        difference: Difference,
-        wait: bool,
-        removals_wait: bool,
-        nonce: String,
-        all: &dyn Resources,
-    ) -> Option<Response> {
-        let resources = if kind.has_wildcard() {
-            let removals = !removals_wait && !difference.removed.is_empty();
-            let something = self.due || !difference.changed.is_empty() || !difference.fresh.is_empty() || removals;
-            if wait || !something {
-                return None;
-            }
-            self.everything(kind, removals_wait, all)
-        } else {
-            let changed = if wait { Vec::new() } else { difference.changed };
-            difference.fresh.into_iter().chain(changed).collect()
-        };
-        self.due = false;
-        for name in difference.removed.iter().chain(&difference.unknown) {
-            // What is gone is not told but left out; of a named kind the client asks no more by itself.
-            if !(kind.has_wildcard() && removals_wait) {
-                self.pending.remove(name);
-                self.refused.remove(name);
-                self.held.insert(Arc::clone(name), Held::Absent);
-            }
-        }
-        for resource in &resources {
-            let body = kind.has_wildcard().then(|| Arc::clone(resource));
-            self.held.insert(Arc::clone(&resource.name), Held::Version(Arc::clone(&resource.version), body));
-            if all.get(kind, &resource.name).is_some() {
-                self.pending.remove(&resource.name);
-            }
-        }
-        if resources.is_empty() && !kind.has_wildcard() {
-            return None;
-        }
-        let names = resources.iter().map(|r| Arc::clone(&r.name)).collect();
-        self.outstanding = Some(Outstanding { nonce: nonce.clone(), names, upserts: true });
-        Some(Response { kind, version: nonce.clone(), resources, removed: Vec::new(), nonce })
-    }
-
-    /// All resources of a wildcard kind that the client is to see, those that must not go away yet included.
-    fn everything(&self, kind: Kind, keep_removed: bool, all: &dyn Resources) -> Vec<Arc<Resource>> {
-        let mut names: BTreeSet<Arc<str>> = self.names.clone();
-        if self.wildcard {
-            names.extend(all.names(kind));
-        }
-        names.extend(self.held.keys().filter(|n| self.wants(n)).cloned());
-        let body = |name: &Arc<str>| match (all.get(kind, name), self.held.get(name)) {
-            (Some(r), _) => Some(r),
-            (None, Some(Held::Version(_, Some(r)))) if keep_removed => Some(Arc::clone(r)),
-            (None, _) => None,
-        };
-        names.iter().filter_map(body).collect()
     }
 }
 

@@ -11,6 +11,7 @@ pub(super) fn sotw_request(message: pb::DiscoveryRequest) -> Request {
         subscribe: message.resource_names,
         nonce: message.response_nonce,
         error: message.error_detail.map(|s| s.message),
+        resumes: !message.version_info.is_empty(),
         ..Request::default()
     }
 }
@@ -22,6 +23,7 @@ pub(super) fn delta_request(message: pb::DeltaDiscoveryRequest) -> Request {
         held: message.initial_resource_versions.into_iter().collect(),
         nonce: message.response_nonce,
         error: message.error_detail.map(|s| s.message),
+        resumes: false,
     }
 }
 

@@ -30,6 +30,7 @@ use meshfed_runtime::clock;
 use meshfed_runtime::drain;
 use meshfed_runtime::grpc::{ServeOptions, bind_unix, serve_unix};
 use meshfed_runtime::metrics::Metrics;
+use meshfed_runtime::readiness::Readiness;
 use meshfed_runtime::tasks;
 use tokio::sync::mpsc;
 
@@ -403,7 +404,8 @@ pub(crate) async fn serve_also(case: &Case, socket: &Path) -> (Served, XdsServer
     let (commands, received) = mpsc::channel(COMMANDS_MAX);
     let (downlink, from_hub) = mpsc::channel(1);
     let (updates, scanned) = mpsc::channel(1);
-    let actor = Actor::new(core, UplinkHandle::new(), CoreMetrics::register(&metrics), Guards::default());
+    let actor =
+        Actor::new(core, UplinkHandle::new(), CoreMetrics::register(&metrics), Readiness::new(), Guards::default());
     let (lookups, resolved) = mpsc::channel(1);
     let inputs = Inputs { commands: received, downlink: from_hub, source: scanned, lookups: resolved };
     tasks::spawn("core", actor.run(inputs, watch.clone()));

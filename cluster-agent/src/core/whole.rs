@@ -1,0 +1,112 @@
+//! Pure. Whether the view is whole. While it is not, a sidecar keeps what an earlier stream has given it of all that may
+//! be made of the view (XD3): an agent that does not know what others show must not tell that they show nothing.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use meshfed_model::member::Members;
+use meshfed_model::names::ClusterName;
+
+use super::Core;
+use super::proxies::Admitted;
+use super::store::{Seen, Store};
+use crate::translate::Mode;
+use crate::view::Part;
+
+/// How long members are waited for of whom nothing is known: one that never offered anything has nothing to say.
+pub(super) const UNHEARD_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the view lacks.
+#[derive(Debug, Default)]
+pub(super) struct Missing {
+    /// Parts that were there once, and the members where there is no view at all.
+    parts: BTreeSet<Part>,
+    /// Members that showed nothing since the hub named them, where it is not known what they showed before.
+    unheard: BTreeSet<ClusterName>,
+    /// When they are waited for no longer; none while there is no hub.
+    until: Option<Instant>,
+}
+
+impl Missing {
+    pub(super) const fn deadline(&self) -> Option<Instant> {
+        self.until
+    }
+}
+
+impl Admitted {
+    /// What a stream sees; a gateway forwards to the own cluster alone.
+    pub(super) fn seen<'a>(&'a self, store: &'a Store, secrets_only: bool, view_unknown: bool) -> Seen<'a> {
+        let view_unknown = view_unknown && self.class.mode == Mode::Sidecar;
+        Seen { store, scopes: &self.scopes, secrets_only, view_unknown }
+    }
+}
+
+impl Core {
+    /// What could not be read back of the view; without members there is none.
+    pub fn miss(&mut self, parts: BTreeSet<Part>) {
+        self.missing.parts = parts;
+        if !self.view_loaded {
+            self.missing.parts.insert(Part::Members);
+        }
+    }
+
+    /// The parts that the hub has to tell again.
+    pub fn missing(&self) -> impl Iterator<Item = &Part> {
+        self.missing.parts.iter()
+    }
+
+    /// Whether all is known of which resources are made.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.missing.parts.is_empty() && self.missing.unheard.is_empty()
+    }
+
+    /// The hub is away: nobody else will be heard for now.
+    pub const fn hub_lost(&mut self) {
+        self.missing.until = None;
+    }
+
+    /// A part was told.
+    pub(super) fn told(&mut self, part: &Part) {
+        let whole = self.is_whole();
+        self.missing.parts.remove(part);
+        if let Part::Origin(origin) = part {
+            self.missing.unheard.remove(origin);
+        }
+        self.made_whole(whole);
+    }
+
+    /// The members were told; others than they are waited for no longer.
+    pub(super) fn told_members(&mut self, members: &Members, now: Instant) {
+        let whole = self.is_whole();
+        let is_member = |origin: &ClusterName| members.members.contains_key(origin);
+        if self.missing.parts.remove(&Part::Members) {
+            let heard = self.view.vector();
+            let others = members.members.keys().filter(|m| **m != self.settings.cluster && !heard.contains_key(*m));
+            self.missing.unheard = others.cloned().collect();
+        }
+        self.missing.parts.retain(|part| !matches!(part, Part::Origin(origin) if !is_member(origin)));
+        self.missing.unheard.retain(is_member);
+        self.missing.until = (!self.missing.unheard.is_empty()).then(|| now + UNHEARD_PATIENCE);
+        self.made_whole(whole);
+    }
+
+    /// Who was not heard in time has nothing to say.
+    pub(super) fn give_up_unheard(&mut self, now: Instant) {
+        if self.missing.until.is_none_or(|until| until > now) {
+            return;
+        }
+        let whole = self.is_whole();
+        self.missing.until = None;
+        self.missing.unheard.clear();
+        self.made_whole(whole);
+    }
+
+    /// Everybody is told what was held back.
+    fn made_whole(&mut self, before: bool) {
+        if !before && self.is_whole() {
+            self.missing.until = None;
+            self.touched.extend(self.streams.keys());
+        }
+    }
+}
