@@ -18,8 +18,8 @@ pub(super) enum Json {
     Flag(bool),
     Number,
     Text(String),
-    List(Vec<Json>),
-    Object(Vec<(String, Json)>),
+    List(Vec<Self>),
+    Object(Vec<(String, Self)>),
 }
 
 impl Json {
