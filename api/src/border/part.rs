@@ -51,6 +51,14 @@ pub fn resource_bytes(key: &OfferKey, revision: u64, value: &OfferValue) -> usiz
 }
 
 impl Part {
+    /// Resources that it names, taken or not: what looking at it costs.
+    #[must_use]
+    pub fn named(&self) -> usize {
+        let taken = self.delta.upserts.len() + self.delta.removals.len();
+        // All that was refused by key is kept, too.
+        taken + self.kept.len().max(self.refused.len()) + self.withdrawn.len() + self.forgotten.len()
+    }
+
     /// Refuses a resource that is not in `delta` any more.
     pub fn refuse(&mut self, subject: Subject, class: Class, code: &'static str, message: String) {
         *self.refused_by_code.entry(code).or_default() += 1;

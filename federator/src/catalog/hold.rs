@@ -75,13 +75,13 @@ impl Measure {
 impl Origin {
     /// Puts back into a full sync what it would take away, if that is too much to be believed at once. What an earlier
     /// one was held back for and this one leaves out again is confirmed.
-    pub(super) fn hold_back(&mut self, delta: &mut Delta) -> (Option<Loss>, Option<Hold>) {
-        let confirmed = self.hold.take().map(|h| h.pending).unwrap_or_default();
+    pub(super) fn hold_back(&self, delta: &mut Delta) -> (Option<Loss>, Option<Hold>) {
+        let is_confirmed = |key: &OfferKey| self.hold.as_ref().is_some_and(|hold| hold.pending.contains_key(key));
         let named: BTreeMap<&OfferKey, usize> = delta.upserts.iter().enumerate().map(|(i, u)| (&u.key, i)).collect();
         let explicit: BTreeSet<&OfferKey> = delta.removals.iter().map(|r| &r.key).collect();
         let (mut before, mut lost) = (Measure::default(), Measure::default());
         let mut missing: Vec<(OfferKey, Option<usize>)> = Vec::new();
-        for (key, value) in self.history.iter().filter(|(key, _)| !confirmed.contains_key(*key)) {
+        for (key, value) in self.history.iter().filter(|(key, _)| !is_confirmed(key)) {
             let was = Measure::of(key, value);
             before.add(was);
             match named.get(key) {

@@ -143,10 +143,13 @@ impl Catalog {
         let Some(whole) = origin.stage(part)? else { return Ok(Taken::default()) };
         let mut judged = judge::judge(origin, &self.gateways, whole);
         let complete = judged.delta.complete;
-        let (held, hold) = if complete { origin.hold_back(&mut judged.delta) } else { (None, origin.hold.take()) };
+        let (held, hold) = if complete { origin.hold_back(&mut judged.delta) } else { (None, None) };
+        // A change that does not follow is refused whole, and what was held back before stays so.
         let (mut taken, keys) = self.apply(cluster, judged.delta)?;
         if let Some(origin) = self.origins.get_mut(cluster) {
-            origin.hold = hold;
+            if complete {
+                origin.hold = hold;
+            }
             origin.first_complete |= complete;
             origin.remember(complete, &keys, &judged.refused, &judged.forgotten, judged.waiting);
         }
@@ -294,6 +297,11 @@ impl Catalog {
     #[must_use]
     pub fn staged(&self, cluster: &ClusterName) -> usize {
         self.origins.get(cluster).map_or(0, Origin::staged)
+    }
+    /// How many resources are held of an origin.
+    #[must_use]
+    pub fn held(&self, cluster: &ClusterName) -> usize {
+        self.origins.get(cluster).map_or(0, Origin::held)
     }
     /// All exported services with their exporters, in order.
     pub fn exporters(&self) -> impl Iterator<Item = (&ServiceName, &BTreeSet<ClusterName>)> {

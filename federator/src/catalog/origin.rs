@@ -129,7 +129,13 @@ impl Origin {
     }
 
     pub(super) fn staged(&self) -> usize {
-        self.staged.as_ref().map_or(0, |s| s.part.delta.upserts.len() + s.part.delta.removals.len())
+        self.staged.as_ref().map_or(0, |s| s.part.named())
+    }
+
+    /// Resources that are held.
+    pub(super) const fn held(&self) -> usize {
+        let Counts { services, groups, endpoints, gateways } = self.counts;
+        services + groups + endpoints + gateways
     }
 
     /// What is held of a key, to be named once more in a change towards `epoch`: with a revision that no later one of

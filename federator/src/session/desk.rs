@@ -34,12 +34,13 @@ pub(super) enum Untaken {
 }
 
 /// What a message costs, in resources that are looked at under the one lock.
-fn cost(state: &State, cluster: &ClusterName, said: &Heard) -> u64 {
+pub(super) fn cost(state: &State, cluster: &ClusterName, said: &Heard) -> u64 {
     let resources = match said {
         Heard::Offer(part) => {
-            let own = part.delta.upserts.len() + part.delta.removals.len() + part.refused.len() + part.kept.len();
-            // With the last part the whole change is taken.
-            own + if part.delta.more { 0 } else { state.catalog().staged(cluster) }
+            // With the last part the whole change is taken; a full sync is compared with all that is held.
+            let staged = if part.delta.more { 0 } else { state.catalog().staged(cluster) };
+            let held = if part.delta.complete && !part.delta.more { state.catalog().held(cluster) } else { 0 };
+            part.named() + staged + held
         }
         // Another filter looks at everything that is offered.
         Heard::Interest(namespaces) => namespaces.len() + usize::try_from(QUANTUM).unwrap_or(usize::MAX),

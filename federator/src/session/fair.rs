@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// What a cluster earns in one round: a full part of an offer, so that the common case is served in its first round.
-pub(super) const QUANTUM: u64 = 256;
+use meshfed_api::stream::PART_RESOURCES_MAX;
+
+/// What a cluster earns in one round: what a full part of an offer costs, so that none waits for a second round.
+pub(super) const QUANTUM: u64 = PART_RESOURCES_MAX as u64 + 1;
 /// Pieces of work of one cluster that wait. Each session has one at a time, so only a cluster with many replicas
 /// comes near.
 pub(super) const WAITING_MAX: usize = 16;
