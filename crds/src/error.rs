@@ -34,6 +34,7 @@ impl Code {
             Self::NoEffectYet => "nothing to do; the value is kept and takes effect in a later version",
             Self::Deprecated => "write the newer spelling",
             Self::UnknownAnnotation => "mend the annotation's spelling, or remove it",
+            Self::UnknownName => "mend the name; if what it names is to come later, nothing is to be done",
             Self::Skipped => "nothing to do, or give the file a name that is read",
         }
     }
@@ -104,6 +105,9 @@ pub enum Code {
     /// A file that is passed over.
     #[serde(rename = "MF2106")]
     Skipped,
+    /// A name in a policy that nobody has.
+    #[serde(rename = "MF2107")]
+    UnknownName,
 }
 
 impl Code {
@@ -128,6 +132,7 @@ impl Code {
             Self::Deprecated => "MF2104",
             Self::UnknownAnnotation => "MF2105",
             Self::Skipped => "MF2106",
+            Self::UnknownName => "MF2107",
         }
     }
     /// Whether objects with this fault are refused.
@@ -150,7 +155,8 @@ impl Code {
             | Self::NoEffectYet
             | Self::Deprecated
             | Self::UnknownAnnotation
-            | Self::Skipped => Severity::Warning,
+            | Self::Skipped
+            | Self::UnknownName => Severity::Warning,
         }
     }
 }

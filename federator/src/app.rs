@@ -20,7 +20,7 @@ use meshfed_runtime::{drain, files};
 use tokio::sync::watch;
 
 use crate::config::{Config, FederatorArgs};
-use crate::fleet::{FleetRead, Inputs};
+use crate::fleet::{FleetNames, FleetRead, Inputs};
 use crate::http::{self, Api, Standing};
 use crate::members::claims::StoredClaims;
 use crate::members::leaves::StoredLeaves;
@@ -236,6 +236,7 @@ impl Federator {
         let mut debug = axum::Router::new();
         if let Some(mut source) = source {
             source.count_in(&metrics);
+            source.judge_names(Arc::clone(&hub) as Arc<dyn FleetNames>);
             let faults = source.faults();
             debug = debug.route("/debug/source", axum::routing::get(move || std::future::ready(source_page(&faults))));
             let revisions = Arc::clone(registry.revisions());

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use meshfed_api::http;
+use meshfed_crds::{Object, ObjectError};
 use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::{SpiffeId, TrustDomain};
 use meshfed_model::member as model;
@@ -283,4 +284,10 @@ pub trait FleetRead: Send + Sync + 'static {
     fn preview(&self, cluster: &ClusterName, offers: &[http::PlannedOffer]) -> MergePreview;
     /// Asks the agent of `query.from`, and gives its answer without the `NotExported` rows. Waits at most 5 s.
     async fn endpoints(&self, query: EndpointsQuery) -> Result<http::Endpoints, EndpointsError>;
+}
+
+/// Who can say which names there are.
+pub trait FleetNames: Send + Sync + std::fmt::Debug {
+    /// The names in policies that nobody has, as warnings.
+    fn unknown_names(&self, objects: &[&Object]) -> Vec<ObjectError>;
 }

@@ -192,6 +192,8 @@ pub enum DropReason {
     Withdrawn,
     /// An address outside the ranges that the cluster may use.
     AddressNotAllowed,
+    /// No tier of the service's policy selects them; told only where nothing is left.
+    NotSelected,
 }
 
 /// Ready endpoints that were left out.

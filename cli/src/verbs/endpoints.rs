@@ -137,7 +137,13 @@ fn remarks(body: &Value) -> Vec<String> {
         .map(|d| {
             let [cluster, network, ready, reason] =
                 ["cluster", "network", "ready", "reason"].map(|key| text(d, &[key]));
-            format!("not usable: {ready} ready in {cluster} ({network}): {reason}")
+            let policy = text(body, &["policy"]);
+            let why = if reason == "NotSelected" {
+                format!(" (no tier of the failover policy {policy} selects them)")
+            } else {
+                String::new()
+            };
+            format!("not usable: {ready} ready in {cluster} ({network}): {reason}{why}")
         })
         .collect();
     if lines.is_empty() && crate::output::items(body).is_empty() {

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use meshfed_model::horizon::{Assignment, Candidates, EndpointCandidate, GatewayCandidate, GroupCandidate, assign};
-use meshfed_model::names::{ServiceName, SubsetName};
+use meshfed_model::horizon::{
+    Assignment, Candidates, Client, DropReason, Dropped, EndpointCandidate, GatewayCandidate, GroupCandidate, Via,
+    assign,
+};
+use meshfed_model::names::{ClusterName, NetworkName, ServiceName, SubsetName};
 use meshfed_model::offer::EndpointKey;
 
 use crate::index::names_endpoint;
@@ -140,13 +143,42 @@ impl Core {
                 Some(assign(&class.client, &behind_gateway(&policy.spec), &candidates))
             }
             Mode::Sidecar => {
-                let mut candidates = self.candidates(outbound);
-                let identified = port.identities.iter().filter(|(_, ids)| !ids.is_empty());
-                endpoints::keep_identified(&mut candidates, &identified.map(|(c, _)| c.clone()).collect());
+                let candidates = self.identified(outbound, port);
                 let policy = self.index.policy_for(&outbound.service);
                 Some(assign(&class.client, &policy.spec, &candidates))
             }
         }
+    }
+
+    /// Ready endpoints that a sidecar could reach and that no tier of the policy selects, by cluster and network.
+    #[must_use]
+    pub fn unselected(&self, client: &Client, outbound: &OutboundName) -> Vec<Dropped> {
+        let port = self.facts.get(&outbound.service).and_then(|f| f.ports(outbound.domain).get(&outbound.port));
+        let Some(port) = port else { return Vec::new() };
+        let policy = self.index.policy_for(&outbound.service);
+        let last = u32::try_from(policy.spec.tiers.len()).unwrap_or(u32::MAX);
+        // The tier that is added selects all that the others leave.
+        let all = assign(client, &behind_gateway(&policy.spec), &self.identified(outbound, port));
+        let mut left: BTreeMap<(ClusterName, NetworkName), u32> = BTreeMap::new();
+        for item in all.items.into_iter().filter(|item| item.tier == last) {
+            let ready = match item.via {
+                Via::Direct => 1,
+                Via::Gateway => item.groups.iter().map(|g| g.ready).fold(0, u32::saturating_add),
+            };
+            // Every gateway of a network stands for the same endpoints.
+            let known = left.entry((item.cluster, item.network)).or_default();
+            *known = if item.via == Via::Direct { known.saturating_add(ready) } else { ready.max(*known) };
+        }
+        let row = |((cluster, network), ready)| Dropped { cluster, network, ready, reason: DropReason::NotSelected };
+        left.into_iter().map(row).collect()
+    }
+
+    /// What a sidecar may call under the name: only clusters that say whom to find there.
+    fn identified(&self, outbound: &OutboundName, port: &PortFacts) -> Candidates {
+        let mut candidates = self.candidates(outbound);
+        let identified = port.identities.iter().filter(|(_, ids)| !ids.is_empty());
+        endpoints::keep_identified(&mut candidates, &identified.map(|(c, _)| c.clone()).collect());
+        candidates
     }
 
     fn own_endpoints(&self, outbound: &OutboundName) -> Vec<EndpointCandidate> {

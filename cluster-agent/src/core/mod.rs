@@ -5,6 +5,7 @@ mod assignments;
 mod build;
 mod certificates;
 pub mod command;
+mod dangling;
 mod holders;
 mod issuing;
 pub mod kept;
@@ -121,6 +122,8 @@ pub struct Core {
     source: SourceState,
     view_loaded: bool,
     missing: Missing,
+    /// Names in policies that nobody has.
+    dangling: Arc<[ObjectError]>,
     clock_jump: Option<ClockJump>,
     open: bool,
     /// Grows with every input that may change an answer.
@@ -159,6 +162,7 @@ impl Core {
             source: SourceState::default(),
             view_loaded,
             missing: Missing::default(),
+            dangling: Arc::from([]),
             clock_jump: None,
             open: false,
             revision: 0,
@@ -243,6 +247,7 @@ impl Core {
             Ok(dirty) => {
                 self.effects.report |= imported != self.view.service_count();
                 self.apply_view_dirty(&dirty);
+                self.effects.rows |= imported != self.view.service_count() || complete;
                 if complete {
                     self.told(&Part::Origin(origin.clone()));
                 }
@@ -278,6 +283,7 @@ impl Core {
         }
         self.rebuild_trust();
         self.view_loaded = true;
+        self.effects.rows = true;
         self.try_open(now);
         self.settle(now, wall);
     }

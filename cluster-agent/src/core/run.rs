@@ -297,6 +297,7 @@ impl Actor {
         }
         if self.rows_due.is_some_and(|t| t <= now) {
             self.rows_due = None;
+            self.core.check_names();
             self.rows = status::rows(&self.core);
             self.count_faults();
             self.uplink.report(status::report(&self.core, &self.rows));
@@ -305,9 +306,8 @@ impl Actor {
     }
 
     fn count_faults(&self) {
-        let all = self.core.source().errors.iter().chain(self.core.index().errors());
         self.metrics.faults.clear();
-        for ((code, severity), count) in meshfed_crds::error::errors_by_code(all) {
+        for ((code, severity), count) in meshfed_crds::error::errors_by_code(self.core.faults()) {
             let gauge = self.metrics.faults.get_or_create(&FaultLabel { code, severity });
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
@@ -342,8 +342,8 @@ impl Actor {
                 self.core.released(id);
             }
             Command::DebugSource { answer } => {
-                let source = self.core.source();
-                let errors = source.errors.iter().chain(self.core.index().errors());
+                self.core.check_names();
+                let (source, errors) = (self.core.source(), self.core.faults());
                 // An error: who asked went away.
                 let _gone = answer.send(crate::source::debug_body(source.version, source.objects, errors));
             }

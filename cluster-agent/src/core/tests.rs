@@ -488,6 +488,28 @@ fn a_clock_that_jumped_issues_nothing_and_takes_nothing_away() {
     assert_ne!(first, b.held[&(1, Kind::Secret, "default".into())], "renewed as soon as it can be");
 }
 
+/// A name in a policy that nobody has is told while nobody has it; before the hub has spoken, nothing is.
+///
+/// Mutations seen to fail: `check_names` without `knows_fleet`; `objects` not emptied by `remove`.
+#[test]
+fn names_that_nobody_has_come_and_go_with_the_names() {
+    let mut b = Bench::new();
+    let policy = "apiVersion: federation.meshfed.io/v1alpha1\nkind: FailoverPolicy\nmetadata: {name: b, namespace: shop}\nspec: {targetRef: {kind: Service, name: b}, tiers: [{select: [{cluster: east}, {cluster: esat}, {region: eu}, {zone: us-1}, {zone: eu-1}]}]}\n---\n";
+    b.file("p.yaml", policy);
+    let told = |b: &mut Bench| -> Vec<String> {
+        b.core.check_names();
+        b.core.faults().map(|e| format!("{} {}", e.code, e.field.as_deref().unwrap_or_default())).collect()
+    };
+    assert_eq!(told(&mut b), Vec::<String>::new(), "the hub has not spoken");
+    b.members();
+    let all = ["spec.targetRef.name", "spec.tiers[0].select[1].cluster", "spec.tiers[0].select[4].zone"];
+    assert_eq!(told(&mut b), all.map(|field| format!("MF2107 {field}")));
+    b.east(1, 1, 1);
+    assert_eq!(told(&mut b), ["MF2107 spec.tiers[0].select[1].cluster"]);
+    b.file("p.yaml", "");
+    assert_eq!(told(&mut b), Vec::<String>::new());
+}
+
 /// Mutation seen to fail: `allowed` starts with all members; `export_to` of `InboundPort` is ignored.
 #[test]
 fn a_port_trusts_those_it_is_exported_to() {

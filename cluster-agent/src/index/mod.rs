@@ -121,10 +121,12 @@ impl Index {
             Body::WorkloadEntry(workload) => self.put_workload(workload, dirty),
             Body::ServiceExport(export) => self.put_export(object, &export.service, dirty),
             Body::ExportPolicy(policy) => {
+                self.policies.objects.insert(key.clone(), Arc::clone(object));
                 self.policies.own_exports.insert(key, policy.clone());
                 self.export_policies_changed(dirty);
             }
             Body::FailoverPolicy(policy) => {
+                self.policies.objects.insert(key.clone(), Arc::clone(object));
                 let touched = self.policies.put_own(key, object, policy);
                 self.failover_changed(&touched, dirty);
             }
@@ -156,10 +158,12 @@ impl Index {
                 self.remove_workload(&WorkloadKey { namespace, name: Arc::clone(&key.name) }, dirty);
             }
             Kind::ExportPolicy => {
+                self.policies.objects.remove(key);
                 self.policies.own_exports.remove(key);
                 self.export_policies_changed(dirty);
             }
             Kind::FailoverPolicy => {
+                self.policies.objects.remove(key);
                 let touched = self.policies.remove_own(key);
                 self.failover_changed(&touched, dirty);
             }

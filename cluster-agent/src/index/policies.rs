@@ -21,6 +21,8 @@ type FleetTarget = BTreeMap<(FleetSource, Arc<str>), Arc<FailoverSpec>>;
 /// All policies that bind this cluster.
 #[derive(Debug)]
 pub(super) struct Policies {
+    /// This cluster's own policies of both kinds, as they are written.
+    pub(super) objects: BTreeMap<ObjectKey, Arc<Object>>,
     pub(super) own_exports: BTreeMap<ObjectKey, ExportPolicyObject>,
     pub(super) fleet_exports: Vec<ExportPolicyObject>,
     own: BTreeMap<PolicyTarget, OwnPolicies>,
@@ -33,6 +35,7 @@ pub(super) struct Policies {
 impl Default for Policies {
     fn default() -> Self {
         Self {
+            objects: BTreeMap::new(),
             own_exports: BTreeMap::new(),
             fleet_exports: Vec::new(),
             own: BTreeMap::new(),
@@ -112,6 +115,11 @@ impl Policies {
 }
 
 impl Index {
+    /// This cluster's own policies, as they are written.
+    pub fn policy_objects(&self) -> impl Iterator<Item = &Object> {
+        self.policies.objects.values().map(AsRef::as_ref)
+    }
+
     /// The fleet's policies, whole.
     pub fn set_fleet_policies(&mut self, policies: FleetPolicies) -> Dirty {
         let mut dirty = Dirty::default();

@@ -64,7 +64,11 @@ fn answer(core: &Core, query: &EndpointsQuery) -> Result<body::Endpoints, Endpoi
     };
     let class = Class { mode: Mode::Sidecar, client };
     let outbound = OutboundName::new(service.clone(), port, Domain::Clusterset);
-    let assignment = core.assignment(&class, &outbound).unwrap_or_default();
+    let mut assignment = core.assignment(&class, &outbound).unwrap_or_default();
+    if assignment.items.is_empty() {
+        // Nothing is left: a tier that names what is not there looks like this.
+        assignment.dropped.extend(core.unselected(&class.client, &outbound));
+    }
     let known = facts.and_then(|f| f.get(&port));
     Ok(body_of(core, &class.client, &outbound, &assignment, known))
 }

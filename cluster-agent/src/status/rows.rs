@@ -90,7 +90,7 @@ pub fn rows(core: &Core) -> Rows {
     report.source_epoch = source.version.epoch;
     report.source_revision = source.version.revision;
     report.source_objects = count(source.objects);
-    report.source_errors = source.errors.iter().chain(index.errors()).take(ROWS_MAX).map(error).collect();
+    report.source_errors = core.faults().take(ROWS_MAX).map(error).collect();
     report.endpoints_ready = count(ready);
     report.endpoints_total = count(total);
     Rows(Some(report))

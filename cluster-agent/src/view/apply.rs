@@ -284,6 +284,15 @@ impl View {
         let services = self.origins.get(origin).into_iter().flat_map(|o| &o.services);
         services.filter(|(_, s)| s.offer.is_some()).map(|(name, _)| name)
     }
+    /// Whether anything that is exported to us lies in the zone. Costs the view where nothing does.
+    #[must_use]
+    pub fn has_zone(&self, zone: &str) -> bool {
+        let mut services = self.origins.values().flat_map(|o| o.services.values());
+        services.any(|s| {
+            s.groups.keys().any(|g| *g.locality.zone == *zone)
+                || s.endpoints.values().any(|e| *e.locality.zone == *zone)
+        })
+    }
     /// The gateways of one cluster, in order.
     pub fn gateways(&self, cluster: &ClusterName) -> impl Iterator<Item = (&GatewayKey, &GatewayOffer)> {
         self.origins.get(cluster).into_iter().flat_map(|o| &o.gateways)

@@ -7,6 +7,7 @@ use meshfed_model::export::ClusterSelector;
 use meshfed_model::names::ServiceName;
 
 use super::common::Reader;
+use crate::dangling::place_of_cluster;
 use crate::error::Code;
 use crate::object::{ExportObject, ExportPolicyObject, ServicePattern};
 use crate::tree::Node;
@@ -47,7 +48,10 @@ pub(super) fn read_policy(r: &mut Reader<'_>) -> Option<ExportPolicyObject> {
             if let Some(list) = selector.get("clusters") {
                 limit(r, list, "spec.to.clusters");
                 for (i, item) in list.items().iter().take(PATTERNS_MAX).enumerate() {
-                    to.clusters.extend(checked_pattern(r, item, &format!("spec.to.clusters[{i}]")));
+                    if let Some(name) = checked_pattern(r, item, &format!("spec.to.clusters[{i}]")) {
+                        r.mark(place_of_cluster(&name), item);
+                        to.clusters.insert(name);
+                    }
                 }
             }
             if let Some(labels) = selector.get("labels").filter(|labels| labels.entries().len() > PATTERNS_MAX) {
@@ -73,6 +77,7 @@ fn pattern(r: &mut Reader<'_>, item: &Node, key: &str, field: &str) -> Option<St
         r.bad(item, field, "is required", "\"*\" stands for all");
         return None;
     };
+    r.mark(field.to_owned(), node);
     checked_pattern(r, node, field)
 }
 

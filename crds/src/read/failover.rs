@@ -49,6 +49,7 @@ fn target(r: &mut Reader<'_>) -> Option<PolicyTarget> {
         r.bad(reference, "spec.targetRef.name", "is required", "write the name of a service of the policy's namespace");
         return None;
     };
+    r.mark("spec.targetRef.name", name);
     r.parsed(name, "spec.targetRef.name", "write the name of a service", |t| ServiceName::new(namespace, t))
         .map(PolicyTarget::Service)
 }
@@ -118,6 +119,7 @@ fn selector(r: &mut Reader<'_>, item: &Node, field: &str) -> Option<Selector> {
         return None;
     };
     let field = format!("{field}.{key}");
+    r.mark(field.clone(), node);
     let place_name = |text: &str| {
         if text.is_empty() || text.len() > 63 { Err("a name has 1 to 63 characters") } else { Ok(text.to_owned()) }
     };

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use meshfed_api::proto::federation as wire;
 use meshfed_api::proto::federation::federation_server::FederationServer;
+use meshfed_crds::{Object, ObjectError, dangling};
 use meshfed_model::names::ClusterName;
 use meshfed_runtime::clock;
 use meshfed_runtime::grpc::MESSAGE_MAX;
@@ -19,7 +20,7 @@ use super::desk::Job;
 use super::fair::Fair;
 use super::state::{Now, Opened, SessionId, State};
 use super::stream::Sessions;
-use crate::fleet::Inputs;
+use crate::fleet::{FleetNames, Inputs};
 
 /// Labels of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -354,5 +355,11 @@ impl Hub {
     pub(super) fn refuse_session(&self, cluster: &str, code: &str) {
         let label = RefusedLabel { cluster: cluster.to_owned(), code: code.to_owned() };
         self.metrics.session_refused.get_or_create(&label).inc();
+    }
+}
+
+impl FleetNames for Hub {
+    fn unknown_names(&self, objects: &[&Object]) -> Vec<ObjectError> {
+        self.with(|state| objects.iter().flat_map(|object| dangling::unknown_names(object, state)).collect())
     }
 }

@@ -7,6 +7,7 @@ mod fair;
 mod heard;
 mod hub;
 mod messages;
+mod names;
 mod read;
 mod report;
 pub mod state;

@@ -523,6 +523,10 @@ impl State {
     pub const fn live(&self) -> &model::Members {
         &self.live
     }
+    /// The live members, with what only the hub knows of them.
+    pub fn live_members(&self) -> impl Iterator<Item = &fleet::Member> {
+        self.members.members.values().filter(|m| m.is_live())
+    }
     /// The policies.
     #[must_use]
     pub const fn policies(&self) -> &FleetPolicies {

@@ -23,7 +23,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::fleet::Revisions;
+use crate::fleet::{FleetNames, Revisions};
 
 /// How often the directory is looked at; a changed file is read once it looked the same twice, so within a second.
 const PERIOD: Duration = Duration::from_millis(300);
@@ -69,6 +69,7 @@ pub struct FleetSource {
     settling: BTreeMap<Arc<str>, Stamp>,
     state: PathBuf,
     faults: Faults,
+    names: Option<Arc<dyn FleetNames>>,
     counted: Option<Family<FaultLabels, Gauge>>,
 }
 
@@ -105,8 +106,15 @@ impl FleetSource {
         }
         let known: Vec<Arc<str>> = last_good.files().map(Arc::clone).collect();
         let walker = Walker::new(root, known);
-        let mut source =
-            Self { walker, last_good, settling: BTreeMap::new(), state, faults: Faults::default(), counted: None };
+        let mut source = Self {
+            walker,
+            last_good,
+            settling: BTreeMap::new(),
+            state,
+            faults: Faults::default(),
+            names: None,
+            counted: None,
+        };
         source.look(|_, _| false)?;
         Ok(source)
     }
@@ -121,6 +129,21 @@ impl FleetSource {
     pub fn count_in(&mut self, metrics: &Metrics) {
         self.counted = Some(metrics.gauges("meshfed_source_errors", "Faults of the fleet source, by code"));
         self.count_faults(&self.last_good.errors());
+    }
+
+    /// Has names in policies judged from now on: who asks sees those that nobody has.
+    pub fn judge_names(&mut self, names: Arc<dyn FleetNames>) {
+        self.names = Some(names);
+    }
+
+    /// The faults of files and objects, and names that nobody has.
+    fn all_faults(&self) -> Vec<ObjectError> {
+        let mut all = self.last_good.errors();
+        if let Some(names) = &self.names {
+            let objects: Vec<&Object> = self.last_good.objects().map(AsRef::as_ref).collect();
+            all.extend(names.unknown_names(&objects));
+        }
+        all
     }
 
     fn count_faults(&self, faults: &[ObjectError]) {
@@ -192,7 +215,7 @@ impl FleetSource {
     }
 
     fn tell_faults(&self) {
-        let now = self.last_good.errors();
+        let now = self.all_faults();
         let mut told = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         if *told == now {
             return;

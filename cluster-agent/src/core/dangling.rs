@@ -1,0 +1,56 @@
+//! Pure. Names in this cluster's policies that nobody has, judged by what this agent knows: the members' names and
+//! regions are told to everybody, zones only where something is in them (INV-8).
+
+use std::sync::Arc;
+
+use meshfed_crds::ObjectError;
+use meshfed_crds::dangling::{Known, unknown_names};
+use meshfed_model::names::{ClusterName, ServiceName};
+
+use super::Core;
+
+impl Known for Core {
+    fn cluster(&self, name: &ClusterName) -> bool {
+        self.view.members().members.contains_key(name) || *name == self.settings.cluster || !self.knows_fleet()
+    }
+    fn region(&self, name: &str) -> bool {
+        let mut members = self.view.members().members.values();
+        self.index.settings().regions.iter().any(|region| region == name)
+            || members.any(|m| m.regions.contains(name))
+            || !self.knows_fleet()
+    }
+    fn zone(&self, name: &str) -> bool {
+        let own = &self.index.settings().zones;
+        // A token without zones allows any.
+        own.is_empty()
+            || own.iter().any(|zone| zone == name)
+            || self.index.workloads().any(|w| *w.locality.zone == *name)
+            || self.view.has_zone(name)
+            || !self.knows_fleet()
+    }
+    fn service(&self, name: &ServiceName) -> bool {
+        self.index.service(name).is_some() || self.view.has_service(name) || !self.knows_fleet()
+    }
+    fn exportable(&self, name: &ServiceName) -> bool {
+        self.index.service(name).is_some()
+    }
+}
+
+impl Core {
+    /// Whether the hub has told all; before, nothing is said to be unknown.
+    fn knows_fleet(&self) -> bool {
+        self.is_whole() && !self.view.members().members.is_empty()
+    }
+
+    /// Looks again at the names in this cluster's policies. Costs the policies; a name that nobody has, the view.
+    pub fn check_names(&mut self) {
+        let found: Vec<ObjectError> =
+            self.index.policy_objects().flat_map(|object| unknown_names(object, &*self)).collect();
+        self.dangling = Arc::from(found);
+    }
+
+    /// All faults of the source: its own, those between objects, and names that nobody has.
+    pub fn faults(&self) -> impl Iterator<Item = &ObjectError> {
+        self.source.errors.iter().chain(self.index.errors()).chain(self.dangling.iter())
+    }
+}
