@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use meshfed_e2e::binary::meshfed;
+use meshfed_e2e::objects;
 use meshfed_e2e::process::{Output, Process, run};
 use meshfed_e2e::wait::until;
 use world::World;
@@ -79,11 +80,25 @@ fn busy_ports_that_flags_name_are_told_at_once() {
 #[test]
 fn busy_ports_that_the_agent_names_are_told_at_once() {
     let world = World::start_without_a();
-    let host = world.west_range.host(10);
-    let held = [8080, 15001, 15000, 15020, 15021].map(|port| holder((host, port)));
+    let host = world.west_range.host(15);
+    // A port of raw TCP needs no routes, that of outbound requests does: they are ready at different times.
+    let service = objects::service("shop", "t", "tcp", 9000);
+    let workload = objects::workload(&objects::Workload {
+        name: "t-west-1",
+        namespace: "shop",
+        app: "t",
+        service_account: "t",
+        addresses: &[host],
+        port: ("tcp", 9000),
+        network: "net-west",
+        locality: "us/us-1",
+        annotations: &[],
+    });
+    world.west.write("t.yaml", &[service, workload].concat());
+    let held = [9000, 15001, 15000, 15020, 15021].map(|port| holder((host, port)));
     let [inbound, outbound, admin, metrics, ready] = held.each_ref().map(|(_, address)| address.as_str());
     let mut command = Command::new(meshfed());
-    command.args(["proxy", "--workload", "shop/a", "--app-probe", "off"]);
+    command.args(["proxy", "--workload", "shop/t", "--app-probe", "off"]);
     command.arg("--agent").arg(format!("unix:{}", world.west.socket().display()));
     let output = run(&mut command);
     let expected = [

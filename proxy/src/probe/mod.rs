@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::config::AppProbe;
-use crate::state::StateHandle;
+use crate::state::{Cluster, StateHandle};
 pub use verdict::Verdict;
 
 /// Between two probes (`contracts.md` 1.8).
@@ -74,19 +74,20 @@ async fn all_targets(state: &StateHandle) -> Result<(), String> {
         let Some(cluster) = cell.get() else { return Err(format!("{name} is not known yet")) };
         clusters.push(cluster);
     }
-    let mut result = Ok(());
-    for cluster in clusters {
-        for endpoint in cluster.endpoints.iter() {
-            match connect(endpoint.address, cluster.source).await {
-                Ok(_stream) => cluster.counters.reach.find(),
-                Err(error) => {
-                    cluster.counters.reach.lose();
-                    result = result.and_then(|()| Err(format!("{}: {error}", endpoint.address)));
-                }
-            }
+    let one = async |cluster: &Cluster, address| match connect(address, cluster.source).await {
+        Ok(_stream) => {
+            cluster.counters.reach.find();
+            Ok(())
         }
-    }
-    result
+        Err(error) => {
+            cluster.counters.reach.lose();
+            Err(format!("{address}: {error}"))
+        }
+    };
+    // At the same time: one that does not answer must not hold up what is known of the others.
+    let targets = clusters.iter().flat_map(|cluster| cluster.endpoints.iter().map(move |e| (cluster, e.address)));
+    let all = futures::future::join_all(targets.map(|(cluster, address)| one(cluster, address))).await;
+    all.into_iter().collect()
 }
 
 async fn connect(address: SocketAddr, source: Option<IpAddr>) -> std::io::Result<TcpStream> {
