@@ -239,6 +239,30 @@ async fn a_dead_application_is_no_connection() {
     .await;
 }
 
+/// A gateway stands for many: behind its address the next connection may find another, whose application lives.
+///
+/// Mutation seen to fail: `tried.pop()` of `reach` left out.
+#[tokio::test]
+async fn a_gateway_is_asked_again() {
+    let mesh = mesh(B, true).await;
+    let near = mesh.to.get().unwrap().endpoints.iter().next().cloned().unwrap();
+    let gateway = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = gateway.local_addr().unwrap();
+    let behind = near.address;
+    let relay = meshfed_runtime::tasks::spawn("gateway", async move {
+        drop(gateway.accept().await.unwrap());
+        let (mut client, _) = gateway.accept().await.unwrap();
+        let mut server = TcpStream::connect(behind).await.unwrap();
+        let _ended = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+    });
+    let endpoint = Endpoint { address, via_gateway: true, counters: Arc::default(), ..endpoint_like(&near) };
+    let mut with = mesh.to.get().unwrap().as_ref().clone();
+    with.endpoints = Arc::new(EndpointSet::new(BTreeMap::from([(0, vec![Arc::new(endpoint)])]), 1));
+    mesh.to.set(Some(Arc::new(with)));
+    assert_eq!(talk(mesh.entry).await.unwrap(), b"HELLO ".repeat(50_000));
+    timeout(Duration::from_secs(10), relay).await.unwrap().unwrap();
+}
+
 /// A peer whose cluster may not come any more keeps no connection, however quiet or busy it is (SN12).
 ///
 /// Mutation seen to fail: `Standing::Evicted` treated as `Standing::Withdrawn`; `for_now >= grace` never true.
