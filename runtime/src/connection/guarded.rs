@@ -68,6 +68,20 @@ impl<T> Guarded<T> {
             other @ (Poll::Ready(_) | Poll::Pending) => other,
         }
     }
+}
+
+impl<T: AsyncWrite + Unpin> Guarded<T> {
+    /// Cuts, and tells the peer why. Best effort: where the library is in the middle of a frame, or the socket takes
+    /// nothing now, nothing is said.
+    fn say_and_cut(&mut self, cut: Cut, cx: &mut Context<'_>) -> io::Error {
+        if self.cut.is_none()
+            && let Some(frame) = self.meter.goaway(cut.code())
+            && let Poll::Ready(Ok(_)) = Pin::new(&mut self.io).poll_write(cx, &frame)
+        {
+            let _as_far_as_it_goes = Pin::new(&mut self.io).poll_flush(cx);
+        }
+        self.cut(cut)
+    }
 
     /// Fails when a deadline is over; else the task is woken at the next one.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -81,10 +95,10 @@ impl<T> Guarded<T> {
             timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
         };
         if over(&mut self.first_request, cx) {
-            return Err(self.cut(Cut::FirstRequest));
+            return Err(self.say_and_cut(Cut::FirstRequest, cx));
         }
         if over(&mut self.age, cx) {
-            return Err(self.cut(Cut::Age));
+            return Err(self.say_and_cut(Cut::Age, cx));
         }
         while self.look.as_mut().poll(cx).is_ready() {
             if self.streams.has_waited(self.write_stall, clock::instant()) {
@@ -97,7 +111,7 @@ impl<T> Guarded<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check(cx)?;
         let before = buf.filled().len();
@@ -105,7 +119,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
             Poll::Ready(Ok(())) => {
                 let new = buf.filled().get(before..).unwrap_or_default();
                 let counted = self.meter.received(new, clock::instant());
-                Poll::Ready(counted.map_err(|flood| self.cut(Cut::Flood(flood))))
+                Poll::Ready(counted.map_err(|flood| self.say_and_cut(Cut::Flood(flood), cx)))
             }
             other @ (Poll::Ready(Err(_)) | Poll::Pending) => other,
         }

@@ -20,6 +20,7 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
@@ -59,6 +60,7 @@ struct Frame {
     kind: u8,
     flags: u8,
     length: usize,
+    stream: u32,
 }
 
 /// Cuts a stream of bytes into frames.
@@ -82,7 +84,10 @@ impl Frames {
                     return None;
                 }
                 self.have = 0;
-                return Some(Frame { kind: self.head[3], flags: self.head[4], length: self.length() });
+                let [_, _, _, kind, flags, stream @ ..] = self.head;
+                // The highest bit is reserved.
+                let stream = u32::from_be_bytes(stream) & !(1 << 31);
+                return Some(Frame { kind, flags, length: self.length(), stream });
             }
             let (byte, tail) = bytes.split_first()?;
             if let Some(place) = self.head.get_mut(self.have) {
@@ -94,6 +99,10 @@ impl Frames {
                 self.rest = self.length();
             }
         }
+    }
+    /// Whether the last frame has passed as a whole.
+    const fn is_between(&self) -> bool {
+        self.have == 0
     }
     /// The length that the head names.
     fn length(&self) -> usize {
@@ -108,6 +117,10 @@ pub struct Meter {
     has_spoken: bool,
     received: Frames,
     sent: Frames,
+    /// Whether we have sent a frame: the first one must be SETTINGS.
+    has_answered: bool,
+    /// The highest stream whose head has come.
+    last_stream: u32,
     credit: u32,
     control: Bucket,
     resets: Bucket,
@@ -124,6 +137,8 @@ impl Meter {
             has_spoken: false,
             received: Frames::default(),
             sent: Frames::default(),
+            has_answered: false,
+            last_stream: 0,
             credit: 0,
             control: Bucket::default(),
             resets: Bucket::default(),
@@ -170,6 +185,7 @@ impl Meter {
         match frame.kind {
             HEADERS | CONTINUATION => {
                 self.has_spoken |= frame.flags & END_HEADERS != 0;
+                self.last_stream = self.last_stream.max(frame.stream);
                 Ok(())
             }
             PING if self.credit > 0 => {
@@ -182,12 +198,27 @@ impl Meter {
         }
     }
 
+    /// A GOAWAY frame with that error code (RFC 9113, 6.8 and 7), where one may stand: between two frames of ours.
+    #[must_use]
+    pub fn goaway(&self, code: u32) -> Option<[u8; HEAD + 8]> {
+        if self.protocol != Protocol::Http2 || !self.has_answered || !self.sent.is_between() {
+            return None;
+        }
+        let mut frame = [0; HEAD + 8];
+        frame[2] = 8;
+        frame[3] = GOAWAY;
+        frame[HEAD..HEAD + 4].copy_from_slice(&self.last_stream.to_be_bytes());
+        frame[HEAD + 4..].copy_from_slice(&code.to_be_bytes());
+        Some(frame)
+    }
+
     /// Counts what we sent: data may be answered by a PING.
     pub fn sent(&mut self, mut bytes: &[u8]) {
         if self.protocol != Protocol::Http2 {
             return;
         }
         while let Some(frame) = self.sent.next(&mut bytes) {
+            self.has_answered = true;
             if frame.kind == DATA && frame.length > 0 {
                 self.credit = (self.credit + 1).min(CREDIT_MAX);
             }

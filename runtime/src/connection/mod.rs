@@ -65,6 +65,13 @@ pub enum Cut {
 }
 
 impl Cut {
+    /// The HTTP/2 error code that tells the peer (RFC 9113, 7): ENHANCE_YOUR_CALM or NO_ERROR.
+    const fn code(self) -> u32 {
+        match self {
+            Self::Flood(_) => 0xb,
+            Self::FirstRequest | Self::Age | Self::WriteStall => 0,
+        }
+    }
     /// A stable word for metric labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
