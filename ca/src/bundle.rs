@@ -1,6 +1,7 @@
 //! Pure. The rule by which a receiver takes a trust bundle: lineage by the root pinned at join, a serial that only
 //! rises, and for a changed anchor of a trust domain that is known already the word of an anchor that is held.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use meshfed_model::bundle::Bundle;
@@ -133,6 +134,21 @@ pub fn accept(
     accept_with(held, offered, &[], root_der, now)
 }
 
+/// [`accept`] where people of the receiving cluster have approved keys, by the SHA-256 of their SubjectPublicKeyInfo: a
+/// changed anchor over one of them is taken. Lineage, serial and size are asked for all the same.
+///
+/// # Errors
+/// [`BundleError`]; the held bundle stays.
+pub fn accept_approved(
+    held: Option<&Bundle>,
+    offered: &Bundle,
+    approved: &BTreeSet<[u8; 32]>,
+    root_der: &[u8],
+    now: SystemTime,
+) -> Result<Bundle, BundleError> {
+    judge(held, offered, &Words { rollovers: &[], approved }, root_der, now)
+}
+
 /// [`accept`] of a bundle that came with rollover certificates, DER: a new anchor of a known trust domain needs one by an
 /// anchor that is held of it already. They prove a change and are not kept.
 ///
@@ -145,8 +161,26 @@ pub fn accept_with(
     root_der: &[u8],
     now: SystemTime,
 ) -> Result<Bundle, BundleError> {
+    judge(held, offered, &Words { rollovers, approved: &BTreeSet::new() }, root_der, now)
+}
+
+/// Who vouches for a new anchor of a known trust domain.
+struct Words<'a> {
+    /// Anchors that are held, DER rollover certificates.
+    rollovers: &'a [Vec<u8>],
+    /// People of this cluster, by the hash of the key.
+    approved: &'a BTreeSet<[u8; 32]>,
+}
+
+fn judge(
+    held: Option<&Bundle>,
+    offered: &Bundle,
+    words: &Words<'_>,
+    root_der: &[u8],
+    now: SystemTime,
+) -> Result<Bundle, BundleError> {
     let td = || offered.trust_domain.clone();
-    check_size(offered, rollovers)?;
+    check_size(offered, words.rollovers)?;
     if let Some(held) = held {
         if held.trust_domain != offered.trust_domain {
             return Err(BundleError::OtherDomain { held: held.trust_domain.clone(), offered: td() });
@@ -172,8 +206,8 @@ pub fn accept_with(
         // A renewed certificate over a held key is signed by that key: the owner vouches for it.
         for new in &offered.anchors {
             let key = anchor::spki_sha256(new).unwrap_or_default();
-            if !known.contains(&key) {
-                proven(new, &key, held, rollovers, now)?;
+            if !known.contains(&key) && !words.approved.contains(&key) {
+                proven(new, &key, held, words.rollovers, now)?;
             }
         }
     }
@@ -218,6 +252,28 @@ fn check_size(offered: &Bundle, rollovers: &[Vec<u8>]) -> Result<(), BundleError
         LimitExceeded::check("certificate_bytes", cert.len(), CERTIFICATE_MAX).map_err(limit)?;
     }
     Ok(())
+}
+
+/// The keys of a bundle's anchors that are not held: what an approval is for. SHA-256 of each SubjectPublicKeyInfo.
+#[must_use]
+pub fn new_keys(held: &Bundle, offered: &Bundle) -> BTreeSet<[u8; 32]> {
+    let keys = |bundle: &Bundle| -> BTreeSet<[u8; 32]> {
+        bundle.anchors.iter().filter_map(|a| anchor::spki_sha256(a)).collect()
+    };
+    &keys(offered) - &keys(held)
+}
+
+/// The hash that 64 hexadecimal digits tell; none for any other text.
+#[must_use]
+pub fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut out = [0; 32];
+    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (byte, digits) in out.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(out)
 }
 
 /// Lower-case hexadecimal, as hashes are shown.

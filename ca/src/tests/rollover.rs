@@ -58,6 +58,27 @@ fn an_anchor_follows_by_the_word_of_one_that_is_held() {
     assert!(matches!(take(&held, &next, &[vec![0; 9000]]), Err(BundleError::Limit { .. })));
 }
 
+/// An approval takes the place of the word of a held anchor, for that key alone, and of nothing else.
+///
+/// Mutations seen to fail: `words.approved` not asked; `||` for `&&` before it.
+#[test]
+fn an_approved_key_is_taken_and_no_other() {
+    let root = fleet_root();
+    let [old, new, rogue] = ["east.mesh.example"; 3].map(ca);
+    let held = bundle::accept(None, &bundle_of(&root, &[&old], 1), &root.der, now()).unwrap();
+    let changed = bundle_of(&root, &[&new], 2);
+    let keys = bundle::new_keys(&held, &changed);
+    let key = *keys.first().unwrap();
+    assert_eq!((keys.len(), bundle::unhex(&bundle::hex(&key))), (1, Some(key)));
+    assert_eq!(["", "zz", &"0".repeat(63), &"g".repeat(64), &"+1".repeat(32)].map(bundle::unhex), [None; 5]);
+    let take = |offered: &Bundle| bundle::accept_approved(Some(&held), offered, &keys, &root.der, now());
+    assert_eq!(take(&changed).unwrap(), changed);
+    assert!(matches!(take(&bundle_of(&root, &[&rogue], 2)), Err(BundleError::AnchorChanged { .. })));
+    assert!(matches!(take(&bundle_of(&root, &[&new, &rogue], 2)), Err(BundleError::AnchorChanged { .. })));
+    assert!(matches!(take(&bundle_of(&root, &[&new], 1)), Err(BundleError::SameSerial { .. })));
+    assert!(matches!(take(&bundle_of(&fleet_root(), &[&new], 2)), Err(BundleError::Lineage { .. })));
+}
+
 /// Mutation seen to fail: `Unproved::Ca` taken for another issuer's. (That held anchors are valid is asked twice: a
 /// rollover ends with its issuer.)
 #[test]

@@ -46,6 +46,10 @@ pub struct JoinArgs {
     /// Take the place of a live cluster of this name; the token must allow it (token create --replace)
     #[arg(long)]
     replace: bool,
+    /// With --replace: keep the CA key and anchor of this earlier data directory of the cluster. Without them the
+    /// cluster gets a new anchor, and each importing cluster must approve it: meshfed trust approve
+    #[arg(long, value_name = "DIR", requires = "replace")]
+    ca_from: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -58,7 +62,8 @@ pub async fn run(args: JoinArgs) -> Outcome {
     if args.plan {
         return plan::run(&federator, &token, args.source.as_deref(), &args.data_dir, args.output.output).await;
     }
-    let options = enroll::Options { federator, token, data_dir: args.data_dir.clone(), replace: args.replace };
+    let (data_dir, replace, ca_from) = (args.data_dir.clone(), args.replace, args.ca_from.clone());
+    let options = enroll::Options { federator, token, data_dir, replace, ca_from };
     let joined = enroll::join(options).await.map_err(|error| failure(&error))?;
     show(args.output.output, &joined.member)?;
     Ok(0)

@@ -1,10 +1,15 @@
-//! Edge. `meshfed trust status`; rotation and foreign domains come with their issue.
+//! Edge. `meshfed trust status` and `approve`; rotation and foreign domains come with their issue.
 
+use std::path::PathBuf;
+
+use meshfed_cluster_agent::downlink::approvals::{self, ApproveError, Approved};
+use meshfed_model::identity::TrustDomain;
+use meshfed_runtime::telemetry::chain;
 use serde_json::Value;
 
 use crate::client::{Client, ServerArgs};
 use crate::exit::{Failure, Outcome};
-use crate::output::{Column, OutputArgs, column, show, text, wide};
+use crate::output::{Column, OutputArgs, column, print, show, text, wide};
 
 /// Arguments of `meshfed trust`.
 #[derive(clap::Args)]
@@ -24,14 +29,36 @@ enum TrustVerb {
     Add(Rest),
     /// Remove a trust domain (not in this version)
     Remove(Rest),
-    /// Approve a changed anchor (not in this version)
-    Approve(Rest),
+    /// Approve a changed anchor of a cluster whose services this one imports
+    Approve(ApproveArgs),
 }
 
 #[derive(clap::Args)]
 struct Rest {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     _rest: Vec<String>,
+}
+
+/// Arguments of `meshfed trust approve`.
+///
+/// An agent does not take a new CA key of a cluster that it knows on the hub's word alone: traffic with it stops until
+/// its word comes from an anchor that is held, or from you. Ask the owner of that cluster for the hash, over another way
+/// than the fleet; it is what 'meshfed trust status -o wide' shows there, too.
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  meshfed trust approve west.mesh.example --sha256 3f0c… --data-dir east
+
+A running agent takes the anchor within a second, a stopped one at its start. An approval is used up by it.")]
+struct ApproveArgs {
+    /// The trust domain whose anchor changed
+    #[arg(value_name = "TRUSTDOMAIN")]
+    trust_domain: TrustDomain,
+    /// SHA-256 of the new anchor's SubjectPublicKeyInfo: 64 hexadecimal digits
+    #[arg(long, value_name = "HEX")]
+    sha256: String,
+    /// The data directory of this cluster's agent
+    #[arg(long, value_name = "E")]
+    data_dir: PathBuf,
 }
 
 #[derive(clap::Args)]
@@ -59,6 +86,26 @@ fn acked(bundle: &Value) -> String {
     format!("{acked}/{}", acks.len())
 }
 
+fn approve(args: &ApproveArgs) -> Outcome {
+    let ApproveArgs { trust_domain, sha256, data_dir } = args;
+    let sha256 = sha256.to_ascii_lowercase();
+    let approved = approvals::approve(data_dir, trust_domain, &sha256).map_err(|error| match error {
+        ApproveError::Hash(_) => Failure::usage(chain(&error)),
+        ApproveError::Other { .. } => Failure::failed(chain(&error)),
+        ApproveError::Agent(_) | ApproveError::Unknown { .. } | ApproveError::Full(_) | ApproveError::File(_) => {
+            Failure::bad_input(chain(&error))
+        }
+    })?;
+    print(&match approved {
+        Approved::Recorded => format!("approved {trust_domain} {sha256}: the agent takes it within a second\n"),
+        Approved::Waits => {
+            format!("approved {trust_domain} {sha256}: nothing was refused yet, it is taken when it comes\n")
+        }
+        Approved::Held => format!("{trust_domain} {sha256} is trusted already\n"),
+    });
+    Ok(0)
+}
+
 /// Shows the fleet's trust.
 pub async fn run(args: TrustArgs) -> Outcome {
     let status = match args.verb {
@@ -66,7 +113,7 @@ pub async fn run(args: TrustArgs) -> Outcome {
         TrustVerb::Rotate(_) => return Err(Failure::later("meshfed trust rotate")),
         TrustVerb::Add(_) => return Err(Failure::later("meshfed trust add")),
         TrustVerb::Remove(_) => return Err(Failure::later("meshfed trust remove")),
-        TrustVerb::Approve(_) => return Err(Failure::later("meshfed trust approve")),
+        TrustVerb::Approve(args) => return approve(&args),
     };
     let answer = Client::new(&status.server)?.get("trust").await?.ok()?;
     let rows = |body: &Value| {

@@ -8,15 +8,19 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use meshfed_api::proto::federation as wire;
+use meshfed_ca::bundle::BundleError;
 use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::TrustDomain;
+use meshfed_runtime::clock;
 use meshfed_runtime::files::{self, FileError, MODE_SECRET};
 use meshfed_runtime::tls::{InvalidAnchor, TrustStore};
 use prost::Message as _;
 use rustls_pki_types::CertificateDer;
 
+use super::approvals::Approvals;
+
 /// The largest bundle file, in bytes: some anchors of at most 8 KiB each.
-const FILE_MAX: usize = 1 << 20;
+pub(super) const FILE_MAX: usize = 1 << 20;
 
 /// Why a bundle was not taken. The last good one stays.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +32,7 @@ pub enum BundleRefused {
         trust_domain: TrustDomain,
         /// Why.
         #[source]
-        source: meshfed_ca::bundle::BundleError,
+        source: BundleError,
     },
     /// A trust domain that is not of this fleet.
     #[error("{0} is no trust domain of this fleet")]
@@ -60,6 +64,10 @@ pub struct Bundles {
     own: TrustDomain,
     held: BTreeMap<TrustDomain, Bundle>,
     trust: Arc<TrustStore>,
+    data_dir: PathBuf,
+    approvals: Approvals,
+    /// Bundles with a changed anchor that nobody has approved yet: at most one for each that is held.
+    refused: BTreeMap<TrustDomain, Bundle>,
 }
 
 impl Bundles {
@@ -95,10 +103,14 @@ impl Bundles {
                 Err(reason) => tracing::warn!(%trust_domain, reason, "a saved bundle is left out"),
             }
         }
-        let bundles = Self { anchors, proofs, root, fleet, own, held, trust };
+        let approvals = Approvals::new(&state)?;
+        let refused = approvals.all_refused(held.keys()).into_iter().map(|b| (b.trust_domain.clone(), b)).collect();
+        let data_dir = data_dir.to_owned();
+        let mut bundles = Self { anchors, proofs, root, fleet, own, held, trust, data_dir, approvals, refused };
         if let Err(error) = bundles.publish(&bundles.held) {
             tracing::warn!(%error, "saved bundles are left out");
         }
+        let _told_by_the_hello = bundles.take_approved(clock::wall());
         Ok(bundles)
     }
 
@@ -122,13 +134,77 @@ impl Bundles {
             return Ok(false);
         }
         let unproved = |source| BundleRefused::Unproved { trust_domain: trust_domain.clone(), source };
-        let bundle = meshfed_ca::bundle::accept(held, offered, &self.root, now).map_err(unproved)?;
+        let approved = self.approvals.of(&trust_domain);
+        let bundle = match meshfed_ca::bundle::accept_approved(held, offered, &approved, &self.root, now) {
+            Ok(bundle) => bundle,
+            Err(source) => {
+                if matches!(source, BundleError::AnchorChanged { .. }) {
+                    self.keep_refused(offered);
+                }
+                return Err(unproved(source));
+            }
+        };
         let mut all = self.held.clone();
         all.insert(trust_domain.clone(), bundle.clone());
         self.publish(&all)?;
         self.held = all;
-        self.save(&bundle).map_err(|source| BundleRefused::File { trust_domain, source })?;
+        let was_refused = self.refused.remove(&trust_domain).is_some();
+        let saved = self.save(&bundle).and_then(|()| {
+            // After the bundle: an approval that is gone while the bundle is not saved would be asked for once more.
+            if was_refused || !approved.is_empty() { self.approvals.settle(&bundle) } else { Ok(()) }
+        });
+        saved.map_err(|source| BundleRefused::File { trust_domain, source })?;
         Ok(true)
+    }
+
+    fn keep_refused(&mut self, offered: &Bundle) {
+        let before = self.refused.insert(offered.trust_domain.clone(), offered.clone());
+        if before.as_ref() != Some(offered)
+            && let Err(error) = self.approvals.refuse(offered)
+        {
+            let error = meshfed_runtime::telemetry::chain_of(&error);
+            tracing::warn!(error, "a refused bundle cannot be kept; it can be approved once the hub offers it again");
+        }
+    }
+
+    /// Takes what was refused and has been approved since; trust domains and serials.
+    pub fn take_approved(&mut self, now: SystemTime) -> Vec<(TrustDomain, u64)> {
+        let approved = |bundle: &&Bundle| !self.approvals.of(&bundle.trust_domain).is_empty();
+        let all: Vec<Bundle> = self.refused.values().filter(approved).cloned().collect();
+        let mut taken = Vec::new();
+        for bundle in all {
+            let trust_domain = bundle.trust_domain.clone();
+            match self.take(&bundle, now) {
+                Ok(_changed) => {
+                    tracing::info!(%trust_domain, serial = bundle.serial, "the approved anchor is trusted from now on");
+                    taken.push((trust_domain, bundle.serial));
+                }
+                Err(error) => {
+                    let error = meshfed_runtime::telemetry::chain_of(&error);
+                    tracing::debug!(%trust_domain, error, "an approval does not fit what was refused");
+                }
+            }
+        }
+        taken
+    }
+
+    /// Trust domains whose changed anchor waits for an approval, each with the command line that approves it.
+    pub fn awaiting(&self) -> impl Iterator<Item = (&TrustDomain, String)> {
+        self.refused.values().filter_map(|bundle| {
+            let held = self.held.get(&bundle.trust_domain)?;
+            let keys = meshfed_ca::bundle::new_keys(held, bundle);
+            let commands = keys.iter().map(|key| {
+                let (name, key) = (&bundle.trust_domain, meshfed_ca::bundle::hex(key));
+                format!("meshfed trust approve {name} --sha256 {key} --data-dir {}", self.data_dir.display())
+            });
+            Some((&bundle.trust_domain, commands.collect::<Vec<_>>().join(" && ")))
+        })
+    }
+
+    /// Whether a changed anchor waits for an approval.
+    #[must_use]
+    pub fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
     }
 
     /// Drops the bundle of a trust domain: nobody of it is trusted any more.
@@ -139,6 +215,7 @@ impl Bundles {
         if *trust_domain == self.fleet || *trust_domain == self.own {
             return Err(BundleRefused::Own(trust_domain.clone()));
         }
+        let forgotten = self.refused.remove(trust_domain).map(|_| self.approvals.forget(trust_domain)).transpose();
         if self.held.remove(trust_domain).is_none() {
             return Ok(false);
         }
@@ -146,6 +223,7 @@ impl Bundles {
         let failed = |source| BundleRefused::File { trust_domain: trust_domain.clone(), source };
         files::remove(&self.anchors.join(format!("{trust_domain}.pem"))).map_err(failed)?;
         files::remove(&self.proofs.join(trust_domain.as_str())).map_err(failed)?;
+        forgotten.map_err(failed)?;
         Ok(true)
     }
 
@@ -166,7 +244,7 @@ impl Bundles {
 }
 
 /// The saved bundle: from its proof, or, where there is none yet, the anchors as join wrote them, with serial 0.
-fn read(anchors: &Path, proof: &Path, trust_domain: &TrustDomain) -> Result<Bundle, String> {
+pub(super) fn read(anchors: &Path, proof: &Path, trust_domain: &TrustDomain) -> Result<Bundle, String> {
     match files::read_limited(proof, FILE_MAX) {
         Ok(bytes) => match proven(&bytes, trust_domain) {
             Ok(bundle) => return Ok(bundle),
@@ -189,7 +267,7 @@ fn read(anchors: &Path, proof: &Path, trust_domain: &TrustDomain) -> Result<Bund
     })
 }
 
-fn proven(bytes: &[u8], trust_domain: &TrustDomain) -> Result<Bundle, String> {
+pub(super) fn proven(bytes: &[u8], trust_domain: &TrustDomain) -> Result<Bundle, String> {
     let message = wire::Bundle::decode(bytes).map_err(|e| e.to_string())?;
     let bundle = Bundle::try_from(message).map_err(|e| e.to_string())?;
     if bundle.trust_domain == *trust_domain && !bundle.anchors.is_empty() {

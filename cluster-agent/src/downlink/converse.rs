@@ -10,6 +10,7 @@ use meshfed_api::border::{HeldOrigin, Hello, Interest, Refusal, bundle_serial_me
 use meshfed_api::proto::federation as wire;
 use meshfed_api::proto::federation::federation_client::FederationClient;
 use meshfed_api::stream::Delta;
+use meshfed_model::identity::TrustDomain;
 use meshfed_model::names::ClusterName;
 use meshfed_model::version::Version;
 use meshfed_runtime::clock;
@@ -22,7 +23,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 use wire::agent_message::Message as Say;
 
-use super::session::{DirectionLabel, Link, LinkError, client_tls, dial, renew_in, renew_pause};
+use super::session::{APPROVALS_PERIOD, DirectionLabel, Link, LinkError, client_tls, dial, renew_in, renew_pause};
 use super::{CoreCommand, EndpointsAnswer};
 
 /// The session protocol that this agent speaks.
@@ -181,6 +182,7 @@ impl Link {
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         heartbeat.reset();
+        let mut look = tokio::time::interval(APPROVALS_PERIOD);
         let mut answers = Answers::new();
         let mut silence = tokio::time::Instant::now() + SILENCE_MAX;
         let mut renewal: Renewing = Renewing::Waiting(Box::pin(tokio::time::sleep(renew_in(&self.config.identity))));
@@ -210,6 +212,7 @@ impl Link {
                     }
                 }
                 () = uplink.changed() => self.absorb()?,
+                _ = look.tick(), if self.bundles.has_refused() => self.take_approved().await?,
                 Some(answer) = answers.next() => stream.ready_answers.push_back(answer),
                 _ = heartbeat.tick() => {
                     stream.heartbeat = true;
@@ -309,6 +312,7 @@ impl Link {
             let offer = self.ledger.is_complete().then(|| self.ledger.version().into());
             let mut report = wire::StatusReport { offer, ..report.clone() };
             report.source_errors.extend(self.ledger.oversized().map(too_large));
+            report.source_errors.extend(self.bundles.awaiting().map(|(of, remedy)| anchor_changed(of, remedy)));
             return say(Say::Status(report));
         }
         if let Some((_, ack)) = self.pending.acks.pop_first() {
@@ -374,6 +378,12 @@ fn refused(status: &tonic::Status) -> String {
 }
 
 /// A resource that is not sent, among the source's errors.
+fn anchor_changed(trust_domain: &TrustDomain, remedy: String) -> wire::SourceError {
+    let message = format!("{trust_domain} has a changed anchor, which is not trusted here; ask its owner for its hash");
+    let (code, kind) = ("AnchorChanged".to_owned(), "TrustDomain".to_owned());
+    wire::SourceError { code, kind, name: trust_domain.to_string(), message, remedy, ..wire::SourceError::default() }
+}
+
 fn too_large(refusal: &Refusal) -> wire::SourceError {
     let service = refusal.subject.key().and_then(|key| key.service());
     wire::SourceError {

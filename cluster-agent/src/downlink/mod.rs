@@ -3,6 +3,7 @@
 //! The session itself (both directions share one stream) is run by [`session`]; this room turns its messages into
 //! [`CoreCommand`]s on a bounded queue, keeps bundles and the agent's own identity, and knows where the hub is.
 
+pub mod approvals;
 pub mod bundles;
 mod converse;
 pub mod renew;

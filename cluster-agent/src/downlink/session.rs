@@ -42,6 +42,8 @@ use crate::view::persist::{Loaded, ViewStore};
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Bytes of the pinned root's file.
 const ROOT_FILE_MAX: usize = 64 << 10;
+/// How often it is looked for approvals while a changed anchor waits for one: they count within a second.
+pub(super) const APPROVALS_PERIOD: Duration = Duration::from_millis(500);
 /// Time between attempts to renew an identity: the hub's clock or store may be away for a moment.
 const RENEW_PAUSE: Duration = Duration::from_secs(30);
 
@@ -270,10 +272,12 @@ impl Link {
     async fn while_serving<T>(&mut self, work: impl Future<Output = T>, drain: &Watch) -> Result<Option<T>, LinkError> {
         let mut work = std::pin::pin!(work);
         let uplink = self.uplink.clone();
+        let mut look = tokio::time::interval(APPROVALS_PERIOD);
         loop {
             tokio::select! {
                 done = &mut work => return Ok(Some(done)),
                 () = uplink.changed() => self.absorb()?,
+                _ = look.tick(), if self.bundles.has_refused() => self.take_approved().await?,
                 () = drain.signaled() => return Ok(None),
             }
         }

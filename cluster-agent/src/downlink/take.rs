@@ -166,10 +166,24 @@ impl Link {
         Ok(Ok(()))
     }
 
-    fn bundle_refused(&self, trust_domain: &TrustDomain, error: &super::bundles::BundleRefused) {
+    fn bundle_refused(&mut self, trust_domain: &TrustDomain, error: &super::bundles::BundleRefused) {
         self.metrics.refuse("bundle", "Refused");
         let error = meshfed_runtime::telemetry::chain_of(error);
-        tracing::error!(%trust_domain, error, "a trust bundle was refused; the last good one stays");
+        let remedy = self.bundles.awaiting().find(|(of, _)| *of == trust_domain).map(|(_, command)| command);
+        let remedy = remedy.unwrap_or_default();
+        tracing::error!(%trust_domain, error, remedy, "a trust bundle was refused; the last good one stays");
+        self.pending.report = self.report.is_some();
+    }
+
+    /// Takes changed anchors that have been approved since they were refused.
+    pub(super) async fn take_approved(&mut self) -> Result<(), LinkError> {
+        let taken = self.bundles.take_approved(clock::wall());
+        if taken.is_empty() {
+            return Ok(());
+        }
+        self.pending.bundle_acks.extend(taken);
+        self.pending.report = self.report.is_some();
+        self.tell(CoreCommand::Bundles(self.bundles.held().clone())).await
     }
 
     fn offer_ack(&self, message: wire::Ack) -> Result<(), String> {

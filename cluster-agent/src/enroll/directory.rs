@@ -8,6 +8,7 @@ use meshfed_ca::keys::SigningKey;
 use meshfed_ca::{anchor, pem};
 use meshfed_model::identity::TrustDomain;
 use meshfed_runtime::files::{self, FileError};
+use zeroize::Zeroizing;
 
 use super::{AgentFile, EnrollError};
 
@@ -16,6 +17,8 @@ const KEY_LIMIT: usize = 64 << 10;
 
 /// The largest anchor file, in bytes.
 const ANCHOR_LIMIT: usize = 64 << 10;
+/// The cluster's CA key.
+pub(super) const CA_KEY: &str = "ca/key.pem";
 /// The cluster's anchor.
 const ANCHOR: &str = "ca/anchor.pem";
 /// Which token was asked with, and the trust domain it is for: what a repetition needs to be the same join.
@@ -85,6 +88,24 @@ impl Pending {
         let text = files::read_text(&self.path.join(ANCHOR), ANCHOR_LIMIT).ok()?;
         let anchor = pem::certificates(&text).ok()?.into_iter().next()?.to_vec();
         anchor::verify(&anchor, trust_domain, now).ok().map(|()| anchor)
+    }
+
+    /// Takes over the CA key and the anchor of another data directory of the cluster.
+    pub(super) fn keep_ca(&self, from: &Path, trust_domain: &TrustDomain) -> Result<(), EnrollError> {
+        let refuse = |file: &str, problem: String| EnrollError::Directory { path: from.join(file), problem };
+        let read = |file: &str| files::read_text(&from.join(file), KEY_LIMIT).map_err(|error| failure(&error));
+        let (key, anchor) = (Zeroizing::new(read(CA_KEY)?), read(ANCHOR)?);
+        let own = SigningKey::from_pkcs8_pem(&key).map_err(|error| refuse(CA_KEY, error.to_string()))?;
+        let der = pem::certificates(&anchor).map_err(|error| refuse(ANCHOR, error.to_string()))?;
+        let now = meshfed_runtime::clock::wall();
+        let der = der.first().map(|der| der.as_ref()).unwrap_or_default();
+        anchor::verify(der, trust_domain, now).map_err(|error| refuse(ANCHOR, error.to_string()))?;
+        if anchor::spki_sha256(der) != Some(own.spki_sha256()) {
+            return Err(refuse(ANCHOR, format!("is not over the key in {CA_KEY}")));
+        }
+        files::create_private_dir(&self.path.join("ca")).map_err(|error| failure(&error))?;
+        self.secret(CA_KEY, &key)?;
+        self.secret(ANCHOR, &anchor)
     }
 
     /// The key of that name, made when it is not there: a join that broke off is repeated with the same key.

@@ -12,7 +12,7 @@ use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::TrustDomain;
 
 use super::contact::{Contact, credential};
-use super::directory::{Content, Pending};
+use super::directory::{CA_KEY, Content, Pending};
 use super::{AgentFile, EnrollError};
 
 /// How long a cluster's anchor is valid: ten years; it is replaced by rotation, not by expiry.
@@ -28,6 +28,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Take the place of a live cluster of this name.
     pub replace: bool,
+    /// A data directory of the same cluster whose CA key and anchor are kept, so that nobody has to trust a new one.
+    pub ca_from: Option<PathBuf>,
 }
 
 /// A member.
@@ -44,7 +46,7 @@ pub struct Joined {
 /// # Errors
 /// [`EnrollError`]; the data directory is then as it was.
 pub async fn join(options: Options) -> Result<Joined, EnrollError> {
-    let Options { federator, token, data_dir, replace } = options;
+    let Options { federator, token, data_dir, replace, ca_from } = options;
     let member = match AgentFile::read(&data_dir) {
         Ok(member) => Some(member),
         Err(super::AgentFileError::Missing(..)) => None,
@@ -67,6 +69,9 @@ pub async fn join(options: Options) -> Result<Joined, EnrollError> {
         None => contact.plan(&token, Vec::new()).await?.1.trust_domain,
     };
     let pending = Pending::open(&data_dir)?;
+    if let Some(from) = &ca_from {
+        pending.keep_ca(from, &trust_domain)?;
+    }
     let result = enroll(&mut contact, &token, &pending, &trust_domain, replace).await;
     match result {
         Ok(enrolled) => {
@@ -125,7 +130,7 @@ async fn enroll(
     replace: bool,
 ) -> Result<Enrolled, EnrollError> {
     let now = meshfed_runtime::clock::wall();
-    let ca_key = pending.key("ca/key.pem")?;
+    let ca_key = pending.key(CA_KEY)?;
     let agent_key = pending.key("identity/key.pem")?;
     let cannot = |what: &str, error: &dyn std::error::Error| contact.untrusted(&format!("no {what} for it: {error}"));
     let own_anchor = match pending.anchor(trust_domain, now) {

@@ -20,7 +20,6 @@ fn what_is_missing_says_so() {
         "failover clear default",
         "failover set shop/b -f x",
         "failover simulate --down cluster=east",
-        "trust approve t --sha256 x",
         "trust rotate t",
         "explain a b",
         "events",
@@ -43,7 +42,7 @@ fn what_is_missing_says_so() {
         assert!(output.stderr.contains("in this version"), "{line}: {output:?}");
     }
     for (line, named) in
-        [("cluster drain east", "'meshfed cluster drain'"), ("trust approve t", "'meshfed trust approve'")]
+        [("cluster drain east", "'meshfed cluster drain'"), ("trust rotate t", "'meshfed trust rotate'")]
     {
         assert!(bare(&line.split(' ').collect::<Vec<_>>()).stderr.contains(named), "{line}");
     }
