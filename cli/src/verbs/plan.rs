@@ -12,12 +12,17 @@ use serde_json::{Value, json};
 
 use super::join::failure;
 use crate::exit::{FINDINGS, Failure, Outcome};
-use crate::output::{Format, print};
+use crate::output::{Column, Format, column, print, table as table_of, text};
 
 /// The check that only the joiner can make.
 const ADDRESSES: &str = "AddressesAllowed";
 /// The check that comes after it.
 const CONFLICTS: &str = "Conflicts";
+const COLUMNS: &[Column] = &[
+    column("RESULT", |c| text(c, &["result"])),
+    column("CHECK", |c| text(c, &["check"])),
+    column("MESSAGE", |c| text(c, &["message"])),
+];
 /// How many findings a check names.
 const SHOWN: usize = 5;
 
@@ -130,12 +135,16 @@ fn judge(errors: &[ObjectError]) -> pb::PlanCheck {
 
 fn table(plan: &pb::PlanResponse) -> String {
     let mut out = format!("cluster {} (trust domain {})\n\n", plan.cluster, plan.trust_domain);
-    for c in &plan.checks {
-        out.push_str(&format!("{:4}  {:16}  {}\n", c.result, c.id, c.message));
-        if !c.remedy.is_empty() && c.result != "pass" {
-            out.push_str(&format!("{:24}→ {}\n", "", c.remedy));
-        }
-    }
+    let rows: Vec<Value> = plan
+        .checks
+        .iter()
+        .map(|c| {
+            let remedy = Some(&c.remedy).filter(|r| !r.is_empty() && c.result != "pass");
+            let remedy = remedy.map(|r| format!(" → {r}")).unwrap_or_default();
+            json!({ "result": c.result, "check": c.id, "message": format!("{}{remedy}", c.message) })
+        })
+        .collect();
+    out.push_str(&table_of(&COLUMNS.iter().collect::<Vec<_>>(), &rows));
     for merge in &plan.merges {
         out.push_str(&format!("\n{} would merge with {}\n", merge.service, merge.with.join(", ")));
         if !merge.conflict.is_empty() {

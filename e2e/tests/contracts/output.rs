@@ -1,7 +1,9 @@
 //! 1.14: tables, and what this version does not have.
 
-use super::bare;
+use meshfed_e2e::wait::until;
+
 use super::world::World;
+use super::{SOON, bare};
 
 /// What the contracts name and this version lacks says so, with exit 64 and nothing on stdout, whatever follows it.
 ///
@@ -50,7 +52,7 @@ fn what_is_missing_says_so() {
 
 /// 1.14: headers of the tables, `-o json` on one line, and what `endpoints` says of a client.
 ///
-/// Mutation seen to fail: the column `TOTAL` of `services` renamed.
+/// Mutations seen to fail: the column `TOTAL` of `services` renamed; a newline after the body of `-o json`.
 #[test]
 fn tables_have_their_headers() {
     let world = World::start();
@@ -73,6 +75,16 @@ fn tables_have_their_headers() {
             assert_eq!(columns(line), columns(first), "{args:?}: {line}");
         }
     }
+    let north = ["--network", "net-north=10.9.0.0/16", "--region", "eu"];
+    let token = world.fleet.token(None, "north", &north);
+    let (grpc, token) = (world.fleet.grpc(), token.display().to_string());
+    let plan = world.fleet.cli(None, &["join", &grpc, "--token-file", &token, "--data-dir", "north", "--plan"]);
+    let plan = plan.ok("plan");
+    assert!(plan.lines().any(|l| l.split_whitespace().eq(["RESULT", "CHECK", "MESSAGE"])), "{plan}");
+    until("the same bytes as the API's", SOON, || {
+        let (ours, api) = (world.fleet.cli(None, &["services", "-o", "json"]), world.fleet.curl_api("services"));
+        if ours.ok("services") == api.stdout { Ok(()) } else { Err(api.stdout) }
+    });
     assert!(world.fleet.cli(None, &["services"]).ok("services").contains("<none>"));
     let yaml = world.fleet.cli(None, &["services", "-o", "yaml"]).ok("yaml");
     assert!(yaml.contains("conflict: null\n") && yaml.contains("continue: null\n"), "{yaml}");

@@ -123,6 +123,7 @@ impl Enroll {
         let known = Known {
             fleet: self.registry.trust().fleet(),
             members: &members,
+            root_online: self.registry.trust().root_online(),
             federators: &self.registry.federators,
             version: env!("CARGO_PKG_VERSION"),
             now: clock::timestamp(),

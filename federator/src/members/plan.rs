@@ -35,6 +35,8 @@ pub struct Known<'a> {
     pub fleet: &'a TrustDomain,
     /// All members.
     pub members: &'a Members,
+    /// Whether the root can certify a cluster now.
+    pub root_online: bool,
     /// Addresses told to agents.
     pub federators: &'a [String],
     /// This version.
@@ -127,6 +129,12 @@ fn trust_domain_free(token: &TokenRecord, known: &Known<'_>, trust_domain: &str)
         Some(m) => {
             let message = format!("trust domain '{trust_domain}' is that of cluster '{}'", m.member.cluster);
             check("TrustDomainFree", CheckResult::Fail, message, Some("choose another cluster name"))
+        }
+        None if !known.root_online => {
+            let message =
+                format!("the root key, which certifies '{trust_domain}', is offline: no cluster can join now");
+            let remedy = "start the federator with --root-key FILE for as long as clusters join";
+            check("TrustDomainFree", CheckResult::Fail, message, Some(remedy))
         }
         None => check("TrustDomainFree", CheckResult::Pass, format!("trust domain '{trust_domain}' is free"), None),
     }
@@ -251,6 +259,15 @@ mod tests {
     }
 
     fn results(token: &TokenRecord, clock: i64, version: &str) -> BTreeMap<String, CheckResult> {
+        results_with(token, clock, version, true)
+    }
+
+    fn results_with(
+        token: &TokenRecord,
+        clock: i64,
+        version: &str,
+        root_online: bool,
+    ) -> BTreeMap<String, CheckResult> {
         let fleet = TrustDomain::new("mesh.example").unwrap();
         let east = MemberRecord {
             grant: record("east", "10.1.0.0/16", false).grant,
@@ -267,6 +284,7 @@ mod tests {
         let known = Known {
             fleet: &fleet,
             members: &members,
+            root_online,
             federators: &[],
             version: "0.1.0",
             now,
@@ -288,6 +306,8 @@ mod tests {
         let fine = results(&record("west", "10.1.0.0/16", false), 0, "0.1.7");
         assert!(fine.values().all(|r| *r == Pass), "{fine:?}");
         assert_eq!(fine.len(), 8);
+        let offline = results_with(&record("west", "10.1.0.0/16", false), 0, "0.1.7", false);
+        assert_eq!(offline["TrustDomainFree"], Fail, "a join would be refused: the root is offline");
         let other = results(&record("west", "10.2.0.0/16", false), -45, "0.2.0");
         assert_eq!((other["NetworkClash"], other["ClockSkew"], other["VersionSkew"]), (Fail, Warn, Warn));
         assert_eq!(results(&record("west", "10.1.0.0/16", false), -200, "0.1.0")["ClockSkew"], Fail);
