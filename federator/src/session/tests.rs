@@ -585,7 +585,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Mutations seen to fail: `same.then` always in `Outbox::resume` (a filter that changed while away); `touch` with `considered` at the new
-    /// version; `free_gateways_of_others` left out of `State::set_members`.
+    /// version; `origin.retake` left out of `free_gateway`.
     #[test]
     fn every_importer_converges_and_is_told_nothing_else(steps in prop::collection::vec(step(), 1..120)) {
         let mut world = World::new();

@@ -35,6 +35,9 @@ impl Hub {
         hub
     }
     fn members(&mut self, binding_of_c0: u64) {
+        self.state.set_members(&Self::fleet(binding_of_c0));
+    }
+    fn fleet(binding_of_c0: u64) -> fleet::Members {
         let mut members = fleet::Members { revision: binding_of_c0, members: BTreeMap::new() };
         for i in 0..2 {
             let mut m = member(i, BTreeMap::new());
@@ -43,7 +46,7 @@ impl Hub {
             m.member.networks = vec![Network { name: NetworkName::new(format!("n{i}")).unwrap(), cidrs }];
             members.members.insert(cluster(i), m);
         }
-        self.state.set_members(&members);
+        members
     }
     fn try_open(&mut self, i: usize, binding: u64) -> Result<Opened, OpenError> {
         let namespaces = (0..3).map(|n| format!("ns{n}").parse().unwrap()).collect();
@@ -346,6 +349,29 @@ fn a_gateway_address_is_kept_while_its_gateway_restarts() {
     assert_eq!(told.len(), 1, "east is told that it is west's");
     change(&mut hub, &mut offers[0], true);
     assert_eq!(has(&hub, 0), 0, "and is second now");
+}
+
+/// Who is bound anew keeps the gateway addresses of its name; who is no member any more has none.
+///
+/// Mutations seen to fail: `free_gateways_of_others` left out of `State::set_members`; it frees those of all.
+#[test]
+fn an_evicted_cluster_has_no_gateway_address() {
+    let mut hub = Hub::new();
+    for i in [0, 1] {
+        let id = hub.open(i);
+        let mut offer = History::new(1);
+        offer.replace_gateways(gateways(i, 3).into_iter().skip(2).collect());
+        for part in offer.complete(Scope::Replica) {
+            hub.offer(id, part);
+        }
+    }
+    let owners = |hub: &Hub| hub.state.catalog().gateway_owners().values().cloned().collect::<Vec<_>>();
+    hub.members(2);
+    assert_eq!((owners(&hub), hub.state.catalog().gateways_of(&cluster(0)).count()), (vec![cluster(0)], 0));
+    let mut members = Hub::fleet(3);
+    members.members.get_mut(&cluster(0)).unwrap().state = fleet::MemberState::Evicted;
+    hub.state.set_members(&members);
+    assert_eq!((owners(&hub), hub.state.catalog().gateways_of(&cluster(1)).count()), (vec![cluster(1)], 1));
 }
 
 /// SY7. Mutations seen to fail: `HOLD` not waited for (`holds` with the moment itself); `touch_all` left out of `pass`.
