@@ -255,6 +255,12 @@ impl Catalog {
             .collect()
     }
 
+    /// Services that a cluster exports without a claim.
+    #[must_use]
+    pub fn unclaimed(&self, cluster: &ClusterName) -> Vec<ServiceName> {
+        self.exports_of(cluster).filter(|service| self.first_seen(service, cluster).is_none()).cloned().collect()
+    }
+
     /// Drops the parts of an unfinished change: the session that carried them is gone.
     pub fn abandon(&mut self, cluster: &ClusterName) {
         if let Some(origin) = self.origins.get_mut(cluster) {

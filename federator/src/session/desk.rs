@@ -156,6 +156,17 @@ impl Hub {
         Ok(Settled { claims, dropped })
     }
 
+    /// Makes durable what a session that was cut off had no time for: what it offered was taken, and nobody would say it
+    /// again.
+    pub(super) async fn catch_up(&self, cluster: &ClusterName) -> Result<(), crate::fleet::ClaimError> {
+        let unclaimed = self.with(|state| state.catalog().unclaimed(cluster));
+        if !unclaimed.is_empty() {
+            let claims = self.inputs.claims.change(cluster, unclaimed, Vec::new()).await?;
+            self.change(|state| state.claimed(cluster, claims, &[]));
+        }
+        self.keep_gateways().await
+    }
+
     /// Makes durable who has which gateway address now.
     pub(super) async fn keep_gateways(&self) -> Result<(), crate::fleet::ClaimError> {
         // One at a time, each with what is so when its turn has come: the last one never writes what is old.

@@ -217,6 +217,7 @@ impl Reader {
         self.hub.wakes.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(wake));
         self.hub.opened(&self.cluster, self.replica, opened);
         self.hub.inputs.revisions.bump();
+        self.hub.catch_up(&self.cluster).await.map_err(|e| Status::unavailable(e.to_string()))?;
         let held = self.hub.with(|s| s.catalog().history(&self.cluster).map(meshfed_api::stream::History::version));
         let held = held.filter(|v| *v != meshfed_model::version::Version::default());
         tracing::debug!(cluster = %self.cluster, ?held, %offer, "the agent's offer stands");

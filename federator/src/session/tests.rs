@@ -25,11 +25,29 @@ use crate::fanout::Next;
 use crate::fleet;
 use crate::plan::Filter;
 
+mod claims;
 mod rules;
 
 /// Any moment will do: no test here looks at a clock again.
 fn start() -> Now {
     Now { instant: meshfed_runtime::clock::instant(), wall: Timestamp::UNIX_EPOCH }
+}
+
+/// What an agent says that holds nothing yet.
+fn hello() -> Hello {
+    let namespaces = (0..3).map(|n| format!("ns{n}").parse().unwrap()).collect();
+    Hello {
+        protocol: 1,
+        version: String::new(),
+        clock: String::new(),
+        replica: 0,
+        offer: Version::default(),
+        offer_floor: 0,
+        view: BTreeMap::new(),
+        bundles: BTreeMap::new(),
+        policy_revision: 0,
+        interest: Interest { namespaces },
+    }
 }
 
 type Resources = BTreeMap<OfferKey, OfferValue>;

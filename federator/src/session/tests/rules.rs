@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use meshfed_api::border::{Class, Hello, Interest, Part, Subject};
+use meshfed_api::border::{Class, Part, Subject};
 use meshfed_api::proto::federation as wire;
 use meshfed_api::stream::{Delta, History, PART_RESOURCES_MAX, Scope, StreamError};
 use meshfed_model::names::NetworkName;
@@ -17,7 +17,7 @@ use super::super::heard::Heard;
 use super::super::state::{
     FLIPS_WINDOW, Freshness, GATEWAY_KEPT, HOLD, Now, OpenError, Opened, STALE_AFTER, SessionId, State,
 };
-use super::{Resources, cluster, gateways, member, resources, service_name, start};
+use super::{Resources, cluster, gateways, hello, member, resources, service_name, start};
 use crate::catalog::Taken;
 use crate::fanout::Next;
 use crate::fleet;
@@ -49,20 +49,7 @@ impl Hub {
         members
     }
     fn try_open(&mut self, i: usize, binding: u64) -> Result<Opened, OpenError> {
-        let namespaces = (0..3).map(|n| format!("ns{n}").parse().unwrap()).collect();
-        let hello = Hello {
-            protocol: 1,
-            version: String::new(),
-            clock: String::new(),
-            replica: 0,
-            offer: Version::default(),
-            offer_floor: 0,
-            view: BTreeMap::new(),
-            bundles: BTreeMap::new(),
-            policy_revision: 0,
-            interest: Interest { namespaces },
-        };
-        self.state.open((&cluster(i), 0, binding), hello, self.now)
+        self.state.open((&cluster(i), 0, binding), hello(), self.now)
     }
     fn open(&mut self, i: usize) -> SessionId {
         self.try_open(i, 1).unwrap().id
