@@ -394,7 +394,7 @@ fn a_full_sync_that_loses_most_endpoints_is_held_for_its_time() {
 
 /// What was held back is still carried out in its time when a change that does not follow on it was refused meanwhile.
 ///
-/// Mutation seen to fail: `if complete` left out of `Catalog::take`, with the hold taken before the change is applied.
+/// Mutation seen to fail: `(None, None)` in `Catalog::take` replaced by `(None, origin.hold.take())`.
 #[test]
 fn a_refused_change_does_not_end_a_hold() {
     let mut hub = Hub::new();
