@@ -114,7 +114,7 @@ fn a_name_in_an_agents_policy_that_nobody_has_is_told() {
 
 /// The same in the fleet's source, where the hub judges by all members and all that is exported.
 ///
-/// Mutation seen to fail: `judge_names` left out of the federator's start.
+/// Mutation seen to fail: `serve_faults` left out of the federator's start.
 #[test]
 fn a_name_in_the_fleets_policies_that_nobody_has_is_told() {
     let mut world = World::start();

@@ -235,8 +235,7 @@ impl Federator {
         tasks.spawn("upkeep", upkeep(Arc::clone(&registry), policies.clone(), Arc::clone(&metrics), watch.clone()));
         let mut debug = axum::Router::new();
         if let Some(mut source) = source {
-            source.count_in(&metrics);
-            source.judge_names(Arc::clone(&hub) as Arc<dyn FleetNames>);
+            source.serve_faults(&metrics, Arc::clone(&hub) as Arc<dyn FleetNames>);
             let faults = source.faults();
             debug = debug.route("/debug/source", axum::routing::get(move || std::future::ready(source_page(&faults))));
             let revisions = Arc::clone(registry.revisions());

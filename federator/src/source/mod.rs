@@ -131,9 +131,10 @@ impl FleetSource {
         self.count_faults(&self.last_good.errors());
     }
 
-    /// Has names in policies judged from now on: who asks sees those that nobody has.
-    pub fn judge_names(&mut self, names: Arc<dyn FleetNames>) {
+    /// Shows how many faults there are from now on, names in policies that nobody has among them.
+    pub fn serve_faults(&mut self, metrics: &Metrics, names: Arc<dyn FleetNames>) {
         self.names = Some(names);
+        self.count_in(metrics);
     }
 
     /// The faults of files and objects, and names that nobody has.
