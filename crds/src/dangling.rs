@@ -99,7 +99,8 @@ pub(crate) fn place_of_cluster(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::last_good::{FileChange, LastGood, Scope};
+    use crate::last_good::{FileChange, LastGood};
+    use crate::object::Scope;
 
     /// East, in eu, eu-1; shop/b.
     struct One;

@@ -11,17 +11,8 @@ use meshfed_model::sorted::SortedSet;
 use crate::bounds::Bounds;
 use crate::error::{Code, ObjectError};
 use crate::intern::Interner;
-use crate::object::{Object, ObjectKey};
+use crate::object::{Object, ObjectKey, Scope};
 use crate::read::{Declared, read_file};
-
-/// Whose source it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// A cluster's: all kinds.
-    Cluster,
-    /// The fleet's (`federator --source`): policies only.
-    Fleet,
-}
 
 /// What happened to one file.
 #[derive(Debug, Clone)]

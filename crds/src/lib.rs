@@ -22,9 +22,9 @@ pub mod tree;
 
 pub use bounds::Bounds;
 pub use error::{Code, ObjectError, Severity};
-pub use last_good::{Change, Changes, FileChange, LastGood, Scope};
+pub use last_good::{Change, Changes, FileChange, LastGood};
 pub use object::{
     Body, ExportObject, ExportPolicyObject, FailoverPolicyObject, Kind, Labels, NamespaceObject, Object, ObjectKey,
-    Origin, Place, PolicyTarget, ServiceObject, ServicePattern, ServicePortObject, TargetPort, WorkloadObject,
+    Origin, Place, PolicyTarget, Scope, ServiceObject, ServicePattern, ServicePortObject, TargetPort, WorkloadObject,
     WorkloadPorts,
 };

@@ -116,6 +116,15 @@ impl Origin {
     }
 }
 
+/// Whose source it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// A cluster's: all kinds.
+    Cluster,
+    /// The fleet's (`federator --source`): policies only.
+    Fleet,
+}
+
 /// A valid object. Two objects with equal `body` mean the same; `origin` is for messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Object {

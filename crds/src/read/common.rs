@@ -6,8 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::error::Code;
-use crate::last_good::Scope;
-use crate::object::{Kind, Labels, ObjectKey, Place};
+use crate::object::{Kind, Labels, ObjectKey, Place, Scope};
 use crate::schema::{FINDINGS_MAX, Finding};
 use crate::tree::Node;
 

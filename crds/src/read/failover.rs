@@ -9,8 +9,7 @@ use meshfed_model::policy::{
 
 use super::common::Reader;
 use crate::error::Code;
-use crate::last_good::Scope;
-use crate::object::{FailoverPolicyObject, PolicyTarget};
+use crate::object::{FailoverPolicyObject, PolicyTarget, Scope};
 use crate::tree::Node;
 
 /// The most tiers of a policy.

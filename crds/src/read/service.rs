@@ -126,74 +126,65 @@ fn ports(r: &mut Reader<'_>, headless: bool) -> Vec<ServicePortObject> {
     if items.len() > PORTS_MAX {
         r.find(Code::TooLarge, list.place, "spec.ports", format!("has more than {PORTS_MAX} ports"), None);
     }
-    let mut names = BTreeMap::new();
-    let mut numbers = BTreeMap::new();
-    let mut found = Vec::new();
-    for (i, item) in items.iter().take(PORTS_MAX).enumerate() {
-        let field = |name: &str| format!("spec.ports[{i}].{name}");
-        let name = item.get("name").and_then(Node::text).unwrap_or_default();
-        if let Some(node) = item.get("name") {
-            r.parsed(node, &field("name"), "lower-case letters, digits and '-', at most 63", |t| {
-                check_label("port name", t)
-            });
-        } else if items.len() > 1 {
-            r.find(
-                Code::InvalidValue,
-                item.place,
-                &field("name"),
-                "is required where a service has several ports".to_owned(),
-                Some("give each port a name".to_owned()),
-            );
-        }
-        let Some(node) = item.get("port") else {
-            r.find(
-                Code::InvalidValue,
-                item.place,
-                &field("port"),
-                "is required".to_owned(),
-                Some("write a number from 1 to 65535".to_owned()),
-            );
-            continue;
-        };
-        let Some(port) = node.integer().and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0) else { continue };
-        let protocol = item.get("protocol").and_then(Node::text).unwrap_or("TCP");
-        if let Some(first) = numbers.insert((port, protocol), i) {
-            r.find(
-                Code::Duplicate,
-                node.place,
-                &field("port"),
-                format!("is also the port of spec.ports[{first}]"),
-                None,
-            );
-        }
-        if let Some(first) = names.insert(name, i)
-            && !name.is_empty()
-        {
-            r.find(
-                Code::Duplicate,
-                item.place,
-                &field("name"),
-                format!("is also the name of spec.ports[{first}]"),
-                None,
-            );
-        }
-        let target = target_port(r, item, &field("targetPort"));
-        if protocol != "TCP" {
-            let place = item.get("protocol").map_or(item.place, |n| n.place);
-            let message = format!("{protocol} is not in this version; the port is left out");
-            r.find(Code::NoEffectYet, place, &field("protocol"), message, None);
-            continue;
-        }
-        if let TargetPort::Name(_) = target
-            && let Some(node) = item.get("targetPort")
-        {
-            r.mark(field("targetPort"), node);
-        }
-        let app_protocol = item.get("appProtocol").and_then(Node::text).map(str::to_owned);
-        let port = ServicePort { name: name.to_owned(), port, protocol: protocol.to_owned(), app_protocol };
-        found.push(ServicePortObject { port, target });
+    let mut seen = Seen::default();
+    let several = items.len() > 1;
+    items.iter().take(PORTS_MAX).enumerate().filter_map(|(i, item)| port(r, i, item, several, &mut seen)).collect()
+}
+
+/// Names and numbers of the ports before.
+#[derive(Default)]
+struct Seen<'a> {
+    names: BTreeMap<&'a str, usize>,
+    numbers: BTreeMap<(u16, &'a str), usize>,
+}
+
+/// One port; `None` where it is left out.
+fn port<'a>(
+    r: &mut Reader<'_>,
+    i: usize,
+    item: &'a Node,
+    several: bool,
+    seen: &mut Seen<'a>,
+) -> Option<ServicePortObject> {
+    let field = |name: &str| format!("spec.ports[{i}].{name}");
+    let name = item.get("name").and_then(Node::text).unwrap_or_default();
+    if let Some(node) = item.get("name") {
+        let form = "lower-case letters, digits and '-', at most 63";
+        r.parsed(node, &field("name"), form, |t| check_label("port name", t));
+    } else if several {
+        r.bad(item, &field("name"), "is required where a service has several ports", "give each port a name");
     }
-    found
+    let Some(node) = item.get("port") else {
+        r.bad(item, &field("port"), "is required", "write a number from 1 to 65535");
+        return None;
+    };
+    let number = node.integer().and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0)?;
+    let protocol = item.get("protocol").and_then(Node::text).unwrap_or("TCP");
+    if let Some(first) = seen.numbers.insert((number, protocol), i) {
+        let message = format!("is also the port of spec.ports[{first}]");
+        r.find(Code::Duplicate, node.place, &field("port"), message, None);
+    }
+    if let Some(first) = seen.names.insert(name, i)
+        && !name.is_empty()
+    {
+        let message = format!("is also the name of spec.ports[{first}]");
+        r.find(Code::Duplicate, item.place, &field("name"), message, None);
+    }
+    let target = target_port(r, item, &field("targetPort"));
+    if protocol != "TCP" {
+        let place = item.get("protocol").map_or(item.place, |n| n.place);
+        let message = format!("{protocol} is not in this version; the port is left out");
+        r.find(Code::NoEffectYet, place, &field("protocol"), message, None);
+        return None;
+    }
+    if let TargetPort::Name(_) = target
+        && let Some(node) = item.get("targetPort")
+    {
+        r.mark(field("targetPort"), node);
+    }
+    let app_protocol = item.get("appProtocol").and_then(Node::text).map(str::to_owned);
+    let port = ServicePort { name: name.to_owned(), port: number, protocol: protocol.to_owned(), app_protocol };
+    Some(ServicePortObject { port, target })
 }
 
 fn target_port(r: &mut Reader<'_>, item: &Node, field: &str) -> TargetPort {
