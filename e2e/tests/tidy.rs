@@ -31,10 +31,8 @@ const FUNCTION_LINES: usize = 70;
 const FUNCTION_RATCHET: &[(&str, &str, usize)] = &[];
 
 /// Rooms of a crate that use each other in a circle: none may be added, and who breaks one takes it out of the list.
-const CIRCLES: &[(&str, &[&str])] = &[
-    ("model", &["failover", "horizon"]),
-    ("cluster-agent", &["core", "status", "workload", "xds"]),
-];
+const CIRCLES: &[(&str, &[&str])] =
+    &[("model", &["failover", "horizon"]), ("cluster-agent", &["core", "status", "workload", "xds"])];
 
 /// Our crates, by folder.
 const CRATES: &[&str] = &["model", "api", "crds", "runtime", "ca", "federator", "cluster-agent", "proxy", "cli", "e2e"];
