@@ -2,6 +2,7 @@
 
 use meshfed_runtime::limits::LimitExceeded;
 use rcgen::{CertificateParams, DistinguishedName};
+use rustls_pki_types::SignatureVerificationAlgorithm;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 
@@ -11,6 +12,8 @@ use crate::template::{IssueError, subject_key};
 
 /// Most bytes of a request.
 pub const CSR_MAX: usize = 16 * 1024;
+
+const SEQUENCE: u8 = 0x30;
 
 /// Why a request was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,9 +81,27 @@ pub fn verify(der: &[u8]) -> Result<PublicKey, CsrError> {
     if !length_ok || key.unused_bits != 0 || request.signature_value.unused_bits != 0 {
         return Err(CsrError::Algorithm);
     }
+    // What the signature does not cover, and the parser is lenient about.
+    let tail = tail(algorithm, &request.signature_value.data);
+    if der.first() != Some(&SEQUENCE) || !tail.is_some_and(|tail| der.ends_with(&tail)) {
+        return Err(CsrError::Malformed);
+    }
     subject_key(info.subject_pki.raw).map_err(|_encoding| CsrError::Algorithm)?;
     algorithm
         .verify_signature(&key.data, info.raw, &request.signature_value.data)
         .map_err(|_invalid| CsrError::Possession)?;
     Ok(PublicKey(info.subject_pki.raw.to_vec()))
+}
+
+/// The end of a request in its one form (RFC 2986, 4.2): `signatureAlgorithm` and `signature` in DER. Signatures of the
+/// algorithms that are taken have fewer than 127 bytes; none: a longer one.
+fn tail(algorithm: &dyn SignatureVerificationAlgorithm, signature: &[u8]) -> Option<Vec<u8>> {
+    const BIT_STRING: u8 = 0x03;
+    let short = |length: usize| u8::try_from(length).ok().filter(|n| *n < 0x80);
+    let identifier = algorithm.signature_alg_id();
+    let mut tail = vec![SEQUENCE, short(identifier.len())?];
+    tail.extend_from_slice(&identifier);
+    tail.extend_from_slice(&[BIT_STRING, short(signature.len() + 1)?, 0]);
+    tail.extend_from_slice(signature);
+    Some(tail)
 }

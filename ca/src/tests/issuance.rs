@@ -126,6 +126,22 @@ proptest! {
     }
 }
 
+/// No bit of a request can be changed, in what its signature covers or outside of it.
+/// Mutation seen to fail: `tail` is not compared.
+#[test]
+fn a_request_has_one_form() {
+    let request = csr::create(&SigningKey::generate().unwrap()).unwrap();
+    let taken = |at: usize, with: u8| {
+        let mut changed = request.clone();
+        changed[at] ^= with;
+        csr::verify(&changed).is_ok()
+    };
+    // Every bit, and the class bits of what may be a tag together.
+    let changes = (0..request.len()).flat_map(|at| [1, 2, 4, 8, 16, 32, 64, 128, 96, 192].map(|with| (at, with)));
+    let taken: Vec<(usize, u8)> = changes.filter(|(at, with)| taken(*at, *with)).collect();
+    assert_eq!(taken, [], "of {} bytes", request.len());
+}
+
 /// Mutation seen to fail: the proof of possession is not checked; `LimitExceeded::check` left out.
 #[test]
 fn requests_bring_a_key_and_its_proof() {
