@@ -63,6 +63,9 @@ pub struct Bundles {
     fleet: TrustDomain,
     own: TrustDomain,
     held: BTreeMap<TrustDomain, Bundle>,
+    /// What was held last of trust domains that the hub has withdrawn: it judges what comes back. One for each lineage
+    /// that the root has certified, at most.
+    withdrawn: BTreeMap<TrustDomain, Bundle>,
     trust: Arc<TrustStore>,
     data_dir: PathBuf,
     approvals: Approvals,
@@ -103,10 +106,16 @@ impl Bundles {
                 Err(reason) => tracing::warn!(%trust_domain, reason, "a saved bundle is left out"),
             }
         }
+        let withdrawn = withdrawn(&proofs, &held);
         let approvals = Approvals::new(&state)?;
-        let refused = approvals.all_refused(held.keys()).into_iter().map(|b| (b.trust_domain.clone(), b)).collect();
+        let refused = approvals
+            .all_refused(held.keys().chain(withdrawn.keys()))
+            .into_iter()
+            .map(|b| (b.trust_domain.clone(), b))
+            .collect();
         let data_dir = data_dir.to_owned();
-        let mut bundles = Self { anchors, proofs, root, fleet, own, held, trust, data_dir, approvals, refused };
+        let mut bundles =
+            Self { anchors, proofs, root, fleet, own, held, withdrawn, trust, data_dir, approvals, refused };
         if let Err(error) = bundles.publish(&bundles.held) {
             tracing::warn!(%error, "saved bundles are left out");
         }
@@ -120,6 +129,11 @@ impl Bundles {
         &self.held
     }
 
+    /// What is held of a trust domain, or was when it was withdrawn.
+    fn known(&self, trust_domain: &TrustDomain) -> Option<&Bundle> {
+        self.held.get(trust_domain).or_else(|| self.withdrawn.get(trust_domain))
+    }
+
     /// Takes a bundle; whether anything changed.
     ///
     /// # Errors
@@ -129,12 +143,12 @@ impl Bundles {
         if trust_domain != self.fleet && trust_domain.cluster_in(&self.fleet).is_none() {
             return Err(BundleRefused::Foreign(trust_domain));
         }
-        let held = self.held.get(&trust_domain);
-        if held == Some(offered) {
+        if self.held.get(&trust_domain) == Some(offered) {
             return Ok(false);
         }
         let unproved = |source| BundleRefused::Unproved { trust_domain: trust_domain.clone(), source };
         let approved = self.approvals.of(&trust_domain);
+        let held = self.known(&trust_domain);
         let bundle = match meshfed_ca::bundle::accept_approved(held, offered, &approved, &self.root, now) {
             Ok(bundle) => bundle,
             Err(source) => {
@@ -148,6 +162,7 @@ impl Bundles {
         all.insert(trust_domain.clone(), bundle.clone());
         self.publish(&all)?;
         self.held = all;
+        self.withdrawn.remove(&trust_domain);
         let was_refused = self.refused.remove(&trust_domain).is_some();
         let saved = self.save(&bundle).and_then(|()| {
             // After the bundle: an approval that is gone while the bundle is not saved would be asked for once more.
@@ -191,7 +206,7 @@ impl Bundles {
     /// Trust domains whose changed anchor waits for an approval, each with the command line that approves it.
     pub fn awaiting(&self) -> impl Iterator<Item = (&TrustDomain, String)> {
         self.refused.values().filter_map(|bundle| {
-            let held = self.held.get(&bundle.trust_domain)?;
+            let held = self.known(&bundle.trust_domain)?;
             let keys = meshfed_ca::bundle::new_keys(held, bundle);
             let commands = keys.iter().map(|key| {
                 let (name, key) = (&bundle.trust_domain, meshfed_ca::bundle::hex(key));
@@ -207,7 +222,8 @@ impl Bundles {
         !self.refused.is_empty()
     }
 
-    /// Drops the bundle of a trust domain: nobody of it is trusted any more.
+    /// Drops the bundle of a trust domain: nobody of it is trusted any more. What it was is remembered, so that a hub
+    /// cannot bring it back with another key.
     ///
     /// # Errors
     /// [`BundleRefused`].
@@ -216,13 +232,14 @@ impl Bundles {
             return Err(BundleRefused::Own(trust_domain.clone()));
         }
         let forgotten = self.refused.remove(trust_domain).map(|_| self.approvals.forget(trust_domain)).transpose();
-        if self.held.remove(trust_domain).is_none() {
-            return Ok(false);
-        }
+        let Some(bundle) = self.held.remove(trust_domain) else { return Ok(false) };
         self.publish(&self.held)?;
         let failed = |source| BundleRefused::File { trust_domain: trust_domain.clone(), source };
+        // What join wrote has no proof beside it yet.
+        let kept = self.save_proof(&bundle);
+        self.withdrawn.insert(trust_domain.clone(), bundle);
+        kept.map_err(failed)?;
         files::remove(&self.anchors.join(format!("{trust_domain}.pem"))).map_err(failed)?;
-        files::remove(&self.proofs.join(trust_domain.as_str())).map_err(failed)?;
         forgotten.map_err(failed)?;
         Ok(true)
     }
@@ -236,11 +253,30 @@ impl Bundles {
     fn save(&self, bundle: &Bundle) -> Result<(), FileError> {
         let name = &bundle.trust_domain;
         // The proof first: a file of anchors without it would count as one from the join.
-        let proof = wire::Bundle::from(bundle).encode_to_vec();
-        files::write_atomic(&self.proofs.join(name.as_str()), &proof, MODE_SECRET)?;
+        self.save_proof(bundle)?;
         let pem = meshfed_ca::pem::encode_certificates(bundle.anchors.iter().map(Vec::as_slice));
         files::write_atomic(&self.anchors.join(format!("{name}.pem")), pem.as_bytes(), MODE_SECRET)
     }
+
+    fn save_proof(&self, bundle: &Bundle) -> Result<(), FileError> {
+        let proof = wire::Bundle::from(bundle).encode_to_vec();
+        files::write_atomic(&self.proofs.join(bundle.trust_domain.as_str()), &proof, MODE_SECRET)
+    }
+}
+
+/// The bundles whose proof is kept and whose anchors are not: those that were withdrawn.
+fn withdrawn(proofs: &Path, held: &BTreeMap<TrustDomain, Bundle>) -> BTreeMap<TrustDomain, Bundle> {
+    let names = std::fs::read_dir(proofs).into_iter().flatten().flatten();
+    let domains = names.filter_map(|entry| TrustDomain::new(&*entry.file_name().to_string_lossy()).ok());
+    let mut found = BTreeMap::new();
+    for trust_domain in domains.filter(|name| !held.contains_key(name)) {
+        let bytes = files::read_limited(&proofs.join(trust_domain.as_str()), FILE_MAX).map_err(|e| e.to_string());
+        match bytes.and_then(|bytes| proven(&bytes, &trust_domain)) {
+            Ok(bundle) => drop(found.insert(trust_domain, bundle)),
+            Err(reason) => tracing::warn!(%trust_domain, reason, "what was held of a withdrawn bundle is not known"),
+        }
+    }
+    found
 }
 
 /// The saved bundle: from its proof, or, where there is none yet, the anchors as join wrote them, with serial 0.
