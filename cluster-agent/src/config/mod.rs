@@ -12,7 +12,7 @@ use meshfed_runtime::listen::ListenFlag;
 use meshfed_runtime::telemetry::LogFormat;
 
 use crate::enroll::AgentFile;
-use crate::identity::Authority;
+use crate::identity::{Authority, AuthorityError};
 
 #[cfg(test)]
 mod tests;
@@ -283,6 +283,11 @@ impl Files {
         };
         let authority = match Authority::new(texts.get("ca/key.pem")?, anchor, agent.trust_domain.clone()) {
             Ok(authority) => authority,
+            Err(error @ (AuthorityError::Anchor(_) | AuthorityError::OtherKey)) => {
+                let text = format!("{}; restore ca/ from a backup, or join again with --replace", chain(&error));
+                problems.file("MF0107", shown(&anchor_path), text);
+                return None;
+            }
             Err(error) => {
                 problems.file("MF0107", shown(&data_dir.join("ca/key.pem")), chain(&error));
                 return None;

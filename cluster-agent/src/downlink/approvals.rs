@@ -11,7 +11,7 @@ use meshfed_model::identity::TrustDomain;
 use meshfed_runtime::files::{self, FileError, MODE_SECRET};
 use prost::Message as _;
 
-use super::bundles::{FILE_MAX, proven, read};
+use super::bundles::{FILE_MAX, WITHDRAWN, proven, read};
 use crate::enroll::{AgentFile, AgentFileError};
 
 /// The largest file of approvals, in bytes: a hash a line, for some changes that were never offered.
@@ -72,7 +72,9 @@ pub fn approve(data_dir: &Path, trust_domain: &TrustDomain, sha256: &str) -> Res
     let key = unhex(sha256).ok_or_else(|| ApproveError::Hash(sha256.chars().take(80).collect()))?;
     let state = data_dir.join("state");
     let anchors = data_dir.join("bundles").join(format!("{trust_domain}.pem"));
-    let Ok(held) = read(&anchors, &state.join("bundles").join(trust_domain.as_str()), trust_domain) else {
+    let proof = |directory: &str| state.join(directory).join(trust_domain.as_str());
+    let known = read(&anchors, &proof("bundles"), trust_domain);
+    let Ok(held) = known.or_else(|_unknown| read(&anchors, &proof(WITHDRAWN), trust_domain)) else {
         return Err(ApproveError::Unknown { trust_domain: trust_domain.clone(), held: held_in(data_dir) });
     };
     let nothing = Bundle { anchors: Vec::new(), ..held.clone() };

@@ -2,7 +2,7 @@
 //!
 //! What is refused is counted and logged, and the last good bundle stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -59,6 +59,7 @@ pub enum BundleRefused {
 pub struct Bundles {
     anchors: PathBuf,
     proofs: PathBuf,
+    gone: PathBuf,
     root: Vec<u8>,
     fleet: TrustDomain,
     own: TrustDomain,
@@ -88,25 +89,32 @@ impl Bundles {
         let anchors = data_dir.join("bundles");
         let state = data_dir.join("state");
         let proofs = state.join("bundles");
+        let gone = state.join(WITHDRAWN);
         files::create_private_dir(&anchors)?;
         files::create_private_dir(&state)?;
         files::create_private_dir(&proofs)?;
+        files::create_private_dir(&gone)?;
         let mut held = BTreeMap::new();
-        let listed = std::fs::read_dir(&anchors).map_err(|source| FileError::Io {
-            action: "list",
-            path: anchors.clone(),
-            source,
-        })?;
-        for name in listed.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()) {
-            let Some(trust_domain) = name.strip_suffix(".pem").and_then(|n| TrustDomain::new(n).ok()) else { continue };
-            match read(&anchors.join(&name), &proofs.join(trust_domain.as_str()), &trust_domain) {
+        // Where the anchors were lost, the proof still tells whom to trust.
+        let with_anchors = names(&anchors)?.into_iter().filter_map(|n| n.strip_suffix(".pem").map(str::to_owned));
+        let all: BTreeSet<String> = with_anchors.chain(names(&proofs)?).collect();
+        let withdrawn = withdrawn(&gone)?;
+        for trust_domain in all.iter().filter_map(|name| TrustDomain::new(name).ok()) {
+            // The end came amid a withdrawal.
+            if withdrawn.contains_key(&trust_domain) {
+                continue;
+            }
+            let path = anchors.join(format!("{trust_domain}.pem"));
+            if !path.exists() {
+                tracing::warn!(%trust_domain, path = %path.display(), "the anchors are gone; their proof in state/bundles stands");
+            }
+            match read(&path, &proofs.join(trust_domain.as_str()), &trust_domain) {
                 Ok(bundle) => {
                     held.insert(trust_domain, bundle);
                 }
                 Err(reason) => tracing::warn!(%trust_domain, reason, "a saved bundle is left out"),
             }
         }
-        let withdrawn = withdrawn(&proofs, &held);
         let approvals = Approvals::new(&state)?;
         let refused = approvals
             .all_refused(held.keys().chain(withdrawn.keys()))
@@ -115,7 +123,7 @@ impl Bundles {
             .collect();
         let data_dir = data_dir.to_owned();
         let mut bundles =
-            Self { anchors, proofs, root, fleet, own, held, withdrawn, trust, data_dir, approvals, refused };
+            Self { anchors, proofs, gone, root, fleet, own, held, withdrawn, trust, data_dir, approvals, refused };
         if let Err(error) = bundles.publish(&bundles.held) {
             tracing::warn!(%error, "saved bundles are left out");
         }
@@ -164,10 +172,11 @@ impl Bundles {
         self.held = all;
         self.withdrawn.remove(&trust_domain);
         let was_refused = self.refused.remove(&trust_domain).is_some();
-        let saved = self.save(&bundle).and_then(|()| {
-            // After the bundle: an approval that is gone while the bundle is not saved would be asked for once more.
-            if was_refused || !approved.is_empty() { self.approvals.settle(&bundle) } else { Ok(()) }
-        });
+        let saved =
+            self.save(&bundle).and_then(|()| files::remove(&self.gone.join(trust_domain.as_str()))).and_then(|_| {
+                // After the bundle: an approval that is gone while the bundle is not saved would be asked for once more.
+                if was_refused || !approved.is_empty() { self.approvals.settle(&bundle) } else { Ok(()) }
+            });
         saved.map_err(|source| BundleRefused::File { trust_domain, source })?;
         Ok(true)
     }
@@ -235,11 +244,12 @@ impl Bundles {
         let Some(bundle) = self.held.remove(trust_domain) else { return Ok(false) };
         self.publish(&self.held)?;
         let failed = |source| BundleRefused::File { trust_domain: trust_domain.clone(), source };
-        // What join wrote has no proof beside it yet.
-        let kept = self.save_proof(&bundle);
+        // First of all: from here on an end in between is a withdrawal.
+        let kept = proof_in(&self.gone, &bundle);
         self.withdrawn.insert(trust_domain.clone(), bundle);
         kept.map_err(failed)?;
         files::remove(&self.anchors.join(format!("{trust_domain}.pem"))).map_err(failed)?;
+        files::remove(&self.proofs.join(trust_domain.as_str())).map_err(failed)?;
         forgotten.map_err(failed)?;
         Ok(true)
     }
@@ -253,30 +263,40 @@ impl Bundles {
     fn save(&self, bundle: &Bundle) -> Result<(), FileError> {
         let name = &bundle.trust_domain;
         // The proof first: a file of anchors without it would count as one from the join.
-        self.save_proof(bundle)?;
+        proof_in(&self.proofs, bundle)?;
         let pem = meshfed_ca::pem::encode_certificates(bundle.anchors.iter().map(Vec::as_slice));
         files::write_atomic(&self.anchors.join(format!("{name}.pem")), pem.as_bytes(), MODE_SECRET)
     }
-
-    fn save_proof(&self, bundle: &Bundle) -> Result<(), FileError> {
-        let proof = wire::Bundle::from(bundle).encode_to_vec();
-        files::write_atomic(&self.proofs.join(bundle.trust_domain.as_str()), &proof, MODE_SECRET)
-    }
 }
 
-/// The bundles whose proof is kept and whose anchors are not: those that were withdrawn.
-fn withdrawn(proofs: &Path, held: &BTreeMap<TrustDomain, Bundle>) -> BTreeMap<TrustDomain, Bundle> {
-    let names = std::fs::read_dir(proofs).into_iter().flatten().flatten();
-    let domains = names.filter_map(|entry| TrustDomain::new(&*entry.file_name().to_string_lossy()).ok());
+/// Where `E/state` keeps what was held of trust domains that the hub has withdrawn.
+pub(super) const WITHDRAWN: &str = "withdrawn";
+
+fn proof_in(directory: &Path, bundle: &Bundle) -> Result<(), FileError> {
+    let proof = wire::Bundle::from(bundle).encode_to_vec();
+    files::write_atomic(&directory.join(bundle.trust_domain.as_str()), &proof, MODE_SECRET)
+}
+
+fn names(directory: &Path) -> Result<Vec<String>, FileError> {
+    let failed = |source| FileError::Io { action: "list", path: directory.to_owned(), source };
+    let listed = std::fs::read_dir(directory).map_err(failed)?;
+    Ok(listed.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+}
+
+/// What was held of trust domains that were withdrawn.
+fn withdrawn(directory: &Path) -> Result<BTreeMap<TrustDomain, Bundle>, FileError> {
     let mut found = BTreeMap::new();
-    for trust_domain in domains.filter(|name| !held.contains_key(name)) {
-        let bytes = files::read_limited(&proofs.join(trust_domain.as_str()), FILE_MAX).map_err(|e| e.to_string());
+    for trust_domain in names(directory)?.iter().filter_map(|name| TrustDomain::new(name).ok()) {
+        let path = directory.join(trust_domain.as_str());
+        let bytes = files::read_limited(&path, FILE_MAX).map_err(|e| e.to_string());
         match bytes.and_then(|bytes| proven(&bytes, &trust_domain)) {
             Ok(bundle) => drop(found.insert(trust_domain, bundle)),
-            Err(reason) => tracing::warn!(%trust_domain, reason, "what was held of a withdrawn bundle is not known"),
+            Err(reason) => {
+                tracing::warn!(path = %path.display(), reason, "what was held of a withdrawn bundle is lost")
+            }
         }
     }
-    found
+    Ok(found)
 }
 
 /// The saved bundle: from its proof, or, where there is none yet, the anchors as join wrote them, with serial 0.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshfed_api::border::Ack;
+use meshfed_api::border::{Ack, NAMESPACES_MAX};
 use meshfed_api::proto::federation as wire;
 use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::{Principal, SpiffeId, TrustDomain};
@@ -292,7 +292,7 @@ impl Link {
         if offered {
             self.tell_oversized();
         }
-        if let Some(namespaces) = outgoing.interest
+        if let Some(namespaces) = outgoing.interest.map(within_limit)
             && namespaces != self.interest
         {
             // Not saved: a crash only costs that the hub sends once more what it would filter anew.
@@ -459,4 +459,31 @@ pub(super) async fn dial(config: LinkConfig, first: usize) -> Result<Channel, St
         reasons.remove(0);
     }
     Err(reasons.join("; "))
+}
+
+/// The namespaces that one message may name, in their order. Nobody has so many: who has is told which are left out.
+fn within_limit(mut namespaces: BTreeSet<Namespace>) -> BTreeSet<Namespace> {
+    if let Some(first) = namespaces.iter().nth(NAMESPACES_MAX).cloned() {
+        let left_out = namespaces.split_off(&first).len();
+        tracing::warn!(
+            left_out, %first,
+            "more than {NAMESPACES_MAX} namespaces: nothing is imported into the last of them; take namespaces that \
+             need no imports out of the source"
+        );
+    }
+    namespaces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mutation seen to fail: `split_off` of nothing.
+    #[test]
+    fn no_more_namespaces_are_named_than_the_hub_takes() {
+        let some = |count: usize| (0..count).map(|n| Namespace::new(format!("n{n:06}")).unwrap()).collect();
+        let all: BTreeSet<Namespace> = some(NAMESPACES_MAX + 5);
+        assert_eq!(within_limit(all), some(NAMESPACES_MAX));
+        assert_eq!(within_limit(some(3)), some(3));
+    }
 }

@@ -130,3 +130,19 @@ fn a_withdrawn_bundle_does_not_come_back_as_another() {
     assert!(bundles.take(&first, root.now).unwrap(), "its own comes back");
     assert_eq!(root.open(dir.path(), &trust).held().get(&domain("east.f")), Some(&first));
 }
+
+/// A file of anchors that is lost is no withdrawal: its proof still tells whom to trust.
+///
+/// Mutation seen to fail: `open` looks at the files of anchors only.
+#[test]
+fn lost_anchors_withdraw_no_trust() {
+    let root = Root::new();
+    let dir = tempfile::tempdir().unwrap();
+    let trust = Arc::new(TrustStore::new());
+    let east = root.bundle("east.f", 1);
+    assert!(root.open(dir.path(), &trust).take(&east, root.now).unwrap());
+    std::fs::remove_file(dir.path().join("bundles/east.f.pem")).unwrap();
+    let trust = Arc::new(TrustStore::new());
+    assert_eq!(root.open(dir.path(), &trust).held().get(&domain("east.f")), Some(&east));
+    assert!(trust.get(&domain("east.f")).is_some());
+}

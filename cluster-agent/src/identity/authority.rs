@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use meshfed_ca::keys::SigningKey;
 use meshfed_ca::pem::encode_certificates;
-use meshfed_ca::{IssueError, keys, svid};
+use meshfed_ca::{IssueError, anchor, keys, svid};
 use meshfed_model::identity::{SpiffeId, TrustDomain};
 use zeroize::Zeroizing;
 
@@ -25,6 +25,12 @@ pub enum AuthorityError {
     /// No key could be made or read.
     #[error("a key could not be made or read")]
     Key(#[source] keys::KeyError),
+    /// The anchor is none of this cluster's.
+    #[error("is not this cluster's anchor")]
+    Anchor(#[source] anchor::AnchorError),
+    /// Key and anchor do not belong together.
+    #[error("does not hold the key of ca/key.pem")]
+    OtherKey,
     /// The certificate could not be issued.
     #[error("the certificate could not be issued")]
     Issue(#[source] IssueError),
@@ -73,10 +79,17 @@ pub struct Authority {
 impl Authority {
     /// From the files of `E/ca`: the key as PKCS#8 PEM, the anchor as DER.
     ///
+    /// Whether the anchor is valid now is not asked: a clock that is wrong at the start must not keep an agent away.
+    ///
     /// # Errors
-    /// [`AuthorityError::Key`].
+    /// [`AuthorityError::Key`], [`AuthorityError::Anchor`], [`AuthorityError::OtherKey`].
     pub fn new(key_pem: &str, anchor: Vec<u8>, trust_domain: TrustDomain) -> Result<Self, AuthorityError> {
         let key = SigningKey::from_pkcs8_pem(key_pem).map_err(AuthorityError::Key)?;
+        let begin = anchor::validity(&anchor).map_or(SystemTime::UNIX_EPOCH, |(begin, _)| begin);
+        anchor::verify(&anchor, &trust_domain, begin).map_err(AuthorityError::Anchor)?;
+        if anchor::spki_sha256(&anchor) != Some(key.spki_sha256()) {
+            return Err(AuthorityError::OtherKey);
+        }
         Ok(Self { key, anchor, trust_domain, ttl: SVID_TTL })
     }
     /// With another life of what it issues.

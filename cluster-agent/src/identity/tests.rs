@@ -15,6 +15,26 @@ fn authority(domain: &str) -> Authority {
     Authority::new(&key.to_pkcs8_pem(), anchor, domain).unwrap()
 }
 
+/// An authority whose certificates nobody could verify is none.
+///
+/// Mutation seen to fail: key and anchor are not compared; `anchor::verify` is not asked.
+#[test]
+fn the_anchor_is_that_of_the_key_and_the_cluster() {
+    let domain = TrustDomain::new("west.mesh.example").unwrap();
+    let (key, other) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+    let of = |key: &SigningKey, domain: &TrustDomain| {
+        // Long over: a wrong clock at the start keeps no agent away.
+        let then = clock::wall() - Duration::from_secs(90 * 86_400);
+        anchor::self_signed(key, domain, then, Duration::from_secs(86_400)).unwrap()
+    };
+    let new = |anchor: Vec<u8>| Authority::new(&key.to_pkcs8_pem(), anchor, domain.clone()).map(drop);
+    assert!(new(of(&key, &domain)).is_ok());
+    assert!(matches!(new(of(&other, &domain)), Err(AuthorityError::OtherKey)));
+    let foreign = of(&key, &TrustDomain::new("east.mesh.example").unwrap());
+    assert!(matches!(new(foreign), Err(AuthorityError::Anchor(_))));
+    assert!(matches!(new(vec![1, 2, 3]), Err(AuthorityError::Anchor(_))));
+}
+
 /// Mutation seen to fail: the trust domain is not compared (and `svid::issue` is told another anchor).
 /// Not tried yet: `is_workload` is not asked.
 #[test]

@@ -48,6 +48,15 @@ pub enum TrustError {
         /// The certificate.
         certificate: PathBuf,
     },
+    /// The root's word for the fleet's anchor is none.
+    #[error("{}: not the root's word for the fleet's anchor; restore D/ca from a backup", path.display())]
+    Lineage {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: lineage::LineageError,
+    },
     /// No root key at hand.
     #[error("the root key is offline; name it with --root-key FILE")]
     RootOffline,
@@ -155,10 +164,16 @@ impl Trust {
         let anchor = certificate(&dir.join("fleet.pem"), new, || {
             Ok(anchor::self_signed(&anchor_key, &fleet, now, ANCHOR_TTL)?)
         })?;
-        let lineage = certificate(&dir.join("fleet-lineage.pem"), new, || {
+        let lineage_path = dir.join("fleet-lineage.pem");
+        let lineage = certificate(&lineage_path, new, || {
             let key = root_key.as_ref().ok_or(TrustError::RootOffline)?;
             Ok(lineage::issue(key, &root, &anchor, now)?)
         })?;
+        // No joiner would take a bundle without it, and each would have spent its token. Not by the clock: one that is
+        // wrong at the start must not keep a federator away.
+        let begin = anchor::validity(&lineage).map_or(now, |(begin, _)| begin);
+        lineage::verify(&anchor, &lineage, &root, &fleet, begin)
+            .map_err(|source| TrustError::Lineage { path: lineage_path, source })?;
         let peers = TrustStore::with([(fleet.clone(), vec![anchor.clone().into()])].into())?;
         let trust = Self {
             id: SpiffeId::federator(fleet.clone(), federator),
@@ -287,5 +302,29 @@ pub async fn keep_fresh(
                 renew_at = now + RETRY;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fleet whose own anchor nobody would take does not start: each joiner would spend its token and fail.
+    ///
+    /// Mutation seen to fail: `lineage::verify` left out of `open`.
+    #[test]
+    fn the_roots_word_for_the_fleets_anchor_is_checked() {
+        let now = meshfed_runtime::clock::wall();
+        let fleet = || TrustDomain::new("mesh.example").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let open = |new| Trust::open(dir.path(), fleet(), 1, new, None, now).map(drop);
+        open(true).unwrap();
+        open(false).unwrap();
+        let lineage = dir.path().join("ca/fleet-lineage.pem");
+        let other = tempfile::tempdir().unwrap();
+        Trust::open(other.path(), fleet(), 1, true, None, now).map(drop).unwrap();
+        std::fs::copy(other.path().join("ca/fleet-lineage.pem"), &lineage).unwrap();
+        let refused = open(false).unwrap_err();
+        assert!(matches!(&refused, TrustError::Lineage { path, .. } if *path == lineage), "{refused}");
     }
 }
