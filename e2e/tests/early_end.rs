@@ -73,9 +73,30 @@ fn published(run_dir: &Path) -> Vec<PathBuf> {
     ["addresses.json", "xds.sock", "workload.sock"].map(|name| run_dir.join(name)).into()
 }
 
-/// SIGTERM at any moment: exit 0, no address and no socket is left.
+/// A daemon listens for SIGTERM before it does anything else: one that waits for its configuration heeds it already.
 ///
 /// Mutation seen to fail: `Signals::early` left out of `main`.
+#[test]
+fn a_daemon_heeds_sigterm_before_it_reads_its_configuration() {
+    let data_dir = tempfile::tempdir().unwrap();
+    // Nobody writes into this pipe: the agent waits when it opens it.
+    let made = Command::new("mkfifo").arg(data_dir.path().join("agent.yaml")).status().unwrap();
+    assert!(made.success());
+    let mut command = Command::new(meshfed());
+    command.args(["agent", "--data-dir"]).arg(data_dir.path());
+    command.arg("--source").arg(format!("dir:{}", data_dir.path().display()));
+    let mut agent = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("the agent heeds SIGTERM", Duration::from_secs(20), || match agent.try_wait().unwrap() {
+        Some(status) => panic!("it did not wait: {status}"),
+        None => heeds(&agent).then_some(()).ok_or("not yet"),
+    });
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+}
+
+/// SIGTERM at any moment: exit 0, no address and no socket is left.
+///
+/// Mutation seen to fail: `Published` leaves its file.
 #[test]
 fn daemons_end_well_from_their_first_moment_on() {
     let fleet = Fleet::start();
