@@ -189,7 +189,7 @@ fn hold(socket: &Path, uid: u32, count: usize) -> (std::process::Child, usize) {
 
 /// One local user has as many places on the agent's socket as one may have, and no more; another user, and root, get in.
 ///
-/// Mutation seen to fail: `place_of` with `users` bounded in all only.
+/// Mutation seen to fail: `users` of `Rooms` bounded in all only.
 #[test]
 fn one_local_user_does_not_take_the_places_of_others() {
     use std::os::unix::fs::PermissionsExt as _;
