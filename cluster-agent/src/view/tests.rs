@@ -282,6 +282,7 @@ fn a_view_that_is_damaged_in_the_middle_is_missing() {
     }
     let (mut store, _) = ViewStore::open(dir.path()).unwrap();
     store.append(&change(0, 20, true, vec![service("shop/a")], &[])).unwrap();
+    assert!(!dir.path().join("east.origin.missing").exists(), "it is told again");
     drop(store);
     let loaded = ViewStore::open(dir.path()).unwrap().1;
     assert_eq!((loaded.missing.len(), loaded.changes.len()), (0, 1));
