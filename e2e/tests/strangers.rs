@@ -122,7 +122,7 @@ impl Administrator {
 /// administrator's token stands. Who lost a place is counted.
 ///
 /// Mutations seen to fail: `seat.known()` left out of `admit`; `Server::accept` refusing where all `strangers` are taken;
-/// `Held::Member` with the stranger's place.
+/// `peer.id` passed over where `handshake` makes `held` (a member then holds a stranger's place).
 #[test]
 fn a_crowd_of_strangers_keeps_nobody_out() {
     let fleet = Fleet::start();
