@@ -299,7 +299,7 @@ mod tests {
     }
 
     /// Mutation seen to fail: `m.member.cluster != token.grant.cluster` left out; `abs` left out of the skew; `shown`
-    /// with the whole time.
+    /// with the whole time; `root_online` not asked.
     #[test]
     fn each_check_decides_for_itself() {
         use CheckResult::{Fail, Pass, Warn};
