@@ -124,7 +124,7 @@ impl Bounds {
         let name = name.map_or("", NetworkName::as_str);
         object
             .fault(Code::NotAllowed, field, format!("the network '{name}' is not one of the cluster's token"))
-            .remedy(format!("its networks: {}; another one needs a new token and a join with it", names.join(", ")))
+            .remedy(format!("its networks: {}; for another one, {}", names.join(", "), anew("--network NET=CIDR")))
     }
 
     fn check_workload(&self, object: &Object, workload: &WorkloadObject) -> Vec<ObjectError> {
@@ -150,8 +150,9 @@ impl Bounds {
                         format!("the {what} '{name}' is not one of the cluster's token"),
                     )
                     .remedy(format!(
-                        "its {what}s: {}",
-                        if allowed.is_empty() { "<none>".to_owned() } else { allowed.join(", ") }
+                        "its {what}s: {}; for another one, {}",
+                        if allowed.is_empty() { "<none>".to_owned() } else { allowed.join(", ") },
+                        anew(&format!("--{what}"))
                     ))
             };
             if !self.regions.iter().any(|r| **r == *locality.region) {
@@ -172,7 +173,7 @@ impl Bounds {
             return vec![self.network_error(object, "metadata.labels.topology.istio.io/network", network)];
         };
         let (ranges, flag) = if self.gateway_cidrs.is_empty() {
-            (&network.cidrs, "--network")
+            (&network.cidrs, NO_GATEWAY_RANGES)
         } else {
             (&self.gateway_cidrs, "--gateway-cidr")
         };
@@ -186,13 +187,27 @@ impl Bounds {
     }
 }
 
+/// The ranges of a gateway are those of its network.
+const NO_GATEWAY_RANGES: &str = "no --gateway-cidr";
+
+/// What a cluster that has joined does to get what its token does not name: a member is bound by the token of its join.
+fn anew(flags: &str) -> String {
+    format!("join again: meshfed token create --replace … {flags}, then meshfed join --replace --ca-from E")
+}
+
 fn address_error(object: &Object, field: &str, refused: &AddressRefused, flag: &str, network: &str) -> ObjectError {
-    let remedy = if flag == "--network" {
-        format!(
-            "use an address of the network '{network}', or create the cluster's token with --network {network}=CIDR"
-        )
-    } else {
-        "use an address of the gateway ranges, or create the cluster's token with another --gateway-cidr".to_owned()
+    let remedy = match flag {
+        "--network" => {
+            let more = anew(&format!("--network {network}=CIDR"));
+            format!("use an address of the network '{network}'; for another range, {more}")
+        }
+        _ if flag == NO_GATEWAY_RANGES => {
+            let more = anew("--gateway-cidr CIDR");
+            format!(
+                "use an address of the network '{network}', which has no gateway ranges of its own; for some, {more}"
+            )
+        }
+        _ => format!("use an address of the gateway ranges; for another one, {}", anew("--gateway-cidr CIDR")),
     };
     object.fault(Code::NotAllowed, field, format!("the address {refused}")).remedy(remedy)
 }

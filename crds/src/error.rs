@@ -25,10 +25,13 @@ impl Code {
             Self::Duplicate => "keep one of the two and remove the other",
             Self::NotInThisVersion => "remove it until a version that has it",
             Self::DanglingReference => "create what is named, or mend the name",
-            Self::NotAllowed => "use what the cluster's token names, or make a token that names this, too",
+            Self::NotAllowed => {
+                "use what the cluster's token names; for more, join again with another token (meshfed token create --replace, meshfed join --replace --ca-from E)"
+            }
             Self::TooLarge => "make it smaller, or split it",
             Self::Unreadable => "make the file readable for the agent",
             Self::Conflict => "change one of the two objects",
+            Self::WrongSource => "put it into the source of its cluster",
             Self::UnknownKind => "mend apiVersion and kind, or move the file out of the source",
             Self::UnusedField => "nothing to do; the field has no effect in this version",
             Self::NoEffectYet => "nothing to do; the value is kept and takes effect in a later version",
@@ -87,6 +90,9 @@ pub enum Code {
     /// Two objects that cannot both hold.
     #[serde(rename = "MF2011")]
     Conflict,
+    /// A kind that this source does not hold: the fleet's, a Service, say.
+    #[serde(rename = "MF2012")]
+    WrongSource,
     /// A kind that nobody here knows.
     #[serde(rename = "MF2101")]
     UnknownKind,
@@ -126,6 +132,7 @@ impl Code {
             Self::TooLarge => "MF2009",
             Self::Unreadable => "MF2010",
             Self::Conflict => "MF2011",
+            Self::WrongSource => "MF2012",
             Self::UnknownKind => "MF2101",
             Self::UnusedField => "MF2102",
             Self::NoEffectYet => "MF2103",
@@ -149,7 +156,8 @@ impl Code {
             | Self::NotAllowed
             | Self::TooLarge
             | Self::Unreadable
-            | Self::Conflict => Severity::Error,
+            | Self::Conflict
+            | Self::WrongSource => Severity::Error,
             Self::UnknownKind
             | Self::UnusedField
             | Self::NoEffectYet

@@ -266,8 +266,9 @@ impl FileReader<'_> {
             let message = format!("the object has {} characters, at most {OBJECT_MAX} are read", node.length);
             errors.push(ObjectError::new(Code::TooLarge, message).in_file(self.path).at(node.place));
         } else if !allowed {
-            let error = ObjectError::new(Code::NotAllowed, format!("a {kind} does not belong into the fleet's source"));
-            errors.push(error.in_file(self.path).at(node.place).remedy("put it into the source of its cluster"));
+            let error =
+                ObjectError::new(Code::WrongSource, format!("a {kind} does not belong into the fleet's source"));
+            errors.push(error.in_file(self.path).at(node.place));
         } else {
             let mut findings = schema::judge(node, kinds::fields_of(kind));
             let mut reader = Reader::new(node, &key, self.scope);

@@ -130,7 +130,7 @@ impl Config {
             problems.file("MF0215", key.display().to_string(), text);
         }
         for san in args.http_san.iter().filter(|san| !crate::http::is_san(san)) {
-            problems.flag("MF0214", "--http-san", format!("'{san}' is neither a DNS name nor an IP address"));
+            problems.flag("MF0216", "--http-san", format!("'{san}' is neither a DNS name nor an IP address"));
         }
         let fleet = args.fleet.as_ref().and_then(|text| match TrustDomain::new(text) {
             Ok(fleet) => Some(fleet),

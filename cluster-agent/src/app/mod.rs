@@ -287,9 +287,9 @@ fn lock(data_dir: &Path) -> Result<std::fs::File, Problems> {
         Ok(Some(lock)) => return Ok(lock),
         Ok(None) => {
             let text = "another agent runs with this data directory; stop it first, or name another --data-dir";
-            problems.file("MF0113", data_dir.display().to_string(), text);
+            problems.file("MF0115", data_dir.display().to_string(), text);
         }
-        Err(error) => problems.file("MF0113", state.display().to_string(), chain(&error)),
+        Err(error) => problems.file("MF0115", state.display().to_string(), chain(&error)),
     }
     Err(problems)
 }

@@ -113,9 +113,18 @@ fn select(r: &mut Reader<'_>, tier: &Node, field: &str) -> Vec<SelectItem> {
 fn selector(r: &mut Reader<'_>, item: &Node, field: &str) -> Option<Selector> {
     const KEYS: [&str; 4] = ["cluster", "region", "zone", "relative"];
     let mut given = KEYS.into_iter().filter_map(|key| Some((key, item.get(key)?)));
-    let (Some((key, node)), None) = (given.next(), given.next()) else {
-        r.bad(item, field, "must have exactly one of cluster, region, zone, relative", "split it into several items");
-        return None;
+    let (key, node) = match (given.next(), given.next()) {
+        (Some(one), None) => one,
+        (None, _) => {
+            let remedy = "name one of the four; a misspelt one is told as an unknown field";
+            r.bad(item, field, "has none of cluster, region, zone, relative", remedy);
+            return None;
+        }
+        (Some(_), Some(_)) => {
+            let message = "must have exactly one of cluster, region, zone, relative";
+            r.bad(item, field, message, "split it into several items");
+            return None;
+        }
     };
     let field = format!("{field}.{key}");
     r.mark(field.clone(), node);

@@ -180,7 +180,42 @@ fn objects_that_are_not_taken_say_why() {
         assert!(found.nameless && found.errors[0].is_error() && found.errors[0].line == Some(line), "{text}");
     }
     let fleet = read_with(&format!("{SERVICE}  ports: [{{port: 1}}]\n"), Scope::Fleet).unwrap();
-    assert_eq!((fleet.errors[0].code, objects(&fleet).len()), (Code::NotAllowed, 0));
+    assert_eq!((fleet.errors[0].code, objects(&fleet).len()), (Code::WrongSource, 0));
+    assert!(fleet.errors[0].to_string().contains("error[MF2012]"), "a code of its own: {}", fleet.errors[0]);
+}
+
+/// What the remedy says can be done, by the cluster that reads it: a member is bound by the token of its join.
+///
+/// Mutations seen to fail: a selector without any of the four told to be split; the flag of a gateway's address that is
+/// judged by the network's ranges named `--network`.
+#[test]
+fn remedies_fit_their_faults() {
+    let remedy = |text: &str| {
+        let found = read(text);
+        let fault = found.errors.iter().find(|e| !matches!(e.code, Code::UnknownField)).expect("a fault");
+        (fault.message.clone(), fault.remedy.clone().unwrap_or_default())
+    };
+    let (message, advice) = remedy(&format!("{FAILOVER}  tiers: [{{select: [{{regoin: eu}}]}}]\n"));
+    assert!(
+        message.contains("none of cluster, region, zone, relative") && !advice.contains("split"),
+        "{message}; {advice}"
+    );
+    let (message, advice) = remedy(&format!("{FAILOVER}  tiers: [{{select: [{{region: a, zone: b}}]}}]\n"));
+    assert!(message.contains("exactly one") && advice.contains("split"), "{message}; {advice}");
+    let anew = |advice: &str, flag: &str| {
+        let parts = ["meshfed token create --replace", flag, "meshfed join --replace"];
+        assert!(parts.iter().all(|part| advice.contains(part)), "{advice}");
+    };
+    anew(&remedy(&format!("{ENTRY}  serviceAccount: a\n  address: 127.2.0.9\n")).1, "--network ");
+    anew(&remedy(&format!("{ENTRY}  serviceAccount: a\n  address: 127.1.0.9\n  locality: us/us-1\n")).1, "--region");
+    let gateway = "apiVersion: v1\nkind: Service\nmetadata: {name: g, namespace: shop, labels: {topology.istio.io/network: NET}}\n\
+                   spec:\n  externalIPs: [127.2.0.1]\n  ports: [{name: tls, port: 15443}]\n";
+    let found = read(&gateway.replace("NET", "net-east"));
+    if let Some(fault) = found.errors.iter().find(|e| e.code == Code::NotAllowed) {
+        anew(fault.remedy.as_deref().unwrap_or_default(), "--gateway-cidr");
+    } else {
+        panic!("{:#?}", found.errors);
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ const CACHE_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process holds it.
-    #[error("another federator runs with this data directory")]
+    #[error("another federator runs with this data directory; stop it first, or name another --data-dir")]
     InUse,
     /// Not readable.
     #[error("the registry cannot be opened; restore it from a backup, it is never created anew over a damaged one")]
