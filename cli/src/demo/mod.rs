@@ -6,8 +6,9 @@ mod processes;
 mod steps;
 mod tour;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
+
+use meshfed_runtime::listen::ListenFlag;
 
 pub use steps::check;
 pub use tour::tour;
@@ -17,5 +18,5 @@ pub struct Options {
     /// Where the files go; a temporary directory when none is named.
     pub dir: Option<PathBuf>,
     /// Where the sample application answers.
-    pub listen: SocketAddr,
+    pub listen: ListenFlag,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use meshfed_runtime::drain::Signals;
+use meshfed_runtime::listen::ListenFlag;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -44,10 +45,12 @@ pub struct Demo {
 
 impl Demo {
     /// Picks addresses and makes the directory; starts nothing.
-    pub fn new(options: Options) -> anyhow::Result<Self> {
-        let front = std::net::TcpListener::bind(options.listen).with_context(|| {
-            format!("--listen {} cannot be used: stop what listens there, or name another", options.listen)
-        })?;
+    pub fn new(options: Options) -> Result<Self, Failure> {
+        let front = listen(&options.listen)?;
+        Ok(Self::with_front(options, front)?)
+    }
+
+    fn with_front(options: Options, front: std::net::TcpListener) -> anyhow::Result<Self> {
         // Port 0 takes a free one: the one that everything after this names.
         let listen = front.local_addr()?;
         let clusters = fleet::clusters()?;
@@ -207,7 +210,6 @@ impl Demo {
 
     /// One request over a → b → c: who answered, and that it went through the gateways.
     pub async fn cross_cluster(&self) -> anyhow::Result<String> {
-        let before = self.forwarded().await?;
         let chain = self.request().await?;
         let names: Vec<String> = chain.iter().map(|hop| format!("{} in {}", hop.service, hop.cluster)).collect();
         ensure!(chain.len() == self.clusters.len(), "the chain is {}", names.join(" → "));
@@ -224,9 +226,10 @@ impl Demo {
                 caller.identity
             );
         }
-        let after = self.forwarded().await?;
-        for ((cluster, before), after) in self.clusters.iter().zip(before).zip(after).skip(1) {
-            ensure!(after > before, "the gateway of {} forwarded nothing", cluster.name);
+        // The gateways are the demo's own and began at 0. A growth from reading to reading would prove less: who asked
+        // the front before has left connections, and a request that takes one of those makes no new one.
+        for (cluster, forwarded) in self.clusters.iter().zip(self.forwarded().await?).skip(1) {
+            ensure!(forwarded > 0, "the gateway of {} forwarded nothing", cluster.name);
         }
         Ok(format!("{}, each hop over a gateway with mTLS end to end", names.join(" → ")))
     }
@@ -251,7 +254,7 @@ impl Demo {
         Ok(chain)
     }
 
-    /// Connections that each cluster's gateway has forwarded.
+    /// Connections that each cluster's gateway has forwarded since it started.
     async fn forwarded(&self) -> anyhow::Result<Vec<u64>> {
         let mut counts = Vec::new();
         for cluster in &self.clusters {
@@ -309,11 +312,19 @@ impl Demo {
                 drop(std::net::TcpListener::bind(address).with_context(|| format!("{address} is still in use"))?);
             }
         }
+        let drained = if count == 1 { "1 process drained".to_owned() } else { format!("{count} processes drained") };
         Ok(if self.temporary {
-            format!("{count} processes drained, no port and no file left")
+            format!("{drained}, no port and no file left")
         } else {
-            format!("{count} processes drained, no port left; the files stay in {}", self.root.display())
+            format!("{drained}, no port left; the files stay in {}", self.root.display())
         })
+    }
+
+    /// Lets the files stay where the demo failed, and says where they tell why.
+    pub fn keep_logs(&mut self) -> String {
+        self.temporary = false;
+        let root = self.root.display();
+        format!("what each process said is in {root}/logs; read the last lines there, then remove {root} and try again")
     }
 
     async fn expect_ok(&self, args: &[String], config: Option<&Path>) -> anyhow::Result<String> {
@@ -371,8 +382,8 @@ pub struct Hop {
 pub async fn check(options: Options, mut stop: Signals) -> Outcome {
     let mut demo = match Demo::new(options) {
         Ok(demo) => demo,
-        Err(error) => {
-            step("start", true, async { Err(error) }).await;
+        Err(failure) => {
+            step("start", true, async { Err(anyhow::anyhow!(failure.message)) }).await;
             for name in ["join", "cross-cluster", "unknown-sni", "replayed-token"] {
                 step(name, false, async { Ok(String::new()) }).await;
             }
@@ -384,9 +395,11 @@ pub async fn check(options: Options, mut stop: Signals) -> Outcome {
         good = walk(&mut demo) => Some(good),
         () = stop.received() => None,
     };
+    let advice = (walked == Some(false)).then(|| demo.keep_logs());
     let clean = step("cleanup", true, demo.cleanup()).await;
     match walked {
-        Some(good) => Ok(if good && clean { 0 } else { FAILED }),
+        Some(true) => Ok(if clean { 0 } else { FAILED }),
+        Some(false) => Err(Failure::failed(format!("the demo failed: {}", advice.unwrap_or_default()))),
         None => Err(Failure::failed("told to stop before the last step")),
     }
 }
@@ -410,6 +423,22 @@ async fn step(name: &str, reached: bool, work: impl Future<Output = anyhow::Resu
     };
     print(&format!("{verdict} {name} {milliseconds} {text}\n"));
     result.is_ok()
+}
+
+/// Takes the address of the sample application; one that cannot be taken is bad input.
+fn listen(at: &ListenFlag) -> Result<std::net::TcpListener, Failure> {
+    let found = at.resolve().map_err(|error| {
+        Failure::bad_input(format!("--listen {at} does not resolve ({error}): mend the host name, or write an address"))
+    })?;
+    std::net::TcpListener::bind(found.as_slice()).map_err(|error| {
+        let remedy = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "stop what listens there, or name another",
+            std::io::ErrorKind::AddrNotAvailable => "this host has no such address; name one of its own, or 127.0.0.1",
+            std::io::ErrorKind::PermissionDenied => "ports below 1024 need root; name a higher one",
+            _ => "name another",
+        };
+        Failure::bad_input(format!("--listen {at} cannot be used ({error}): {remedy}"))
+    })
 }
 
 fn words(words: &[&str]) -> Vec<String> {

@@ -16,8 +16,9 @@ pub async fn tour(options: Options, mut stop: Signals) -> Outcome {
         () = stop.received() => Ok(()),
     };
     if let Err(error) = shown {
+        let advice = demo.keep_logs();
         let _stopped = demo.cleanup().await;
-        return Err(Failure::failed(format!("{error:#}")));
+        return Err(Failure::failed(format!("{error:#}; {advice}")));
     }
     print("\nstopping …\n");
     let done = demo.cleanup().await?;

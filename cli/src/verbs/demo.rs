@@ -1,9 +1,9 @@
 //! Edge. `meshfed demo`: arguments, and the choice between the tour and the check.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use meshfed_runtime::drain::Signals;
+use meshfed_runtime::listen::ListenFlag;
 
 use crate::demo;
 use crate::exit::{Failure, Outcome};
@@ -33,13 +33,16 @@ pub struct DemoArgs {
     mode: Mode,
     /// Where the sample application answers, with port 0 on a free port
     #[arg(long, default_value = "127.0.0.1:15700", value_name = "HOST:PORT")]
-    listen: SocketAddr,
+    listen: ListenFlag,
 }
 
 /// Runs the demo until it is over, or told to end.
 pub async fn run(args: DemoArgs, signals: Option<Signals>) -> Outcome {
     if args.mode == Mode::Netns {
         return Err(Failure::usage("'--mode netns' is not in this version; use --mode loopback"));
+    }
+    if args.listen == ListenFlag::Off {
+        return Err(Failure::usage("'--listen off': the demo asks its sample application there; write HOST:PORT"));
     }
     let options = demo::Options { dir: args.dir, listen: args.listen };
     let stop = signals.map_or_else(Signals::listen, Ok).map_err(anyhow::Error::from)?;
