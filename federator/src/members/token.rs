@@ -179,7 +179,21 @@ fn networks(wanted: &[http::Network], fields: &mut Fields) -> Vec<Network> {
 fn ranges(field: &str, wanted: &[String], fields: &mut Fields) -> BTreeSet<Cidr> {
     fields.count(field, wanted.len());
     let each = wanted.iter().take(ITEMS_MAX).enumerate();
-    each.filter_map(|(i, c)| fields.take(format!("{field}[{i}]"), c.parse::<Cidr>())).collect()
+    each.filter_map(|(i, text)| {
+        let field = format!("{field}[{i}]");
+        let range = fields.take(field.clone(), text.parse::<Cidr>())?;
+        // A range that is wider than it looks would let the cluster offer what nobody meant to grant.
+        let written: std::net::IpAddr = text.split_once('/')?.0.parse().ok()?;
+        if range.to_string().starts_with(&format!("{written}/")) {
+            return Some(range);
+        }
+        let message = format!("'{text}' is an address in a range, and no range");
+        let one = if written.is_ipv4() { 32 } else { 128 };
+        let remedy = format!("write {range} for the whole range, or {written}/{one} for that address alone");
+        fields.error(field, "Invalid", message, Some(&remedy));
+        None
+    })
+    .collect()
 }
 
 fn places(field: &str, wanted: &[String], fields: &mut Fields) -> BTreeSet<String> {
@@ -276,6 +290,29 @@ mod tests {
         let other_anchor = JoinerKeys { anchor_sha256: [9; 32], ..keys };
         assert_eq!(judge(&used, Some(&other_agent), at(11)), Err(TokenRefusal::Used));
         assert_eq!(judge(&used, Some(&other_anchor), at(11)), Err(TokenRefusal::Used));
+    }
+
+    /// Mutation seen to fail: every range that parses taken as it is masked.
+    #[test]
+    fn an_address_in_a_range_is_no_range() {
+        let judged = |cidr: &str| {
+            let mut request = request();
+            request.networks[0].cidrs = vec![cidr.to_owned()];
+            request.gateway_cidrs = vec![cidr.to_owned()];
+            check(&request)
+        };
+        for fine in ["10.0.0.0/8", "10.9.8.7/32", "0.0.0.0/0", "fd00::/8", "fd00::1/128", "FD00:0::/16"] {
+            assert!(judged(fine).is_ok(), "{fine}: {:?}", judged(fine));
+        }
+        for (bad, range, one) in
+            [("10.9.8.7/8", "10.0.0.0/8", "10.9.8.7/32"), ("fd00::1:0/64", "fd00::/64", "fd00::1:0/128")]
+        {
+            let errors = judged(bad).unwrap_err();
+            let fields: Vec<&str> = errors.iter().map(|e| e.field.as_str()).collect();
+            assert_eq!(fields, ["networks[0].cidrs[0]", "gatewayCidrs[0]"]);
+            let remedy = errors[0].remedy.clone().unwrap();
+            assert!(remedy.contains(range) && remedy.contains(one), "{remedy}");
+        }
     }
 
     /// Mutation seen to fail: `check` returning after the first error.
