@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::plan;
 use crate::exit::{Failure, Outcome};
-use crate::output::{Format, OutputArgs, print};
+use crate::output::{Format, OutputArgs, print, remark};
 
 /// The longest token file, in bytes.
 const TOKEN_LIMIT: u64 = 4096;
@@ -27,46 +27,60 @@ pub struct JoinArgs {
     /// A federator, where its --grpc-listen takes agents
     #[arg(value_name = "https://HOST:15600")]
     federator: String,
-    /// A file that holds the token; '-' reads stdin
-    #[arg(long, value_name = "FILE")]
+    /// A file that holds the token; '-' reads stdin [default: the token in MESHFED_TOKEN]
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
     /// The token itself; a file is safer: other users of this machine see arguments
-    #[arg(long, env = "MESHFED_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
     /// The directory to make: keys, certificates and settings of the cluster's agent; it appears on success only
     #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
+    pub data_dir: PathBuf,
     /// The objects that the cluster's agent will read, so that --plan can name what would merge; else not looked at
     #[arg(long, value_name = "dir:PATH")]
-    source: Option<String>,
+    pub source: Option<String>,
     /// Say what a join would do, change nothing and keep the token unused: exit 0 when nothing blocks, 79 when
     /// something does
     #[arg(long)]
     plan: bool,
     /// Take the place of a live cluster of this name; the token must allow it (token create --replace)
     #[arg(long)]
-    replace: bool,
+    pub replace: bool,
     /// With --replace: keep the CA key and anchor of this earlier data directory of the cluster. Without them the
     /// cluster gets a new anchor, and each importing cluster must approve it: meshfed trust approve
     #[arg(long, value_name = "DIR", requires = "replace")]
-    ca_from: Option<PathBuf>,
+    pub ca_from: Option<PathBuf>,
     #[command(flatten)]
-    output: OutputArgs,
+    pub output: OutputArgs,
 }
 
 /// Joins, or plans to.
 pub async fn run(args: JoinArgs) -> Outcome {
     let federator = authority(&args.federator)?;
     // A text that is no token cannot be known to any federator: the same sentence.
-    let token = read_token(&args)?.trim().parse::<Token>().map_err(|_no_token| failure(&EnrollError::Refused))?;
+    let token = read_token(&args, std::env::var("MESHFED_TOKEN").ok())?
+        .trim()
+        .parse::<Token>()
+        .map_err(|_no_token| failure(&EnrollError::Refused))?;
     if args.plan {
-        return plan::run(&federator, &token, args.source.as_deref(), &args.data_dir, args.output.output).await;
+        return plan::run(&federator, &token, &args).await;
     }
     let (data_dir, replace, ca_from) = (args.data_dir.clone(), args.replace, args.ca_from.clone());
     let options = enroll::Options { federator, token, data_dir, replace, ca_from };
     let joined = enroll::join(options).await.map_err(|error| failure(&error))?;
+    if let Some(sha256) = joined.new_anchor.filter(|_| args.replace) {
+        remark(&new_anchor(joined.member.trust_domain.as_str(), &sha256));
+    }
     show(args.output.output, &joined.member)?;
     Ok(0)
+}
+
+/// What others have to do after a cluster was replaced with another CA key.
+pub fn new_anchor(trust_domain: &str, sha256: &str) -> String {
+    format!(
+        "note: {trust_domain} has a new anchor. Every cluster that knew the earlier one refuses this one's workloads \
+         until its people approve it, there: meshfed trust approve {trust_domain} --sha256 {sha256} --data-dir E"
+    )
 }
 
 /// `HOST:PORT` of `https://HOST:PORT`.
@@ -81,10 +95,11 @@ fn authority(url: &str) -> Result<String, Failure> {
     Ok(authority.to_owned())
 }
 
-fn read_token(args: &JoinArgs) -> Result<String, Failure> {
+/// The token's text: of the flag that was given, else of the environment, which is for whoever gives none.
+fn read_token(args: &JoinArgs, environment: Option<String>) -> Result<String, Failure> {
     use std::io::Read as _;
     let mut text = String::new();
-    match (&args.token_file, &args.token) {
+    match (&args.token_file, args.token.as_ref().or(environment.as_ref())) {
         (Some(path), _) if path == Path::new("-") => {
             let read = std::io::stdin().take(TOKEN_LIMIT).read_to_string(&mut text);
             read.map_err(|error| Failure::bad_input(format!("the token on stdin: {error}")))?;
@@ -101,6 +116,13 @@ fn read_token(args: &JoinArgs) -> Result<String, Failure> {
                 "no token: name its file with --token-file, or set MESHFED_TOKEN; 'meshfed token create' makes one",
             ));
         }
+    }
+    if let Some(path) = args.token_file.as_ref().filter(|_| text.trim().is_empty()) {
+        let what = if path == Path::new("-") { "stdin".to_owned() } else { path.display().to_string() };
+        return Err(Failure::bad_input(format!(
+            "--token-file: {what} is empty; the 'meshfed token create' that was to fill it has probably failed: see \
+             what it said, and make a token again"
+        )));
     }
     Ok(text)
 }
@@ -133,4 +155,54 @@ fn show(format: Format, member: &AgentFile) -> Result<(), Failure> {
         Format::Yaml => print(&serde_saphyr::to_string(&body).map_err(|error| Failure::failed(error.to_string()))?),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: JoinArgs,
+    }
+
+    fn parse(more: &[&str]) -> Result<JoinArgs, clap::Error> {
+        let words = ["join", "https://hub.example:15600", "--data-dir", "east"].iter().chain(more);
+        Line::try_parse_from(words).map(|line| line.args)
+    }
+
+    /// A flag is never ignored in silence; the environment is for whoever gives none.
+    ///
+    /// Mutation seen to fail: `conflicts_with` left out; `environment` asked before the flags.
+    #[test]
+    fn one_token_is_named_once() {
+        let Err(error) = parse(&["--token", "x", "--token-file", "f"]) else { panic!("both were taken") };
+        assert_eq!(error.kind(), clap::error::ErrorKind::ArgumentConflict);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("t");
+        std::fs::write(&file, "of the file\n").unwrap();
+        let token = |more: &[&str]| read_token(&parse(more).unwrap(), Some("of the environment".to_owned())).unwrap();
+        assert_eq!(token(&["--token-file", file.to_str().unwrap()]), "of the file\n");
+        assert_eq!(token(&["--token", "of the flag"]), "of the flag");
+        assert_eq!(token(&[]), "of the environment");
+    }
+
+    /// No hub is needed to see that a file is empty.
+    ///
+    /// Mutation seen to fail: the filter in `read_token` left out.
+    #[test]
+    fn an_empty_token_file_is_told_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("east.token");
+        for empty in ["", "\n"] {
+            std::fs::write(&file, empty).unwrap();
+            let failure = read_token(&parse(&["--token-file", file.to_str().unwrap()]).unwrap(), None).unwrap_err();
+            assert_eq!(failure.code, crate::exit::BAD_INPUT);
+            let text = failure.message;
+            assert!(text.contains("east.token is empty") && text.contains("meshfed token create"), "{text}");
+        }
+    }
 }

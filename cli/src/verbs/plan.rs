@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 use meshfed_api::border::{Placement, PlannedOffer};
 use meshfed_api::proto::federation as pb;
 use meshfed_ca::token::Token;
-use meshfed_cluster_agent::enroll::{AgentFile, Contact, EnrollError};
+use meshfed_cluster_agent::enroll::{AgentFile, Contact, EnrollError, check_ca};
 use meshfed_crds::directory::Walker;
 use meshfed_crds::{Body, Bounds, Code, LastGood, ObjectError, Scope};
 use serde_json::{Value, json};
 
-use super::join::failure;
+use super::join::{JoinArgs, failure};
 use crate::exit::{FINDINGS, Failure, Outcome};
 use crate::output::{Column, Format, column, print, table as table_of, text};
 
 /// The check that only the joiner can make.
 const ADDRESSES: &str = "AddressesAllowed";
+/// The check of the name, which warns when the token may replace the live cluster of that name.
+const NAME: &str = "NameFree";
 /// The check that comes after it.
 const CONFLICTS: &str = "Conflicts";
 const COLUMNS: &[Column] = &[
@@ -27,7 +29,8 @@ const COLUMNS: &[Column] = &[
 const SHOWN: usize = 5;
 
 /// Asks the federator, judges the objects, and prints the plan: 0 nothing blocks, 79 findings.
-pub async fn run(federator: &str, token: &Token, source: Option<&str>, data_dir: &Path, format: Format) -> Outcome {
+pub async fn run(federator: &str, token: &Token, args: &JoinArgs) -> Outcome {
+    let (source, data_dir, format) = (args.source.as_deref(), &args.data_dir, args.output.output);
     let mut contact = Contact::open(federator, token).await.map_err(|error| failure(&error))?;
     let (mut plan, placement) = contact.plan(token, Vec::new()).await.map_err(|error| failure(&error))?;
     if AgentFile::read(data_dir).is_ok_and(|member| member.cluster != placement.cluster) {
@@ -39,6 +42,12 @@ pub async fn run(federator: &str, token: &Token, source: Option<&str>, data_dir:
         addresses = judge(&objects.errors());
         let offers = offers(&objects).iter().map(pb::PlannedOffer::from).collect();
         plan = contact.plan(token, offers).await.map_err(|error| failure(&error))?.0;
+    }
+    if let Some(from) = &args.ca_from {
+        check_ca(from, &placement.trust_domain).map_err(|error| failure(&error))?;
+    }
+    if let Some(name) = plan.checks.iter_mut().find(|c| c.id == NAME) {
+        replacement(name, args.replace, args.ca_from.is_some(), placement.trust_domain.as_str());
     }
     plan.checks.retain(|c| c.id != ADDRESSES);
     let place = plan.checks.iter().position(|c| c.id == CONFLICTS).unwrap_or(plan.checks.len());
@@ -53,6 +62,27 @@ pub async fn run(federator: &str, token: &Token, source: Option<&str>, data_dir:
         }
     }
     Ok(if plan.allowed { 0 } else { FINDINGS })
+}
+
+/// What the flags make of a name that is taken. The hub knows what the token allows, and only the joiner what is asked:
+/// without `--replace` the join is refused, and with a CA key that is kept nobody has to trust a new one.
+fn replacement(name: &mut pb::PlanCheck, replace: bool, keeps_ca: bool, trust_domain: &str) {
+    if name.result != "warn" {
+        return;
+    }
+    if !replace {
+        name.result = "fail".to_owned();
+        name.message.push_str(", but is not told to");
+        name.remedy = "join with --replace, or choose another name".to_owned();
+    } else if keeps_ca {
+        name.remedy =
+            "its earlier agent loses its identity; the CA key is kept, and its workloads keep theirs".to_owned();
+    } else {
+        name.remedy = format!(
+            "its agent and its workloads lose their identities, and every cluster that knows it must approve the new \
+             anchor (meshfed trust approve {trust_domain}); with --ca-from OLD_E the earlier one is kept"
+        );
+    }
 }
 
 fn read(source: &str, placement: &Placement) -> Result<LastGood, Failure> {
@@ -178,4 +208,30 @@ fn body(plan: &pb::PlanResponse, placement: &Placement) -> Value {
         "gatewayCidrs": placement.gateway_cidrs, "regions": placement.regions, "zones": placement.zones,
         "allowed": plan.allowed, "checks": checks, "merges": merges, "newServices": plan.new_services,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A plan promises what the join with the same flags does.
+    ///
+    /// Mutation seen to fail: `replace` not asked; `keeps_ca` not asked.
+    #[test]
+    fn a_plan_is_of_the_flags_that_it_was_given() {
+        let judged = |result: &str, replace, keeps_ca| {
+            let mut name = pb::PlanCheck { result: result.to_owned(), ..check("warn", String::new(), None) };
+            replacement(&mut name, replace, keeps_ca, "east.mesh.example");
+            (name.result, name.remedy)
+        };
+        let (result, remedy) = judged("warn", false, false);
+        assert!(result == "fail" && remedy.contains("--replace"), "{result}: {remedy}");
+        let (result, remedy) = judged("warn", true, false);
+        assert!(result == "warn" && remedy.contains("meshfed trust approve east.mesh.example"), "{result}: {remedy}");
+        let (result, remedy) = judged("warn", true, true);
+        assert!(result == "warn" && !remedy.contains("approve"), "{result}: {remedy}");
+        for as_it_was in ["pass", "fail"] {
+            assert_eq!(judged(as_it_was, true, true), (as_it_was.to_owned(), String::new()));
+        }
+    }
 }

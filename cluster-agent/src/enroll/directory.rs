@@ -92,17 +92,7 @@ impl Pending {
 
     /// Takes over the CA key and the anchor of another data directory of the cluster.
     pub(super) fn keep_ca(&self, from: &Path, trust_domain: &TrustDomain) -> Result<(), EnrollError> {
-        let refuse = |file: &str, problem: String| EnrollError::Directory { path: from.join(file), problem };
-        let read = |file: &str| files::read_text(&from.join(file), KEY_LIMIT).map_err(|error| failure(&error));
-        let (key, anchor) = (Zeroizing::new(read(CA_KEY)?), read(ANCHOR)?);
-        let own = SigningKey::from_pkcs8_pem(&key).map_err(|error| refuse(CA_KEY, error.to_string()))?;
-        let der = pem::certificates(&anchor).map_err(|error| refuse(ANCHOR, error.to_string()))?;
-        let now = meshfed_runtime::clock::wall();
-        let der = der.first().map(|der| der.as_ref()).unwrap_or_default();
-        anchor::verify(der, trust_domain, now).map_err(|error| refuse(ANCHOR, error.to_string()))?;
-        if anchor::spki_sha256(der) != Some(own.spki_sha256()) {
-            return Err(refuse(ANCHOR, format!("is not over the key in {CA_KEY}")));
-        }
+        let (key, anchor) = read_ca(from, trust_domain)?;
         files::create_private_dir(&self.path.join("ca")).map_err(|error| failure(&error))?;
         self.secret(CA_KEY, &key)?;
         self.secret(ANCHOR, &anchor)
@@ -179,6 +169,33 @@ impl Pending {
             tracing::warn!(path = %self.path.display(), %error, "a refused join left its pending directory");
         }
     }
+}
+
+/// The CA key and the anchor of a data directory of the cluster, both PEM.
+///
+/// # Errors
+/// When they cannot be read, are of another trust domain, or do not belong together.
+fn read_ca(from: &Path, trust_domain: &TrustDomain) -> Result<(Zeroizing<String>, String), EnrollError> {
+    let refuse = |file: &str, problem: String| EnrollError::Directory { path: from.join(file), problem };
+    let read = |file: &str| files::read_text(&from.join(file), KEY_LIMIT).map_err(|error| failure(&error));
+    let (key, anchor) = (Zeroizing::new(read(CA_KEY)?), read(ANCHOR)?);
+    let own = SigningKey::from_pkcs8_pem(&key).map_err(|error| refuse(CA_KEY, error.to_string()))?;
+    let der = pem::certificates(&anchor).map_err(|error| refuse(ANCHOR, error.to_string()))?;
+    let now = meshfed_runtime::clock::wall();
+    let der = der.first().map(|der| der.as_ref()).unwrap_or_default();
+    anchor::verify(der, trust_domain, now).map_err(|error| refuse(ANCHOR, error.to_string()))?;
+    if anchor::spki_sha256(der) != Some(own.spki_sha256()) {
+        return Err(refuse(ANCHOR, format!("is not over the key in {CA_KEY}")));
+    }
+    Ok((key, anchor))
+}
+
+/// Whether a join with `--ca-from` that directory can keep its CA.
+///
+/// # Errors
+/// As of the join itself.
+pub fn check_ca(from: &Path, trust_domain: &TrustDomain) -> Result<(), EnrollError> {
+    read_ca(from, trust_domain).map(drop)
 }
 
 /// `E.pending`.

@@ -39,6 +39,8 @@ pub struct Joined {
     pub member: AgentFile,
     /// Whether the directory was a member already, and nothing was changed.
     pub unchanged: bool,
+    /// SHA-256 of the SPKI of the anchor, in hexadecimal digits, where this join made it.
+    pub new_anchor: Option<String>,
 }
 
 /// Makes the data directory a member of the fleet; again with the same directory changes nothing.
@@ -76,7 +78,9 @@ pub async fn join(options: Options) -> Result<Joined, EnrollError> {
     match result {
         Ok(enrolled) => {
             pending.finish(&enrolled.content())?;
-            Ok(Joined { member: enrolled.agent_file, unchanged: false })
+            let made = anchor::spki_sha256(&enrolled.anchor).filter(|_| ca_from.is_none());
+            let new_anchor = made.map(|key| meshfed_ca::bundle::hex(&key));
+            Ok(Joined { member: enrolled.agent_file, unchanged: false, new_anchor })
         }
         // A join that broke off may have been taken: the key must survive, so that a repetition is the same join.
         Err(error @ EnrollError::Unreachable { .. }) => Err(error),
@@ -89,12 +93,12 @@ pub async fn join(options: Options) -> Result<Joined, EnrollError> {
 
 async fn already_member(member: AgentFile, federator: &str, token: &Token) -> Result<Joined, EnrollError> {
     if member.token_id == token.id() {
-        return Ok(Joined { member, unchanged: true });
+        return Ok(Joined { member, unchanged: true, new_anchor: None });
     }
     let mut contact = Contact::open(federator, token).await?;
     let (_, placement) = contact.plan(token, Vec::new()).await?;
     if placement.cluster == member.cluster && placement.fleet == member.fleet {
-        return Ok(Joined { member, unchanged: true });
+        return Ok(Joined { member, unchanged: true, new_anchor: None });
     }
     Err(EnrollError::Refused)
 }

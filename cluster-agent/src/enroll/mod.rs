@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 pub use agent_file::{AgentFile, AgentFileError};
 pub use contact::Contact;
+pub use directory::check_ca;
 pub use join::{Joined, Options, join};
 
 /// Why a directory did not become a member.

@@ -102,7 +102,7 @@ fn name_free(token: &TokenRecord, members: &Members) -> PlanCheck {
     match members.members.get(name) {
         Some(m) if m.is_live() && token.grant.replace => {
             let message =
-                format!("cluster '{name}' is a member since {}; this join takes its place", shown(m.joined_at));
+                format!("cluster '{name}' is a member since {}; this join may take its place", shown(m.joined_at));
             check("NameFree", CheckResult::Warn, message, Some("its agent and its workloads lose their identities"))
         }
         Some(m) if m.is_live() => {
