@@ -1,7 +1,7 @@
 //! Edge. The agent's flags and files, all errors at once (`contracts.md` 1.2, 1.5).
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub struct AgentArgs {
     /// Host of all TCP listeners; with a loopback address of its own each, several agents share a machine
     /// [default: xDS on all addresses, admin on 127.0.0.1]
     #[arg(long, value_name = "HOST")]
-    pub bind: Option<IpAddr>,
+    pub bind: Option<String>,
     /// xDS over mutual TLS, several times; off leaves the Unix socket alone [default: BIND:15012]
     #[arg(long, value_name = "HOST:PORT|off")]
     pub xds_listen: Vec<ListenFlag>,
@@ -136,7 +136,7 @@ impl Config {
         if args.dns_listen.iter().any(|l| *l != ListenFlag::Off) {
             problems.flag("MF0103", "--dns-listen", "DNS is not in this version; leave it out, or say off");
         }
-        let (xds, admin) = listeners(&args);
+        let (xds, admin) = listeners(&args, &mut problems);
         let run_dir = args.run_dir.clone().unwrap_or_else(|| args.data_dir.join("run"));
         check_sockets(&run_dir, &mut problems);
         if args.svid_ttl < SVID_TTL_MIN || args.svid_ttl > meshfed_ca::svid::TTL_MAX {
@@ -204,21 +204,37 @@ fn source_of(flag: &str, problems: &mut Problems) -> Option<PathBuf> {
 }
 
 /// The listeners with their defaults: on `--bind`; the admin port only where that is loopback, else on 127.0.0.1.
-fn listeners(args: &AgentArgs) -> (Vec<ListenFlag>, Vec<ListenFlag>) {
-    let at = |host: IpAddr, port| vec![ListenFlag::At { host: host.to_string(), port }];
-    let loopback = IpAddr::from([127, 0, 0, 1]);
-    let bind = args.bind;
+fn listeners(args: &AgentArgs, problems: &mut Problems) -> (Vec<ListenFlag>, Vec<ListenFlag>) {
+    let at = |hosts: &[IpAddr], port| {
+        hosts.iter().map(|host| ListenFlag::At { host: host.to_string(), port }).collect::<Vec<_>>()
+    };
+    let bind = args.bind.as_deref().map(|host| hosts(host, problems));
+    let loopback: Vec<IpAddr> = bind.iter().flatten().copied().filter(IpAddr::is_loopback).collect();
     let xds = if args.xds_listen.is_empty() {
-        at(bind.unwrap_or_else(|| IpAddr::from([0, 0, 0, 0])), XDS_PORT)
+        at(&bind.unwrap_or_else(|| vec![IpAddr::from([0, 0, 0, 0])]), XDS_PORT)
     } else {
         args.xds_listen.clone()
     };
-    let admin = if args.admin_listen.is_empty() {
-        at(bind.filter(IpAddr::is_loopback).unwrap_or(loopback), ADMIN_PORT)
-    } else {
+    let admin = if !args.admin_listen.is_empty() {
         args.admin_listen.clone()
+    } else if loopback.is_empty() {
+        at(&[IpAddr::from([127, 0, 0, 1])], ADMIN_PORT)
+    } else {
+        at(&loopback, ADMIN_PORT)
     };
     (xds, admin)
+}
+
+/// The addresses of `--bind`: an address, in brackets or not, or a name, which may have several.
+fn hosts(host: &str, problems: &mut Problems) -> Vec<IpAddr> {
+    match (host.trim_matches(['[', ']']), 0u16).to_socket_addrs() {
+        Ok(found) => found.map(|a| a.ip()).collect::<BTreeSet<_>>().into_iter().collect(),
+        Err(error) => {
+            let text = format!("'{host}' does not resolve ({error}); write an address of this host, or a name of one");
+            problems.environment("MF0114", "--bind", text);
+            Vec::new()
+        }
+    }
 }
 
 /// The PEM files of a member.

@@ -94,3 +94,27 @@ fn the_admin_port_stays_on_loopback() {
     assert_eq!(at(&["--bind", "::1"]), pair("[::1]:15012", "[::1]:15014"));
     assert_eq!(at(&["--xds-listen", "off", "--admin-listen", "127.0.0.1:0"]), pair("off", "127.0.0.1:0"));
 }
+
+/// `--bind` takes what every `--*-listen` takes as host (`contracts.md` 1.5), and says which one does not resolve.
+///
+/// Mutation seen to fail: `host.parse::<IpAddr>()` alone in `hosts`; the filter for loopback addresses left out.
+#[test]
+fn a_host_may_be_a_name() {
+    let listeners_of = |host: &str| {
+        let args = Line::parse_from(["agent", "--data-dir", "x", "--source", "dir:x", "--bind", host]).args;
+        let mut problems = Problems::new();
+        let (xds, admin) = listeners(&args, &mut problems);
+        (xds.iter().map(ToString::to_string).collect::<Vec<_>>(), admin, problems)
+    };
+    let (xds, admin, problems) = listeners_of("localhost");
+    assert!(problems.is_empty() && xds.contains(&"127.0.0.1:15012".to_owned()), "{xds:?} {problems}");
+    assert_eq!(admin.len(), xds.len(), "all of them are loopback addresses");
+    assert_eq!(listeners_of("[::1]").0, ["[::1]:15012"]);
+    let (xds, admin, _) = listeners_of("192.0.2.1");
+    assert_eq!((xds, admin[0].to_string()), (vec!["192.0.2.1:15012".to_owned()], "127.0.0.1:15014".to_owned()));
+    let (_, _, problems) = listeners_of("nohost.invalid");
+    let text = problems.to_string();
+    assert_eq!(problems.exit_code(), 65);
+    assert!(text.starts_with("--bind:0:0: error[MF0114]: 'nohost.invalid' does not resolve"), "{text}");
+    assert!(text.contains("write an address of this host"), "{text}");
+}

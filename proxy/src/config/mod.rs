@@ -201,7 +201,11 @@ impl Config {
         for host in &args.bind {
             match (host.trim_matches(['[', ']']), 0u16).to_socket_addrs() {
                 Ok(found) => bind.extend(found.map(|a| a.ip())),
-                Err(e) => problems.flag(CODE_FLAG, "--bind", format!("'{host}' is no address of this host: {e}")),
+                Err(e) => problems.environment(
+                    CODE_FLAG,
+                    "--bind",
+                    format!("'{host}' does not resolve ({e}); write an address of this host, or a name of one"),
+                ),
             }
         }
         bind.dedup();
@@ -369,7 +373,11 @@ fn listen_flags(args: &ProxyArgs, problems: &mut Problems) -> BTreeMap<&'static 
                 ListenFlag::Off => problems.flag(CODE_FLAG, flag, "cannot be off; leave the flag out for the default"),
                 ListenFlag::At { .. } => match value.resolve() {
                     Ok(found) => addresses.extend(found),
-                    Err(e) => problems.flag(CODE_FLAG, flag, format!("'{value}' does not resolve: {e}")),
+                    Err(e) => problems.environment(
+                        CODE_FLAG,
+                        flag,
+                        format!("'{value}' does not resolve ({e}); write an address of this host, or a name of one"),
+                    ),
                 },
             }
         }
