@@ -55,7 +55,8 @@ fn remedy(world: &World) -> Result<String, String> {
 /// With a new key: traffic ends, the refusal names the command line, and that line brings it back. With the old key:
 /// nobody has to do anything.
 ///
-/// Mutations seen to fail: `words.approved` not asked; `take_approved` not called in `talk`; `keep_ca` left out of `join`.
+/// Mutations seen to fail: `words.approved` not asked; `take_approved` not called in `talk`; `keep_ca` left out of `join`;
+/// the two refusals of one's own and the fleet's domain left out.
 #[test]
 fn a_new_key_is_trusted_when_the_importer_says_so() {
     let mut world = World::start();
@@ -76,7 +77,9 @@ fn a_new_key_is_trusted_when_the_importer_says_so() {
     for (trust_domain, hash, code, said) in [
         ("east.mesh.example", other.as_str(), 1, sha256),
         ("east.mesh.example", "abc", 64, "64 hexadecimal digits"),
-        ("north.mesh.example", sha256, 65, "held are: east.mesh.example, mesh.example, west.mesh.example"),
+        ("north.mesh.example", sha256, 65, "held are: east.mesh.example\n"),
+        ("west.mesh.example", sha256, 65, "this cluster's own trust domain"),
+        ("mesh.example", sha256, 65, "the fleet's own trust domain"),
     ] {
         let refused = approve(&world, trust_domain, hash);
         assert_eq!((refused.code, refused.stdout.as_str()), (code, ""), "{refused:?}");
@@ -90,6 +93,10 @@ fn a_new_key_is_trusted_when_the_importer_says_so() {
     let left = std::fs::read_dir(world.west.data_dir().join("state/approved")).unwrap().count();
     assert_eq!(left, 0, "an approval is used up");
     assert!(approve(&world, "east.mesh.example", sha256).ok("again").contains("trusted already"));
+    let waits = approve(&world, "east.mesh.example", &other).ok("beforehand");
+    let file = world.west.data_dir().join("state/approved/east.mesh.example");
+    assert!(waits.contains(&format!("the approval stands in {}", file.display())), "{waits}");
+    std::fs::remove_file(file).unwrap();
 
     let anchor = |dir: &str| std::fs::read(world.fleet.path(dir).join("ca/anchor.pem")).unwrap();
     let before = anchor("east");

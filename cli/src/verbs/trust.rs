@@ -48,7 +48,8 @@ struct Rest {
 #[command(after_help = "Example:
   meshfed trust approve west.mesh.example --sha256 3f0c… --data-dir east
 
-A running agent takes the anchor within a second, a stopped one at its start. An approval is used up by it.")]
+A running agent takes the anchor within a second, a stopped one at its start. An approval is used up by it; one that
+waits stands in E/state/approved/TRUSTDOMAIN, and removing that file takes it back.")]
 struct ApproveArgs {
     /// The trust domain whose anchor changed
     #[arg(value_name = "TRUSTDOMAIN")]
@@ -92,14 +93,22 @@ fn approve(args: &ApproveArgs) -> Outcome {
     let approved = approvals::approve(data_dir, trust_domain, &sha256).map_err(|error| match error {
         ApproveError::Hash(_) => Failure::usage(chain(&error)),
         ApproveError::Other { .. } => Failure::failed(chain(&error)),
-        ApproveError::Agent(_) | ApproveError::Unknown { .. } | ApproveError::Full(_) | ApproveError::File(_) => {
-            Failure::bad_input(chain(&error))
-        }
+        ApproveError::Own(_)
+        | ApproveError::Fleet(_)
+        | ApproveError::Agent(_)
+        | ApproveError::Unknown { .. }
+        | ApproveError::Full(_)
+        | ApproveError::File(_) => Failure::bad_input(chain(&error)),
     })?;
     print(&match approved {
         Approved::Recorded => format!("approved {trust_domain} {sha256}: the agent takes it within a second\n"),
         Approved::Waits => {
-            format!("approved {trust_domain} {sha256}: nothing was refused yet, it is taken when it comes\n")
+            let file = approvals::file(data_dir, trust_domain);
+            format!(
+                "approved {trust_domain} {sha256}: nothing was refused yet, it is taken when it comes; until then the \
+                 approval stands in {}, and removing that file takes it back\n",
+                file.display()
+            )
         }
         Approved::Held => format!("{trust_domain} {sha256} is trusted already\n"),
     });

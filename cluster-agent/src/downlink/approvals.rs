@@ -26,6 +26,18 @@ pub enum ApproveError {
     /// Not a hash.
     #[error("--sha256 {0}: write the 64 hexadecimal digits that the refusal names")]
     Hash(String),
+    /// The cluster's own.
+    #[error(
+        "{0} is this cluster's own trust domain: its agent holds the CA key itself; approve it in the clusters that \
+         import from here, with --data-dir of their agents"
+    )]
+    Own(TrustDomain),
+    /// The federators'.
+    #[error(
+        "{0} is the fleet's own trust domain: its anchor is the one that this cluster's join token named, and no \
+         approval changes it; a new one needs a new token and a new join"
+    )]
+    Fleet(TrustDomain),
     /// Nothing is held of that trust domain, so nothing of it can change.
     #[error("no bundle of {trust_domain} is held here, so its first one needs no approval; held are: {held}")]
     Unknown {
@@ -63,19 +75,31 @@ pub enum Approved {
     Held,
 }
 
+/// The file in which approvals of a trust domain stand until they are used; who removes it takes them back.
+#[must_use]
+pub fn file(data_dir: &Path, trust_domain: &TrustDomain) -> PathBuf {
+    data_dir.join("state").join("approved").join(trust_domain.as_str())
+}
+
 /// Records the approval of a changed anchor in data directory `data_dir`, for the agent that runs there or will.
 ///
 /// # Errors
 /// [`ApproveError`]; nothing is recorded then.
 pub fn approve(data_dir: &Path, trust_domain: &TrustDomain, sha256: &str) -> Result<Approved, ApproveError> {
-    AgentFile::read(data_dir).map_err(ApproveError::Agent)?;
+    let member = AgentFile::read(data_dir).map_err(ApproveError::Agent)?;
+    if *trust_domain == member.trust_domain {
+        return Err(ApproveError::Own(trust_domain.clone()));
+    }
+    if *trust_domain == member.fleet {
+        return Err(ApproveError::Fleet(trust_domain.clone()));
+    }
     let key = unhex(sha256).ok_or_else(|| ApproveError::Hash(sha256.chars().take(80).collect()))?;
     let state = data_dir.join("state");
     let anchors = data_dir.join("bundles").join(format!("{trust_domain}.pem"));
     let proof = |directory: &str| state.join(directory).join(trust_domain.as_str());
     let known = read(&anchors, &proof("bundles"), trust_domain);
     let Ok(held) = known.or_else(|_unknown| read(&anchors, &proof(WITHDRAWN), trust_domain)) else {
-        return Err(ApproveError::Unknown { trust_domain: trust_domain.clone(), held: held_in(data_dir) });
+        return Err(ApproveError::Unknown { trust_domain: trust_domain.clone(), held: held_in(data_dir, &member) });
     };
     let nothing = Bundle { anchors: Vec::new(), ..held.clone() };
     if new_keys(&nothing, &held).contains(&key) {
@@ -94,9 +118,11 @@ pub fn approve(data_dir: &Path, trust_domain: &TrustDomain, sha256: &str) -> Res
     Ok(if refused.is_some() { Approved::Recorded } else { Approved::Waits })
 }
 
-fn held_in(data_dir: &Path) -> String {
+/// Those that can be approved: neither the cluster's own nor the fleet's.
+fn held_in(data_dir: &Path, member: &AgentFile) -> String {
     let listed = std::fs::read_dir(data_dir.join("bundles")).into_iter().flatten().flatten();
     let names = listed.filter_map(|e| e.file_name().to_str().and_then(|n| n.strip_suffix(".pem")).map(str::to_owned));
+    let names = names.filter(|name| *name != member.trust_domain.as_str() && *name != member.fleet.as_str());
     names.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ")
 }
 
