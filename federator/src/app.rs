@@ -194,7 +194,16 @@ impl Federator {
         // Last of all: who reads it finds a daemon that listens, and that can be told to end.
         let published = self.addresses.write(&run_dir);
         let _published = published.map_err(|error| Ended { name: "addresses.json", reason: chain(&error) })?;
-        if !self.registry.trust().root_online() {
+        let trust = self.registry.trust();
+        let root = meshfed_ca::anchor::spki_sha256(trust.root()).map(|key| meshfed_ca::bundle::hex(&key));
+        tracing::info!(
+            fleet = %trust.fleet(),
+            root_sha256 = root.as_deref().unwrap_or_default(),
+            listeners = ?self.addresses.0,
+            credentials = %self.config.args.data_dir.join("admin.yaml").display(),
+            "the federator listens"
+        );
+        if !trust.root_online() {
             tracing::warn!("the root key is offline: no cluster can join until a start with --root-key FILE");
         }
         run_parts(stop, timeout, |parts, watch| self.start(parts, watch)).await?;

@@ -185,6 +185,16 @@ impl Agent {
         // Last of all: who reads it finds a daemon that listens, and that can be told to end.
         let published = self.bound.addresses.write(&run_dir);
         let _published = published.map_err(|error| Ended { name: "addresses.json", reason: chain(&error) })?;
+        let agent = &self.config.agent;
+        tracing::info!(
+            cluster = %agent.cluster,
+            trust_domain = %agent.trust_domain,
+            federators = %agent.federators.join(", "),
+            listeners = ?self.bound.addresses.0,
+            xds = %self.config.xds_socket().display(),
+            workload_api = %self.config.workload_socket().display(),
+            "the agent listens"
+        );
         run_parts(stop, timeout, |parts, watch| Ok(self.start(parts, watch))).await
     }
 

@@ -158,17 +158,27 @@ fn ends(name: &str, world: &World, command: &mut Command) -> (i32, String) {
 /// A second daemon on a data directory in use ends with 65 and names it; files and traffic of the first stay.
 ///
 /// Mutations seen to fail: the agent's `lock` gives the lock also when another process holds it; the federator writes
-/// credentials before it holds its directory.
+/// credentials before it holds its directory; the line of a daemon that listens left out.
 #[test]
 fn a_second_daemon_leaves_the_first_alone() {
     let mut world = World::start();
     let data = world.fleet.path("federator");
+    // What each one is and where it listens stands in its log.
+    let (hub, agent) = (world.fleet.federator().log(), world.east.agent.log());
+    let grpc = world.fleet.address("federator", "grpc");
+    for said in ["fleet=mesh.example", grpc.as_str(), "admin.yaml", "root_sha256="] {
+        assert!(hub.contains(said), "{said}: {hub}");
+    }
+    for said in ["cluster=east", world.fleet.address("east", "admin").as_str(), "run/xds.sock"] {
+        assert!(agent.contains(said), "{said}: {agent}");
+    }
     let read = || ["admin.yaml", "admin.token", "run/addresses.json"].map(|f| std::fs::read(data.join(f)).unwrap());
     let before = read();
     let free = ["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
     let (code, said) = ends("second-federator", &world, &mut federator(&data, &free));
     assert_eq!(code, 65, "{said}");
     assert!(said.lines().all(is_problem_line) && said.contains("another federator"), "{said}");
+    assert!(said.contains("error[MF0208]") && said.contains("stop it first"), "{said}");
     assert!(read() == before, "the second federator changed files of the first");
     let east = world.fleet.path("east");
     let mut agent = Command::new(meshfed());
@@ -181,7 +191,7 @@ fn a_second_daemon_leaves_the_first_alone() {
         .arg(world.fleet.path("elsewhere"));
     let (code, said) = ends("second-agent", &world, &mut agent);
     assert_eq!(code, 65, "{said}");
-    assert!(said.contains("another agent runs with this data directory"), "{said}");
+    assert!(said.contains("error[MF0115]: another agent runs with this data directory; stop it first"), "{said}");
     world.east.agent.assert_alive();
     assert!(world.fleet.cli(None, &["status"]).ok("status").ends_with("\nready\n"));
     assert_eq!(http::via(world.outbound(), B_URL).unwrap().status, 200);

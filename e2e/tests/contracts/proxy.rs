@@ -10,7 +10,8 @@ use super::world::{B_URL, World};
 
 /// 1.2 and 1.8: a proxy's own ports, and the words of its answers and metrics.
 ///
-/// Mutation seen to fail: the reason of an unknown name is `no_endpoints`.
+/// Mutations seen to fail: the reason of an unknown name is `no_endpoints`; the arm of `AppProbe::Off` left out of what the
+/// probe logs.
 #[test]
 fn a_proxy_answers_with_its_words() {
     let world = World::start();
@@ -51,6 +52,9 @@ fn a_proxy_answers_with_its_words() {
             );
         }
     }
+    // Only of an application that was asked is it said that it is ready: a gateway has none.
+    let says = |i: usize| world.processes[i].log().contains("the application is ready");
+    assert_eq!([1, 2, 3, 4].map(says), [false, false, true, false], "gateways, b, and a without a probe");
     // A name that no object has yet: the proxy says what it waits for, and binds nothing.
     let waiting = world.west.proxy(None, "shop/nobody", &[]);
     until("the proxy says what it waits for", SOON, || {

@@ -113,6 +113,8 @@ impl Discovery {
             // The same reason again and again would bury everything else in the log.
             if ended == told {
                 tracing::debug!(reason = %ended, pause_milliseconds, "discovery: still no agent");
+            } else if !self.started {
+                tracing::warn!(agent = %self.config.agent.display(), reason = %ended, "discovery: no agent yet; nothing is served until there is one, and it is tried again");
             } else {
                 tracing::warn!(agent = %self.config.agent.display(), reason = %ended, "discovery: agent lost; what is known stays, and it is tried again");
             }

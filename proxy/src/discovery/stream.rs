@@ -113,7 +113,7 @@ pub(super) async fn follow<S: Sockets>(
                 quiet = None;
                 tracing::warn!(
                     node = this.config.node.id,
-                    "the agent has nothing for this workload yet: no WorkloadEntry names it, or --mode gateway and no gateway Service selects it; waiting"
+                    "the agent has nothing for this workload yet: no WorkloadEntry names it, or --mode gateway and no gateway Service selects it; the agent's log says what its namespace has; waiting"
                 );
                 continue;
             }
@@ -333,7 +333,10 @@ impl Conversation {
                 this.metrics.bind_failures.get_or_create(&ListenerLabel { listener: listener.name.to_string() }).inc();
                 let mut problems = Problems::new();
                 for error in errors {
-                    tracing::error!(listener = %listener.name, error = %meshfed_runtime::telemetry::chain(&error), "cannot listen");
+                    // At the start it is told once, as the configuration error that the process may end with.
+                    if this.started {
+                        tracing::error!(listener = %listener.name, error = %meshfed_runtime::telemetry::chain(&error), "cannot listen");
+                    }
                     error.note(&mut problems);
                 }
                 if !this.started {

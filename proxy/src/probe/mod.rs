@@ -57,7 +57,12 @@ pub async fn run(probe: AppProbe, state: Arc<StateHandle>, report: watch::Sender
             // While it stays unready the first reason stands: a report per changed fact, not per probe.
             let changed = now.ready != next.ready || (!next.ready && now.reason.is_empty() && !next.reason.is_empty());
             if changed {
-                tracing::info!(ready = next.ready, reason = %next.reason, "application");
+                match (&probe, next.ready) {
+                    // Nobody asked an application: there may be none.
+                    (AppProbe::Off, _) => {}
+                    (_, true) => tracing::info!("the application is ready"),
+                    (_, false) => tracing::info!(reason = %next.reason, "the application is not ready"),
+                }
                 *now = next;
             }
             changed
