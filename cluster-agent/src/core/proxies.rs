@@ -157,10 +157,12 @@ impl Core {
         if let Some(key) = self.reports.remove(&id).and_then(|r| r.workload)
             && let Some(proxy) = self.proxies.get_mut(&key)
         {
-            proxy.reports.remove(&id);
-            if proxy.reports.is_empty() {
+            if proxy.reports.remove(&id) && proxy.reports.is_empty() {
                 proxy.report_lost_at = Some(now);
             }
+            weigh_reports(proxy, &self.reports);
+            self.changed_proxies.insert(key);
+            self.effects.rows = true;
         }
         self.settle(now, wall);
     }
@@ -194,14 +196,17 @@ impl Core {
         };
         let Some(report) = self.reports.get_mut(&id) else { return };
         report.workload = Some(key.clone());
-        let proxy = self.proxies.entry(key).or_default();
+        let process = report.node.process;
+        let proxy = self.proxies.entry(key.clone()).or_default();
+        // What a process said on a stream that it has replaced is no second opinion.
+        let replaced = |other: &StreamId| {
+            process.is_some() && self.reports.get(other).is_some_and(|other| other.node.process == process)
+        };
+        proxy.reports.retain(|other| !replaced(other));
         proxy.reports.insert(id);
         proxy.report_lost_at = None;
-        proxy.app_ready = report.app_ready;
-        proxy.reason.clone_from(&report.reason);
-        if let Some(key) = &report.workload {
-            self.changed_proxies.insert(key.clone());
-        }
+        weigh_reports(proxy, &self.reports);
+        self.changed_proxies.insert(key);
         self.effects.rows = true;
     }
 
@@ -540,6 +545,16 @@ impl Core {
             self.apply_dirty(dirty);
         }
         any
+    }
+}
+
+/// One proxy that reaches the application is enough; where none does, the newest says why. Without reports all stays
+/// until the patience is over.
+fn weigh_reports(proxy: &mut Proxy, reports: &BTreeMap<StreamId, Report>) {
+    let said = || proxy.reports.iter().rev().filter_map(|id| reports.get(id));
+    if let Some(report) = said().find(|r| r.app_ready).or_else(|| said().next()) {
+        proxy.app_ready = report.app_ready;
+        proxy.reason.clone_from(&report.reason);
     }
 }
 

@@ -57,3 +57,42 @@ fn a_reconnect_is_the_same_workload() {
     next.file("a.yaml", "");
     assert!(next.core.kept().admitted.is_empty());
 }
+
+/// A second proxy of a workload, which is ended before it has probed anything, does not take the workload from the first.
+///
+/// Mutations seen to fail: `weigh_reports` takes the newest report whatever the others say; it is left out of
+/// `report_closed`; `replaced` is always false.
+#[test]
+fn a_second_proxy_does_not_speak_for_the_first() {
+    let mut b = Bench::new();
+    b.bundles();
+    b.file("a.yaml", &(service("a") + &export("a") + &entry("a-1", "a", "127.2.0.10")));
+    let proxy = |process| Node { process: Some(process), ..node("shop/a") };
+    let say = |b: &mut Bench, id, process, ready, reason: &str| {
+        b.core.report(id, MINE, proxy(process), ready, reason.to_owned(), b.now, b.wall);
+        b.drain();
+    };
+    b.open(1, MINE, proxy(7), &[(Kind::Listener, &[])]);
+    say(&mut b, 2, 7, true, "");
+    assert!(b.ready("a-1"));
+    b.open(3, MINE, proxy(8), &[(Kind::Listener, &[])]);
+    say(&mut b, 4, 8, false, "not probed yet");
+    assert!(b.ready("a-1"), "{:?}", b.core.proxy_lack(&key("a-1")));
+    b.core.closed(3, b.now, b.wall);
+    b.core.report_closed(4, b.now, b.wall);
+    b.drain();
+    assert!(b.ready("a-1"), "{:?}", b.core.proxy_lack(&key("a-1")));
+    // The one that was ready goes: what the other says is true at once.
+    b.open(5, MINE, proxy(9), &[(Kind::Listener, &[])]);
+    say(&mut b, 6, 9, false, "connection refused");
+    b.core.closed(1, b.now, b.wall);
+    b.core.report_closed(2, b.now, b.wall);
+    b.drain();
+    assert!(!b.ready("a-1"));
+    assert_eq!(b.core.proxy_lack(&key("a-1")).as_deref(), Some("connection refused"));
+    // A proxy that reconnects speaks for itself before its old stream has ended.
+    say(&mut b, 6, 9, true, "");
+    assert!(b.ready("a-1"));
+    say(&mut b, 7, 9, false, "connection refused");
+    assert!(!b.ready("a-1"));
+}
