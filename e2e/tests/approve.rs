@@ -55,8 +55,8 @@ fn remedy(world: &World) -> Result<String, String> {
 /// With a new key: traffic ends, the refusal names the command line, and that line brings it back. With the old key:
 /// nobody has to do anything.
 ///
-/// Mutations seen to fail: `words.approved` not asked; `take_approved` not called in `talk`; `keep_ca` left out of `join`;
-/// the two refusals of one's own and the fleet's domain left out.
+/// Mutations seen to fail: `anchor_awaits` left out of the report; `words.approved` not asked; `take_approved` not called
+/// in `talk`; `keep_ca` left out of `join`; the two refusals of one's own and the fleet's domain left out.
 #[test]
 fn a_new_key_is_trusted_when_the_importer_says_so() {
     let mut world = World::start();
@@ -73,6 +73,13 @@ fn a_new_key_is_trusted_when_the_importer_says_so() {
         panic!("{line}");
     };
     assert!(world.west.agent.log().contains(&line), "{}", world.west.agent.log());
+    until("west is waited for, with what to do", SOON, || {
+        let body: Value = serde_json::from_str(&world.fleet.curl_api("status").stdout).map_err(|e| e.to_string())?;
+        let waiting = body["waitingFor"].as_array().cloned().unwrap_or_default();
+        let of = |w: &&Value| w["cluster"] == "west" && w["kind"] == "session" && w["name"] == "east.mesh.example";
+        let reason = waiting.iter().find(of).and_then(|w| w["reason"].as_str()).ok_or_else(|| body.to_string())?;
+        if body["ready"] == false && reason.ends_with(&line) { Ok(()) } else { Err(reason.to_owned()) }
+    });
     let other = "0".repeat(64);
     for (trust_domain, hash, code, said) in [
         ("east.mesh.example", other.as_str(), 1, sha256),

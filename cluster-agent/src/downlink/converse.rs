@@ -312,6 +312,8 @@ impl Link {
             let offer = self.ledger.is_complete().then(|| self.ledger.version().into());
             let mut report = wire::StatusReport { offer, ..report.clone() };
             report.source_errors.extend(self.ledger.oversized().map(too_large));
+            // Before all else: a report is cut at its end.
+            report.waiting_for.splice(0..0, self.bundles.awaiting().map(|(of, remedy)| anchor_awaits(of, &remedy)));
             report.source_errors.extend(self.bundles.awaiting().map(|(of, remedy)| anchor_changed(of, remedy)));
             return say(Say::Status(report));
         }
@@ -382,6 +384,15 @@ fn anchor_changed(trust_domain: &TrustDomain, remedy: String) -> wire::SourceErr
     let message = format!("{trust_domain} has a changed anchor, which is not trusted here; ask its owner for its hash");
     let (code, kind) = ("AnchorChanged".to_owned(), "TrustDomain".to_owned());
     wire::SourceError { code, kind, name: trust_domain.to_string(), message, remedy, ..wire::SourceError::default() }
+}
+
+/// What keeps the cluster from being ready while it trusts less than the hub names.
+fn anchor_awaits(trust_domain: &TrustDomain, command: &str) -> wire::Pending {
+    let reason = format!(
+        "its changed anchor is not trusted here, so its workloads and these do not reach each other; compare the hash \
+         with its owner's, then: {command}"
+    );
+    wire::Pending { kind: "session".to_owned(), name: trust_domain.to_string(), reason }
 }
 
 fn too_large(refusal: &Refusal) -> wire::SourceError {

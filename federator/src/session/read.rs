@@ -186,7 +186,7 @@ fn refusal(refused: &Refusal) -> http::SourceError {
 }
 
 /// What keeps a cluster from being ready (`contracts.md` 1.14).
-fn waiting_for(state: &State, name: &ClusterName, sessions: &[&Session]) -> Vec<http::Waiting> {
+pub(super) fn waiting_for(state: &State, name: &ClusterName, sessions: &[&Session]) -> Vec<http::Waiting> {
     let wait = |kind: &str, name_: &str, reason: String| http::Waiting {
         cluster: name.to_string(),
         kind: kind.to_owned(),
@@ -211,6 +211,13 @@ fn waiting_for(state: &State, name: &ClusterName, sessions: &[&Session]) -> Vec<
     for (origin, version) in state.unsettled(session) {
         let reason = format!("the agent has not acknowledged offer {version} of {origin}");
         waiting.push(wait("session", origin.as_str(), reason));
+    }
+    // An agent that refuses a bundle says so itself, with what to do.
+    let told =
+        |of: &str| report.is_some_and(|r| r.waiting_for.iter().any(|(kind, what, _)| kind == "session" && what == of));
+    for (trust_domain, serial) in state.bundles_behind(session).filter(|(of, _)| !told(of.as_str())) {
+        let reason = format!("the agent has not acknowledged bundle {serial} of {trust_domain}; its log says why");
+        waiting.push(wait("session", trust_domain.as_str(), reason));
     }
     let Some(report) = report else { return waiting };
     waiting.extend(report.waiting_for.iter().map(|(kind, what, reason)| wait(kind, what, reason.clone())));

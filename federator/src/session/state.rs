@@ -537,6 +537,11 @@ impl State {
     pub fn bundle(&self, trust_domain: &TrustDomain) -> Option<&Bundle> {
         self.bundles.get(trust_domain)
     }
+    /// The bundles of which the agent of a session holds another serial, with the hub's.
+    pub fn bundles_behind(&self, session: &Session) -> impl Iterator<Item = (&TrustDomain, u64)> {
+        let behind = |b: &&Bundle| session.bundles.get(&b.trust_domain) != Some(&b.serial);
+        self.bundles.values().filter(behind).map(|b| (&b.trust_domain, b.serial))
+    }
     /// The networks that a cluster shares with others.
     #[must_use]
     pub fn shared(&self, cluster: &ClusterName) -> BTreeSet<NetworkName> {

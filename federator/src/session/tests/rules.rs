@@ -604,3 +604,33 @@ fn a_flood_of_one_cluster_costs_the_others_one_round() {
     }
     assert!(done["large"] <= 2 * done["small"] && done["small"] <= 2 * done["large"], "{done:?}");
 }
+
+/// A cluster is not ready while its agent trusts another bundle than the hub names; an agent that says why is repeated.
+///
+/// Mutation seen to fail: `bundles_behind` gives nothing; `told` is always false.
+#[test]
+fn an_agent_that_does_not_take_a_bundle_is_waited_for() {
+    let mut hub = Hub::new();
+    let id = hub.open(1);
+    let of = |serial| meshfed_model::bundle::Bundle {
+        trust_domain: "c0.f".parse().unwrap(),
+        serial,
+        anchors: Vec::new(),
+        lineages: Vec::new(),
+    };
+    let waits = |hub: &Hub| -> Vec<String> {
+        let sessions: Vec<_> = hub.state.sessions_of(&cluster(1)).collect();
+        let waiting = super::super::read::waiting_for(&hub.state, &cluster(1), &sessions);
+        waiting.into_iter().filter(|w| w.kind == "session" && w.name == "c0.f").map(|w| w.reason).collect()
+    };
+    let bundle = of(2);
+    hub.state.set_bundles(&BTreeMap::from([(bundle.trust_domain.clone(), bundle.clone())]));
+    assert_eq!(waits(&hub), ["the agent has not acknowledged bundle 2 of c0.f; its log says why"]);
+    hub.state.bundle_acked(id, bundle.trust_domain.clone(), 2);
+    assert_eq!(waits(&hub), Vec::<String>::new());
+    hub.state.set_bundles(&BTreeMap::from([(bundle.trust_domain.clone(), of(3))]));
+    let pending = wire::Pending { kind: "session".into(), name: "c0.f".into(), reason: "meshfed trust approve".into() };
+    let report = wire::StatusReport { waiting_for: vec![pending], ..wire::StatusReport::default() };
+    hub.state.report(id, report.into());
+    assert_eq!(waits(&hub), ["meshfed trust approve"]);
+}
