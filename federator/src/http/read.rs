@@ -133,7 +133,11 @@ impl Sight<'_> {
                     cluster: name.to_string(),
                     kind: "session".to_owned(),
                     name: name.to_string(),
-                    reason: "its agent had no session since this federator started".to_owned(),
+                    reason: format!(
+                        "no agent has connected since it joined ({}), or since this federator started if that was later; \
+                         start its agent, or look at the agent's log",
+                        member.joined_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+                    ),
                 }),
             }
         }

@@ -72,6 +72,9 @@ async fn status_clusters_and_trust() {
     );
     let status = get(&waiting, "status").await.body;
     assert_eq!((&status["ready"], &status["waitingFor"][0]["kind"]), (&json!(false), &json!("session")));
+    // It may be a new binding of a cluster whose earlier agent has just been here.
+    let why = status["waitingFor"][0]["reason"].as_str().unwrap();
+    assert!(why.starts_with("no agent has connected since it joined (1970-01-01T00:00:00Z), or since this"), "{why}");
     assert_eq!(get(&waiting, "clusters/west").await.body["state"], "joining");
 }
 
