@@ -1,6 +1,7 @@
 //! Pure. Names in this cluster's policies that nobody has, judged by what this agent knows: the members' names and
 //! regions are told to everybody, zones only where something is in them (INV-8).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use meshfed_crds::ObjectError;
@@ -49,8 +50,22 @@ impl Core {
         self.dangling = Arc::from(found);
     }
 
+    /// The faults between objects that are new since the last call, for the log: one that was mended meanwhile is new
+    /// again. Those of single objects are logged where they are read.
+    pub fn new_faults(&mut self) -> Vec<ObjectError> {
+        let now: BTreeSet<ObjectError> = self.faults_between().cloned().collect();
+        let new = now.difference(&self.told_faults).cloned().collect();
+        self.told_faults = now;
+        new
+    }
+
+    /// Faults that no single object has: those between objects, and names that nobody has.
+    pub fn faults_between(&self) -> impl Iterator<Item = &ObjectError> {
+        self.index.errors().chain(self.dangling.iter())
+    }
+
     /// All faults of the source: its own, those between objects, and names that nobody has.
     pub fn faults(&self) -> impl Iterator<Item = &ObjectError> {
-        self.source.errors.iter().chain(self.index.errors()).chain(self.dangling.iter())
+        self.source.errors.iter().chain(self.faults_between())
     }
 }

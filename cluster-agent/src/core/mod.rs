@@ -124,6 +124,8 @@ pub struct Core {
     missing: Missing,
     /// Names in policies that nobody has.
     dangling: Arc<[ObjectError]>,
+    /// Faults between objects that the log was told of and that stand.
+    told_faults: BTreeSet<ObjectError>,
     clock_jump: Option<ClockJump>,
     open: bool,
     /// Grows with every input that may change an answer.
@@ -163,6 +165,7 @@ impl Core {
             view_loaded,
             missing: Missing::default(),
             dangling: Arc::from([]),
+            told_faults: BTreeSet::new(),
             clock_jump: None,
             open: false,
             revision: 0,

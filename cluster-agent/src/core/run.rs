@@ -34,6 +34,8 @@ pub const COMMANDS_MAX: usize = 256;
 pub const RESPONSES_MAX: usize = 8;
 /// How long rows of the status may be older than what they tell of: they cost a walk over all workloads.
 const ROWS_PAUSE: Duration = Duration::from_millis(50);
+/// Faults of one moment that the log names; the others are in `GET /debug/source`.
+const LOGGED_MAX: usize = 20;
 /// How long streams wait for a first view before they are answered without one.
 const VIEW_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -298,6 +300,9 @@ impl Actor {
         if self.rows_due.is_some_and(|t| t <= now) {
             self.rows_due = None;
             self.core.check_names();
+            for fault in self.core.new_faults().iter().take(LOGGED_MAX) {
+                tracing::warn!("source: {fault}");
+            }
             self.rows = status::rows(&self.core);
             self.count_faults();
             self.uplink.report(status::report(&self.core, &self.rows));

@@ -29,6 +29,7 @@ use crate::xds::stream::{Protocol, Request};
 mod gateways;
 mod proxies;
 mod routes;
+mod status;
 mod whole;
 
 const B: &str = "outbound|8080||b.shop.svc.clusterset.local";

@@ -161,6 +161,21 @@ impl Index {
         self.check_export(name, dirty);
     }
 
+    /// Why no port of a service has an endpoint, or one of them has none, with what to do.
+    pub(crate) fn why_no_endpoint(&self, service: &LocalService) -> String {
+        let pairs: Vec<String> = service.selector.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+        let (selector, namespace) = (pairs.join(", "), &service.name.namespace);
+        if pairs.is_empty() {
+            return "it has no selector, so it selects no WorkloadEntry".to_owned();
+        }
+        if self.selected_by(&service.name, &service.selector).is_empty() {
+            return format!(
+                "its selector {{{selector}}} selects no WorkloadEntry; give one of namespace {namespace} these labels"
+            );
+        }
+        format!("no WorkloadEntry that its selector {{{selector}}} selects has this port")
+    }
+
     /// Services are found by the first pair of their selector.
     fn unanchor(&mut self, selector: &Labels, name: &ServiceName) {
         if let Some((key, value)) = selector.iter().next() {

@@ -60,6 +60,11 @@ fn answer(core: &Core, query: &EndpointsQuery) -> Result<body::Endpoints, Endpoi
             let known: Vec<String> = ports.keys().map(ToString::to_string).collect();
             return Err(problem(400, format!("{service} has the ports {}; name one", known.join(", "))));
         }
+        (Ok(port), Some(ports)) if !ports.is_empty() && !ports.contains_key(&port) => {
+            let known: Vec<String> = ports.keys().map(ToString::to_string).collect();
+            let (has, ports) = (if known.len() == 1 { "port" } else { "the ports" }, known.join(", "));
+            return Err(problem(404, format!("{service} has {has} {ports} and no port {port}")));
+        }
         (Ok(port), _) => port,
     };
     let class = Class { mode: Mode::Sidecar, client };

@@ -70,7 +70,8 @@ pub fn rows(core: &Core) -> Rows {
             let of_port = || service.endpoints.values().flatten().filter(|e| e.port == port.port);
             let (listed, usable) = (of_port().count(), of_port().filter(|e| e.ready).count());
             if usable == 0 {
-                let reason = if listed == 0 { "no WorkloadEntry has this port" } else { "no endpoint is ready" };
+                let reason =
+                    if listed == 0 { index.why_no_endpoint(service) } else { "no endpoint is ready".to_owned() };
                 waiting.push(pending("port", format!("{}:{}", service.name, port.port), reason));
             }
             total += of_port().filter(|e| e.mtls).count();
