@@ -2,6 +2,7 @@
 
 use super::Core;
 use crate::index::WorkloadKey;
+use crate::translate::Mode;
 
 impl Core {
     /// Proxies that are connected, and those of them that have acknowledged everything.
@@ -18,7 +19,9 @@ impl Core {
             let refused = newest.into_iter().flat_map(|e| e.machine.refused());
             let refused: Vec<String> = refused.map(|(kind, name)| format!("{} {name}", kind.as_str())).collect();
             let why = if refused.is_empty() {
-                "its proxy has not acknowledged the current configuration".to_owned()
+                // What the agent holds back is no fault of the proxy.
+                let held_back = newest.filter(|e| e.node.mode == Mode::Sidecar).and_then(|_| self.held_back());
+                held_back.unwrap_or_else(|| "its proxy has not acknowledged the current configuration".to_owned())
             } else {
                 format!("its proxy refused {}", refused.join(", "))
             };

@@ -13,8 +13,9 @@ use super::store::{Seen, Store};
 use crate::translate::Mode;
 use crate::view::Part;
 
-/// How long members are waited for of whom nothing is known: one that never offered anything has nothing to say.
-pub(super) const UNHEARD_PATIENCE: Duration = Duration::from_secs(30);
+/// How long members are waited for of whom nothing is known: one that never offered anything has nothing to say. An agent
+/// is back at a hub that runs within its longest pause of 5 s; this is far from the 30 s that people wait for `ready`.
+pub(super) const UNHEARD_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the view lacks.
 #[derive(Debug, Default)]
@@ -59,6 +60,32 @@ impl Core {
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.missing.parts.is_empty() && self.missing.unheard.is_empty()
+    }
+
+    /// What a sidecar's configuration waits for; `None`: the view is whole.
+    pub(super) fn held_back(&self) -> Option<String> {
+        if let Some(Part::Members) = self.missing.parts.first() {
+            return Some(
+                "its agent does not know the fleet's members yet: no session with the hub has told them".into(),
+            );
+        }
+        let named = |names: &[String]| names.join(", ");
+        if !self.missing.parts.is_empty() {
+            let parts: Vec<String> = self.missing.parts.iter().map(ToString::to_string).collect();
+            return Some(format!(
+                "its agent lost {} of its view, and takes nothing away until the hub has told it again; see GET /readyz \
+                 of the agent",
+                named(&parts)
+            ));
+        }
+        let unheard: Vec<String> = self.missing.unheard.iter().map(ToString::to_string).collect();
+        (!unheard.is_empty()).then(|| {
+            format!(
+                "its agent waits at most {} s for what {} may offer, of whom the hub has told nothing yet",
+                UNHEARD_PATIENCE.as_secs(),
+                named(&unheard)
+            )
+        })
     }
 
     /// The hub is away: nobody else will be heard for now.

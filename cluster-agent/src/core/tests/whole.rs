@@ -146,3 +146,26 @@ fn state_of_the_world_is_not_told_before_it_is_known() {
     b.east(1, 1, 1);
     assert!(b.names(3, Kind::Cluster).contains(&B), "{:?}", b.names(3, Kind::Cluster));
 }
+
+/// A proxy is not blamed for what the agent holds back: the member that is waited for is named, and for how long.
+///
+/// Mutation seen to fail: `held_back` not asked by `proxies_behind`.
+#[test]
+fn a_view_that_is_held_back_names_who_is_waited_for() {
+    let why = |b: &Bench| -> Vec<String> {
+        let report = crate::status::report(&b.core, &crate::status::rows(&b.core));
+        let of = |p: &meshfed_api::proto::federation::Pending| p.kind == "proxy" && p.name.contains("a-1");
+        report.waiting_for.into_iter().filter(of).map(|p| p.reason).collect()
+    };
+    let (_, held) = served();
+    let mut b = restarted(&[], false, &held);
+    b.report(3, "shop/a", true);
+    let unknown = "its agent does not know the fleet's members yet: no session with the hub has told them";
+    assert_eq!(why(&b), [unknown]);
+    let members = [member("east"), member("west")].into_iter().collect();
+    b.core.set_members(Members { revision: 1, members }, b.now, b.wall);
+    b.drain();
+    assert_eq!(why(&b), ["its agent waits at most 15 s for what east may offer, of whom the hub has told nothing yet"]);
+    b.tick(UNHEARD_PATIENCE);
+    assert_eq!(why(&b), Vec::<String>::new());
+}
