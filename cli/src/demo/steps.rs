@@ -431,6 +431,7 @@ fn listen(at: &ListenFlag) -> Result<std::net::TcpListener, Failure> {
         Failure::bad_input(format!("--listen {at} does not resolve ({error}): mend the host name, or write an address"))
     })?;
     std::net::TcpListener::bind(found.as_slice()).map_err(|error| {
+        #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is open")]
         let remedy = match error.kind() {
             std::io::ErrorKind::AddrInUse => "stop what listens there, or name another",
             std::io::ErrorKind::AddrNotAvailable => "this host has no such address; name one of its own, or 127.0.0.1",

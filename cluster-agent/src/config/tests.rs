@@ -84,7 +84,7 @@ fn an_empty_data_directory_says_join() {
 fn the_admin_port_stays_on_loopback() {
     let at = |line: &[&str]| {
         let line = ["agent", "--data-dir", "E", "--source", "dir:."].iter().chain(line).copied();
-        let (xds, admin) = listeners(&Line::parse_from(line).args);
+        let (xds, admin) = listeners(&Line::parse_from(line).args, &mut Problems::default());
         (xds[0].to_string(), admin[0].to_string())
     };
     let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());

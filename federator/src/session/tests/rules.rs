@@ -628,7 +628,7 @@ fn an_agent_that_does_not_take_a_bundle_is_waited_for() {
     assert_eq!(waits(&hub), ["the agent has not acknowledged bundle 2 of c0.f; its log says why"]);
     hub.state.bundle_acked(id, bundle.trust_domain.clone(), 2);
     assert_eq!(waits(&hub), Vec::<String>::new());
-    hub.state.set_bundles(&BTreeMap::from([(bundle.trust_domain.clone(), of(3))]));
+    hub.state.set_bundles(&BTreeMap::from([(bundle.trust_domain, of(3))]));
     let pending = wire::Pending { kind: "session".into(), name: "c0.f".into(), reason: "meshfed trust approve".into() };
     let report = wire::StatusReport { waiting_for: vec![pending], ..wire::StatusReport::default() };
     hub.state.report(id, report.into());
