@@ -140,8 +140,10 @@ pub struct Agent {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceState {
     /// Of the source's revision.
+    #[serde(with = "super::absent")]
     pub epoch: String,
     /// The scan that was taken last.
+    #[serde(with = "super::absent")]
     pub revision: String,
     /// Objects held.
     pub objects: u32,
@@ -152,25 +154,33 @@ pub struct SourceState {
 /// An object or file that was refused (`contracts.md` 1.6).
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SourceError {
-    /// Stable code.
+    /// Stable code. Of what follows, what is not known is `null` in JSON and empty here.
     pub code: String,
     /// The file.
+    #[serde(with = "super::absent")]
     pub file: String,
-    /// From 1; 0 = unknown.
+    /// From 1; 0 = unknown, `null` in JSON.
+    #[serde(with = "super::absent")]
     pub line: u32,
-    /// From 1; 0 = unknown.
+    /// From 1; 0 = unknown, `null` in JSON.
+    #[serde(with = "super::absent")]
     pub column: u32,
     /// The object's kind.
+    #[serde(with = "super::absent")]
     pub kind: String,
     /// The object's namespace.
+    #[serde(with = "super::absent")]
     pub namespace: String,
     /// The object's name.
+    #[serde(with = "super::absent")]
     pub name: String,
     /// The field's path.
+    #[serde(with = "super::absent")]
     pub field: String,
     /// In words.
     pub message: String,
     /// What to do about it.
+    #[serde(with = "super::absent")]
     pub remedy: String,
 }
 

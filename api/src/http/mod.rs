@@ -3,6 +3,7 @@
 //! Field names are camelCase, numbers that may pass 2^53 are text, times RFC 3339 UTC, what is absent is `null` and
 //! never missing. Fields are declared in the order in which they are written, so the same value gives the same bytes.
 
+mod absent;
 mod fleet;
 mod problem;
 mod tokens;
