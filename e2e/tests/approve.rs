@@ -17,7 +17,8 @@ use world::{B_URL, World};
 /// Time for an identity to come to a proxy, or a connection to end with its trust.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Puts a new data directory in the place of east's, which is kept as `kept`.
+/// Puts a new data directory in the place of east's, which is kept as `kept`. The plan says what the join will do, and
+/// both say who has to approve what.
 fn replace(world: &mut World, kept: &str, more: &[&str]) {
     let _already_gone = world.east.agent.stop();
     std::fs::rename(world.fleet.path("east"), world.fleet.path(kept)).unwrap();
@@ -27,9 +28,21 @@ fn replace(world: &mut World, kept: &str, more: &[&str]) {
         "east",
         &["--network", &network, "--region", "eu", "--zone", "eu-1", "--zone", "eu-2", "--replace"],
     );
-    let mut join = Command::new(meshfed());
-    join.args(["join", &world.fleet.grpc(), "--replace", "--token-file"]).arg(token);
-    let _joined = run(join.arg("--data-dir").arg(world.fleet.path("east")).args(more)).ok("join --replace");
+    let join = |flags: &[&str]| {
+        let mut join = Command::new(meshfed());
+        join.args(["join", &world.fleet.grpc(), "--token-file"]).arg(&token).arg("--data-dir");
+        run(join.arg(world.fleet.path("east")).args(flags))
+    };
+    let blocked = join(&["--plan"]);
+    assert_eq!(blocked.code, 79, "the join would be refused: {blocked:?}");
+    assert!(blocked.stdout.contains("join with --replace"), "{}", blocked.stdout);
+    let planned = join(&[&["--replace", "--plan"], more].concat());
+    assert_eq!(planned.code, 0, "{planned:?}");
+    let joined = join(&[&["--replace"], more].concat());
+    let approval = "meshfed trust approve east.mesh.example";
+    let told = [planned.stdout.contains(approval), joined.stderr.contains(approval)];
+    assert_eq!(told, [more.is_empty(); 2], "{}{}", planned.stdout, joined.stderr);
+    let _joined = joined.ok("join --replace");
     world.east = Cluster::restart(&world.fleet, None, "east", world.east_range.host(1));
 }
 

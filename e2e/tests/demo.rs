@@ -76,3 +76,20 @@ fn an_address_that_cannot_be_taken_says_which_and_why() {
         assert!(output.stderr.contains(listen) && output.stderr.contains(remedy), "{}", output.stderr);
     }
 }
+
+/// A demo that fails leaves what its processes said, and says where that is.
+///
+/// Mutation seen to fail: `keep_logs` not called by `check`.
+#[test]
+fn a_failing_demo_says_where_its_logs_are() {
+    let dir = tempfile::tempdir().unwrap();
+    // West cannot join into a directory of somebody else.
+    std::fs::create_dir(dir.path().join("west")).unwrap();
+    std::fs::write(dir.path().join("west/somebody-elses"), "").unwrap();
+    let output =
+        run(Command::new(meshfed()).args(["demo", "--check", "--listen", "127.0.0.1:0", "--dir"]).arg(dir.path()));
+    assert_eq!(output.code, 1, "{}{}", output.stdout, output.stderr);
+    assert!(output.stdout.contains("FAIL join ") && output.stdout.contains("1 process drained"), "{}", output.stdout);
+    let logs = dir.path().join("logs");
+    assert!(output.stderr.contains(&format!("{}", logs.display())) && logs.is_dir(), "{}", output.stderr);
+}
