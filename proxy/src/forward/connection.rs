@@ -283,7 +283,8 @@ impl Connection {
         let mut key = self.core.key.borrow_mut();
         match table.as_ref().and_then(|t| route::find(t, authority, &mut key)) {
             None => {
-                let text = format!("meshfed knows no service '{}' here; is it exported to this cluster?", shown());
+                let ports = table.as_ref().map(|t| route::ports_of(t, authority)).unwrap_or_default();
+                let text = route::unknown(&shown(), &ports);
                 Err(Reply::new(404, Flag::NoRoute, Reason::NoRoute, text))
             }
             Some(RouteAction::Respond(status)) => {
