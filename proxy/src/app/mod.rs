@@ -146,6 +146,7 @@ fn build(config: &Config, readiness: &Readiness, watch: &drain::Watch) -> Result
         agent: config.agent.clone(),
         node,
         inbound_listen: config.listen.get("inbound").cloned().unwrap_or_default(),
+        inbound: config.inbound.keys().copied().collect(),
     };
     let (discovery, channel) = Discovery::new(discovery_config, &state, identity, trust, &metrics);
     helpers.extend(probe_and_report(config, node_id, state, &sockets, channel, watch));

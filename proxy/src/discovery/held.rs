@@ -18,6 +18,7 @@ use super::convert::{
     self, ActionSpec, Assignment, ClusterSpec, EndpointSource, ListenerSpec, ListenerSpecKind, RouteSpec, SecretSpec,
     ServerTlsSpec,
 };
+use super::nowhere::nowhere;
 use super::sni::SniRoutes;
 use crate::state::{
     Cell, ClusterCell, ClusterCounters, Listener, ListenerCell, ListenerKind, RouteAction, RouteCell, RouteTable,
@@ -541,6 +542,24 @@ impl Held {
             }
         }
         self.publish();
+    }
+
+    /// What the command line asks for and the agent does not have, in words.
+    #[must_use]
+    pub fn nowhere(&self, inbound: &BTreeSet<u16>) -> BTreeSet<String> {
+        let (mut ports, mut outbound) = (BTreeSet::new(), Vec::new());
+        for spec in self.listeners.values() {
+            match &spec.kind {
+                ListenerSpecKind::InboundHttp { port, .. } | ListenerSpecKind::InboundTcp { port, .. } => {
+                    ports.insert(*port);
+                }
+                ListenerSpecKind::OutboundTcp { cluster } => {
+                    outbound.extend(spec.addresses.iter().map(|listen| (*listen, cluster.as_str())));
+                }
+                ListenerSpecKind::OutboundHttp { .. } | ListenerSpecKind::Gateway { .. } => {}
+            }
+        }
+        nowhere(inbound, &ports, outbound.into_iter(), |cluster| self.clusters.contains_key(cluster))
     }
 
     /// The versions held, for a reconnect.

@@ -7,9 +7,11 @@ mod build;
 pub mod convert;
 mod held;
 mod metrics;
+mod nowhere;
 mod sni;
 mod stream;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,6 +68,8 @@ pub struct DiscoveryConfig {
     pub node: Node,
     /// Replaces the addresses of inbound listeners.
     pub inbound_listen: Vec<SocketAddr>,
+    /// The workload's ports that the application takes.
+    pub inbound: BTreeSet<u16>,
 }
 
 /// The client.
@@ -75,6 +79,8 @@ pub struct Discovery {
     held: Held,
     metrics: DiscoveryMetrics,
     started: bool,
+    /// What leads nowhere, as the log was told.
+    told: BTreeSet<String>,
     channel: watch::Sender<Option<Channel>>,
 }
 
@@ -90,7 +96,17 @@ impl Discovery {
     ) -> (Self, watch::Receiver<Option<Channel>>) {
         let held = Held::new(Arc::clone(state), identity, trust, config.inbound_listen.clone());
         let (channel, seen) = watch::channel(None);
-        (Self { config, held, metrics: DiscoveryMetrics::register(metrics), started: false, channel }, seen)
+        (
+            Self {
+                config,
+                held,
+                metrics: DiscoveryMetrics::register(metrics),
+                started: false,
+                told: BTreeSet::new(),
+                channel,
+            },
+            seen,
+        )
     }
 
     /// Follows the agent until the drain begins. Losing the agent changes nothing but this.

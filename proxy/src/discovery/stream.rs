@@ -136,6 +136,17 @@ fn describe(status: &tonic::Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
 }
 
+impl Discovery {
+    /// Warns of what leads nowhere: once, and again when it has been otherwise meanwhile.
+    fn tell_nowhere(&mut self) {
+        let now = self.held.nowhere(&self.config.inbound);
+        for line in now.difference(&self.told) {
+            tracing::warn!("{line}");
+        }
+        self.told = now;
+    }
+}
+
 impl Conversation {
     /// The first requests: clusters and secrets; on a reconnect everything that is held.
     fn begin(&mut self, this: &Discovery) {
@@ -268,6 +279,9 @@ impl Conversation {
             std::mem::take(&mut self.unbound).into_values().for_each(|problems| failed.extend(problems));
             sockets.started(&bind, failed)?;
             tracing::info!("discovery: listeners stand");
+        }
+        if this.started {
+            this.tell_nowhere();
         }
         Ok(())
     }

@@ -261,6 +261,7 @@ impl Rig {
             agent: path,
             node: Node { id: "sidecar~x".to_owned(), ..Default::default() },
             inbound_listen: Vec::new(),
+            inbound: BTreeSet::new(),
         };
         let (discovery, _channel) = Discovery::new(config, &state, identity, trust, &Metrics::new());
         let mut sockets = TestSockets::default();
