@@ -120,15 +120,37 @@ pub async fn run(args: EndpointsArgs) -> Outcome {
     let answer = client.get(&path).await?.ok()?;
     show(args.output.output, &answer, crate::output::items, COLUMNS)?;
     if matches!(args.output.output, Format::Table | Format::Wide) {
-        for line in remarks(&answer.json()?) {
+        let body = answer.json()?;
+        // Only an empty answer needs to say what the exporters have.
+        let exported = if has_nothing(&body) { client.get(&service).await?.ok()?.json()? } else { Value::Null };
+        for line in remarks(&body, &exported) {
             remark(&line);
         }
     }
     Ok(0)
 }
 
-/// What the table leaves out: which endpoints this client cannot be handed, and why there may be none.
-fn remarks(body: &Value) -> Vec<String> {
+fn has_nothing(body: &Value) -> bool {
+    let dropped = body.get("dropped").and_then(Value::as_array).is_some_and(|d| !d.is_empty());
+    !dropped && crate::output::items(body).is_empty()
+}
+
+/// Each exporter of a service with the ready and listed endpoints of one port.
+fn exporters(service: &Value, port: &str) -> Vec<String> {
+    let list = |of: &Value, key: &str| of.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let count = |group: &Value, key: &str| group.get(key).and_then(Value::as_u64).unwrap_or_default();
+    let told = |export: &Value| {
+        let of_port = |g: &&Value| text(g, &["port"]) == port && text(g, &["subset"]) == "_";
+        let groups = list(export, "groups");
+        let sum = |key| groups.iter().filter(of_port).map(|g| count(g, key)).fold(0, u64::saturating_add);
+        format!("{}, {} of {} ready", text(export, &["cluster"]), sum("ready"), sum("total"))
+    };
+    list(service, "exports").iter().map(told).collect()
+}
+
+/// What the table leaves out: which endpoints this client cannot be handed, and why there may be none. `exported`: the
+/// service as its exporters show it.
+fn remarks(body: &Value, exported: &Value) -> Vec<String> {
     let mut lines: Vec<String> = body
         .get("dropped")
         .and_then(Value::as_array)
@@ -146,9 +168,11 @@ fn remarks(body: &Value) -> Vec<String> {
             format!("not usable: {ready} ready in {cluster} ({network}): {reason}{why}")
         })
         .collect();
-    if lines.is_empty() && crate::output::items(body).is_empty() {
+    if has_nothing(body) {
         let (service, port, from) = (text(body, &["service"]), text(body, &["port"]), text(body, &["from", "cluster"]));
-        lines.push(format!("no endpoint of {service}:{port} is offered to clients in {from}"));
+        let by = exporters(exported, &port);
+        let by = if by.is_empty() { "nobody exports it".to_owned() } else { format!("exported by {}", by.join("; ")) };
+        lines.push(format!("no endpoint of {service}:{port} can be handed to clients in {from}: {by}"));
     }
     lines
 }
@@ -181,7 +205,22 @@ async fn only_port(client: &Client, service: &str) -> Result<u16, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    /// Mutations seen to fail: `exporters` counts all ports; all subsets.
+    #[test]
+    fn an_empty_answer_says_what_the_exporters_have() {
+        let body = json!({"service": "shop/b", "port": 8080, "from": {"cluster": "west"}, "items": [], "dropped": []});
+        let group =
+            |port, subset, ready, total| json!({"port": port, "subset": subset, "ready": ready, "total": total});
+        let groups = [group(8080, "_", 0, 1), group(8080, "_", 0, 2), group(8080, "v1", 0, 1), group(81, "_", 1, 1)];
+        let exported = json!({"exports": [{"cluster": "east", "groups": groups}]});
+        let none = "no endpoint of shop/b:8080 can be handed to clients in west: ";
+        assert_eq!(remarks(&body, &exported), [format!("{none}exported by east, 0 of 3 ready")]);
+        assert_eq!(remarks(&body, &json!({"exports": []})), [format!("{none}nobody exports it")]);
+    }
 
     /// Mutation seen to fail: the third label is not compared with `svc`.
     #[test]
