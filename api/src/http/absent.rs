@@ -19,7 +19,7 @@ pub(super) fn deserialize<'de, T: Deserialize<'de> + Default, D: Deserializer<'d
 mod tests {
     use super::super::{SourceError, SourceState};
 
-    /// Mutation seen to fail: `with = "super::absent"` left out of `SourceState` and `SourceError`.
+    /// Every text and number that may be missing, both ways.
     #[test]
     fn what_is_not_known_is_null() {
         let error =
