@@ -79,7 +79,7 @@ fn an_address_that_cannot_be_taken_says_which_and_why() {
 
 /// A demo that fails leaves what its processes said, and says where that is.
 ///
-/// Mutation named, not replayed yet: `keep_logs` not called by `check`.
+/// Mutation seen to fail: `keep_logs` not called by `check`.
 #[test]
 fn a_failing_demo_says_where_its_logs_are() {
     let dir = tempfile::tempdir().unwrap();

@@ -176,7 +176,7 @@ mod tests {
 
     /// A flag is never ignored in silence; the environment is for whoever gives none.
     ///
-    /// Mutation named, not replayed yet: `conflicts_with` left out; the environment asked before the flags.
+    /// Mutations seen to fail: `conflicts_with` left out; the environment asked before the flags.
     #[test]
     fn one_token_is_named_once() {
         let Err(error) = parse(&["--token", "x", "--token-file", "f"]) else { panic!("both were taken") };
@@ -195,7 +195,7 @@ mod tests {
 
     /// No hub is needed to see that a file is empty.
     ///
-    /// Mutation named, not replayed yet: the filter in `read_token` left out.
+    /// Mutation seen to fail: the filter in `read_token` left out.
     #[test]
     fn an_empty_token_file_is_told_here() {
         let dir = tempfile::tempdir().unwrap();

@@ -216,7 +216,7 @@ mod tests {
 
     /// A plan promises what the join with the same flags does.
     ///
-    /// Mutation named, not replayed yet: `replace` not asked; `keeps_ca` not asked.
+    /// Mutations seen to fail: `replace` not asked; `keeps_ca` not asked.
     #[test]
     fn a_plan_is_of_the_flags_that_it_was_given() {
         let judged = |result: &str, replace, keeps_ca| {

@@ -97,7 +97,7 @@ fn the_admin_port_stays_on_loopback() {
 
 /// `--bind` takes what every `--*-listen` takes as host (`contracts.md` 1.5), and says which one does not resolve.
 ///
-/// Mutation named, not replayed yet: `host.parse::<IpAddr>()` alone in `hosts`; the filter for loopback addresses left out.
+/// Mutations seen to fail: `host.parse::<IpAddr>()` alone in `hosts`; the filter for loopback addresses left out.
 #[test]
 fn a_host_may_be_a_name() {
     let listeners_of = |host: &str| {

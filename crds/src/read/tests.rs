@@ -186,7 +186,7 @@ fn objects_that_are_not_taken_say_why() {
 
 /// What the remedy says can be done, by the cluster that reads it: a member is bound by the token of its join.
 ///
-/// Mutations named, not replayed yet: a selector without any of the four told to be split; the flag of a gateway's address that is
+/// Mutations seen to fail: a selector without any of the four told to be split; the flag of a gateway's address that is
 /// judged by the network's ranges named `--network`.
 #[test]
 fn remedies_fit_their_faults() {

@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(judge(&used, Some(&other_anchor), at(11)), Err(TokenRefusal::Used));
     }
 
-    /// Mutation named, not replayed yet: every range that parses taken as it is masked.
+    /// Mutation seen to fail: every range that parses taken as it is masked.
     #[test]
     fn an_address_in_a_range_is_no_range() {
         let judged = |cidr: &str| {
