@@ -35,27 +35,8 @@ const BOUNDS: [f64; 18] = [
     300_000.0,
     1_800_000.0,
 ];
-/// The same in microseconds, for a comparison without floating point.
-const BOUNDS_MICROSECONDS: [u64; 18] = [
-    500,
-    1_000,
-    2_500,
-    5_000,
-    10_000,
-    25_000,
-    50_000,
-    100_000,
-    250_000,
-    500_000,
-    1_000_000,
-    2_500_000,
-    5_000_000,
-    10_000_000,
-    30_000_000,
-    60_000_000,
-    300_000_000,
-    1_800_000_000,
-];
+/// The same in whole microseconds.
+const BOUNDS_MICROSECONDS: [u64; 18] = whole(BOUNDS, 1_000.0);
 /// Istio's bounds of sizes, in bytes: it sets none of its own, so they are those that Envoy has for every histogram.
 const SIZE_BOUNDS: [f64; 19] = [
     0.5,
@@ -78,11 +59,21 @@ const SIZE_BOUNDS: [f64; 19] = [
     1_800_000.0,
     3_600_000.0,
 ];
-/// The same in whole bytes, for a comparison without floating point.
-const SIZE_BOUNDS_BYTES: [u64; 19] = [
-    0, 1, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 600_000, 1_800_000,
-    3_600_000,
-];
+/// The same in whole bytes.
+const SIZE_BOUNDS_BYTES: [u64; 19] = whole(SIZE_BOUNDS, 1.0);
+
+/// Bounds in a finer unit and rounded down, for a comparison of whole numbers without floating point.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounds are small and not negative")]
+#[expect(clippy::indexing_slicing, reason = "the index is below the length, and it is evaluated by the compiler")]
+const fn whole<const N: usize>(bounds: [f64; N], units: f64) -> [u64; N] {
+    let mut found = [0; N];
+    let mut i = 0;
+    while i < N {
+        found[i] = (bounds[i] * units) as u64;
+        i += 1;
+    }
+    found
+}
 /// Buckets of any of the histograms; the last one that is used counts what is above all bounds.
 const BUCKETS_MAX: usize = SIZE_BOUNDS.len() + 1;
 /// Most label sets in the process; more are counted under `unknown`. 500 peers with 20 codes each.
