@@ -1,6 +1,6 @@
 //! Pure but for making directories and writing files. The demo's clusters: names, addresses, and the objects in each one's directory.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -128,19 +128,29 @@ metadata: {{name: {service}, namespace: shop}}
     }
 }
 
-/// Picks loopback ranges that nothing uses, so that two demos can run side by side.
-pub fn clusters() -> anyhow::Result<Vec<Cluster>> {
+/// Where a demo says that a range is its own: an address that none of its processes uses.
+const CLAIM: (u8, u16) = (254, 15443);
+
+/// The demo's clusters, whose loopback ranges are its own for as long as this lives.
+pub struct Claimed {
+    /// The clusters.
+    pub clusters: Vec<Cluster>,
+    /// Bound and never read: no other demo can bind it. Without it, two demos that start together would both find the
+    /// same range free, since neither binds the addresses in it before its processes start.
+    _claim: UdpSocket,
+}
+
+/// Picks loopback ranges that nothing uses, so that demos can run side by side.
+pub fn clusters() -> anyhow::Result<Claimed> {
     let count = u8::try_from(CLUSTERS.len())?;
-    let free = |octet: u8| {
-        [(1, GATEWAY_PORT), (10, OUTBOUND_PORT), (10, SERVICE_PORT), (10, APP_PORT)].iter().all(|(last, port)| {
-            TcpListener::bind(SocketAddrV4::new(Ipv4Addr::new(127, octet, 0, *last), *port)).is_ok()
-        })
-    };
-    let first = OCTETS
+    let (first, claim) = OCTETS
         .step_by(usize::from(count))
-        .find(|first| (0..count).all(|i| free(first + i)))
+        .find_map(|first| {
+            let claim = UdpSocket::bind((Ipv4Addr::new(127, first, 255, CLAIM.0), CLAIM.1)).ok()?;
+            (0..count).all(|i| is_free(first + i)).then_some((first, claim))
+        })
         .context("no free loopback range between 127.70.0.0 and 127.190.0.0: stop other demos")?;
-    Ok(CLUSTERS
+    let clusters = CLUSTERS
         .into_iter()
         .zip(first..)
         .map(|((name, region, zone, service, upstream), octet)| Cluster {
@@ -151,7 +161,15 @@ pub fn clusters() -> anyhow::Result<Vec<Cluster>> {
             upstream,
             octet,
         })
-        .collect())
+        .collect();
+    Ok(Claimed { clusters, _claim: claim })
+}
+
+/// Whether the addresses that a demo needs in 127.`octet`.0.0/16 can be bound.
+fn is_free(octet: u8) -> bool {
+    [(1, GATEWAY_PORT), (10, OUTBOUND_PORT), (10, SERVICE_PORT), (10, APP_PORT)]
+        .iter()
+        .all(|(last, port)| TcpListener::bind(SocketAddrV4::new(Ipv4Addr::new(127, octet, 0, *last), *port)).is_ok())
 }
 
 /// The longest path of a Unix socket, in bytes.
@@ -199,4 +217,17 @@ pub fn write_objects(root: &Path, cluster: &Cluster) -> anyhow::Result<PathBuf> 
     let file = dir.join(format!("{}.yaml", cluster.name));
     std::fs::write(&file, cluster.objects()).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mutation seen to fail: `clusters` without its claim.
+    #[test]
+    fn demos_that_start_together_take_different_ranges() {
+        let (one, other) = (clusters().unwrap(), clusters().unwrap());
+        let octets = |claimed: &Claimed| claimed.clusters.iter().map(|c| c.octet).collect::<Vec<_>>();
+        assert!(octets(&one).iter().all(|octet| !octets(&other).contains(octet)));
+    }
 }

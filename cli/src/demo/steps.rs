@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::Options;
-use super::fleet::{self, Cluster, GATEWAY_PORT, SERVICE_PORT};
+use super::fleet::{self, Claimed, GATEWAY_PORT, SERVICE_PORT};
 use super::processes::Processes;
 use crate::exit::{FAILED, Failure, Outcome};
 use crate::output::print;
@@ -35,7 +35,7 @@ pub struct Demo {
     /// Whether they go at the end.
     pub temporary: bool,
     /// Its clusters.
-    pub clusters: Vec<Cluster>,
+    claimed: Claimed,
     /// Its processes.
     pub processes: Processes,
     listen: SocketAddr,
@@ -53,10 +53,10 @@ impl Demo {
     fn with_front(options: Options, front: std::net::TcpListener) -> anyhow::Result<Self> {
         // Port 0 takes a free one: the one that everything after this names.
         let listen = front.local_addr()?;
-        let clusters = fleet::clusters()?;
+        let claimed = fleet::clusters()?;
         let temporary = options.dir.is_none();
-        let root = fleet::root(options.dir, &clusters)?;
-        Ok(Self { temporary, clusters, processes: Processes::new(&root)?, root, listen, front: Some(front) })
+        let root = fleet::root(options.dir, &claimed.clusters)?;
+        Ok(Self { temporary, claimed, processes: Processes::new(&root)?, root, listen, front: Some(front) })
     }
 
     fn path(&self, name: &str) -> String {
@@ -82,7 +82,7 @@ impl Demo {
 
     /// Starts the federator and writes the clusters' objects.
     pub async fn start(&mut self) -> anyhow::Result<String> {
-        for cluster in &self.clusters {
+        for cluster in &self.claimed.clusters {
             fleet::write_objects(&self.root, cluster)?;
         }
         let listen = "127.0.0.1:0";
@@ -103,8 +103,8 @@ impl Demo {
     pub async fn join(&mut self) -> anyhow::Result<String> {
         let grpc = format!("https://{}", self.address("federator", "grpc")?);
         let config = self.config();
-        for i in 0..self.clusters.len() {
-            let Some(cluster) = self.clusters.get(i) else { break };
+        for i in 0..self.claimed.clusters.len() {
+            let Some(cluster) = self.claimed.clusters.get(i) else { break };
             let network = format!("{}={}", cluster.network(), cluster.cidr());
             let create = words(&[
                 "token",
@@ -136,14 +136,14 @@ impl Demo {
         .await?;
         Ok(format!(
             "{} clusters on {} networks, {} processes",
-            self.clusters.len(),
-            self.clusters.len(),
+            self.claimed.clusters.len(),
+            self.claimed.clusters.len(),
             self.processes.count()
         ))
     }
 
     fn start_cluster(&mut self, index: usize, source: &str) -> anyhow::Result<()> {
-        let Some(c) = self.clusters.get(index) else { return Ok(()) };
+        let Some(c) = self.claimed.clusters.get(index) else { return Ok(()) };
         let (host, dir) = (c.host().to_string(), self.path(c.name));
         let agent = format!("unix:{dir}/run/xds.sock");
         let run_dir = |what: &str| format!("{dir}-{what}");
@@ -186,6 +186,7 @@ impl Demo {
 
     fn write_demo_json(&self) -> anyhow::Result<()> {
         let clusters: Vec<Value> = self
+            .claimed
             .clusters
             .iter()
             .map(|c| {
@@ -212,8 +213,8 @@ impl Demo {
     pub async fn cross_cluster(&self) -> anyhow::Result<String> {
         let chain = self.request().await?;
         let names: Vec<String> = chain.iter().map(|hop| format!("{} in {}", hop.service, hop.cluster)).collect();
-        ensure!(chain.len() == self.clusters.len(), "the chain is {}", names.join(" → "));
-        for (hop, cluster) in chain.iter().zip(&self.clusters) {
+        ensure!(chain.len() == self.claimed.clusters.len(), "the chain is {}", names.join(" → "));
+        for (hop, cluster) in chain.iter().zip(&self.claimed.clusters) {
             ensure!(hop.cluster == cluster.name, "{} answered from {}", hop.service, hop.cluster);
         }
         for pair in chain.windows(2) {
@@ -228,7 +229,7 @@ impl Demo {
         }
         // The gateways are the demo's own and began at 0. A growth from reading to reading would prove less: who asked
         // the front before has left connections, and a request that takes one of those makes no new one.
-        for (cluster, forwarded) in self.clusters.iter().zip(self.forwarded().await?).skip(1) {
+        for (cluster, forwarded) in self.claimed.clusters.iter().zip(self.forwarded().await?).skip(1) {
             ensure!(forwarded > 0, "the gateway of {} forwarded nothing", cluster.name);
         }
         Ok(format!("{}, each hop over a gateway with mTLS end to end", names.join(" → ")))
@@ -257,7 +258,7 @@ impl Demo {
     /// Connections that each cluster's gateway has forwarded since it started.
     async fn forwarded(&self) -> anyhow::Result<Vec<u64>> {
         let mut counts = Vec::new();
-        for cluster in &self.clusters {
+        for cluster in &self.claimed.clusters {
             let (_, metrics) = http_get(&format!("http://{}/metrics", cluster.gateway_metrics())).await?;
             let count = metrics
                 .lines()
@@ -272,7 +273,7 @@ impl Demo {
 
     /// A name that nobody exports: the gateway must refuse with the TLS alert.
     pub async fn unknown_sni(&self) -> anyhow::Result<String> {
-        let gateway = self.clusters.get(1).context("no second cluster")?.gateway();
+        let gateway = self.claimed.clusters.get(1).context("no second cluster")?.gateway();
         let name = format!("outbound_.{SERVICE_PORT}_._.nope.{NAMESPACE}.svc.clusterset.local");
         let mut stream = tokio::net::TcpStream::connect(gateway).await?;
         stream.write_all(&client_hello(&name)?).await?;
@@ -290,7 +291,7 @@ impl Demo {
     /// A token that was used once: a second join must be refused and leave nothing.
     pub async fn replayed_token(&self) -> anyhow::Result<String> {
         let grpc = format!("https://{}", self.address("federator", "grpc")?);
-        let token = self.path(&format!("{}.token", self.clusters.first().context("no cluster")?.name));
+        let token = self.path(&format!("{}.token", self.claimed.clusters.first().context("no cluster")?.name));
         let thief = self.path("thief");
         let join = words(&["join", &grpc, "--token-file", &token, "--data-dir", &thief]);
         let output = self.processes.run(&join, None).await?;
@@ -307,7 +308,7 @@ impl Demo {
             std::fs::remove_dir_all(&self.root).with_context(|| format!("cannot remove {}", self.root.display()))?;
         }
         ensure!(unwell.is_empty(), "{}", unwell.join("; "));
-        for cluster in &self.clusters {
+        for cluster in &self.claimed.clusters {
             for address in [cluster.gateway(), cluster.outbound(), cluster.application()] {
                 drop(std::net::TcpListener::bind(address).with_context(|| format!("{address} is still in use"))?);
             }
