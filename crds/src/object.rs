@@ -9,7 +9,7 @@ use meshfed_model::export::ClusterSelector;
 use meshfed_model::locality::Locality;
 use meshfed_model::names::{Namespace, NetworkName, ServiceName};
 use meshfed_model::policy::FailoverSpec;
-use meshfed_model::service::{ServicePort, ServiceType};
+use meshfed_model::service::{ServicePort, ServiceTraits, ServiceType};
 use serde::{Deserialize, Serialize};
 
 /// The kinds that this version serves.
@@ -291,6 +291,12 @@ pub struct ServiceObject {
     pub ports: Vec<ServicePortObject>,
     /// `clusterIP: None` is headless.
     pub service_type: ServiceType,
+    /// `spec.clusterIPs`, else `spec.clusterIP`: the addresses that clients dial.
+    #[serde(default)]
+    pub cluster_ips: Box<[IpAddr]>,
+    /// What it asks of its clients.
+    #[serde(default)]
+    pub traits: ServiceTraits,
     /// Label `topology.istio.io/network`: with it, and a port `tls`, the service is an east-west gateway.
     pub gateway_network: Option<NetworkName>,
     /// Annotation `federation.meshfed.io/gateway-addresses`.
@@ -336,6 +342,12 @@ pub struct WorkloadObject {
 pub struct ExportObject {
     /// The service.
     pub service: ServiceName,
+    /// `spec.exportedLabels`: what the import carries.
+    #[serde(default)]
+    pub labels: Labels,
+    /// `spec.exportedAnnotations`: likewise.
+    #[serde(default)]
+    pub annotations: Labels,
 }
 
 /// Which services a policy is about; `*` stands for any run of characters.

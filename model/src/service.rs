@@ -1,6 +1,7 @@
 //! Pure. Services and their ports.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,58 @@ pub enum ServiceType {
     ClusterSetIP,
     /// One address per endpoint.
     Headless,
+}
+
+/// Whether requests of one client stay on one endpoint (`spec.sessionAffinity`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum SessionAffinity {
+    /// They do not.
+    #[default]
+    None,
+    /// By the client's address, for `timeout_seconds` after its last request (1 to 86,400; Kubernetes' default 10,800).
+    ClientIP {
+        /// How long.
+        timeout_seconds: u32,
+    },
+}
+
+/// Which endpoints a client inside the cluster may use (`spec.internalTrafficPolicy`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum InternalTrafficPolicy {
+    /// All.
+    #[default]
+    Cluster,
+    /// Those on its node.
+    Local,
+}
+
+/// A family of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum IpFamily {
+    /// `IPv4`.
+    IPv4,
+    /// `IPv6`.
+    IPv6,
+}
+impl IpFamily {
+    /// The family of an address.
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::IPv4 } else { Self::IPv6 }
+    }
+}
+
+/// What a Service asks of its clients besides its ports; an import has those of its oldest export (KEP-1645).
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServiceTraits {
+    /// Whether a client stays on one endpoint.
+    pub session_affinity: SessionAffinity,
+    /// Which endpoints a client may use.
+    pub internal_traffic_policy: InternalTrafficPolicy,
+    /// `spec.trafficDistribution` as written, say `PreferClose`.
+    pub traffic_distribution: Option<String>,
+    /// The families of its addresses, the first one first. Empty: not said.
+    pub ip_families: Vec<IpFamily>,
 }
 
 /// One port of a service.

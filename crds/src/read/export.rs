@@ -22,7 +22,11 @@ pub(super) fn read_export(r: &mut Reader<'_>) -> Option<ExportObject> {
     if let Some(metadata) = r.get(&["metadata", "name"]) {
         r.mark("metadata.name", metadata);
     }
-    Some(ExportObject { service })
+    Some(ExportObject {
+        service,
+        labels: r.labels(&["spec", "exportedLabels"]),
+        annotations: r.labels(&["spec", "exportedAnnotations"]),
+    })
 }
 
 pub(super) fn read_policy(r: &mut Reader<'_>) -> Option<ExportPolicyObject> {

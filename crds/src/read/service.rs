@@ -1,11 +1,13 @@
 //! Pure. The border of Service.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use meshfed_model::names::{NetworkName, ServiceName, check_label, check_object_name};
-use meshfed_model::service::{ServicePort, ServiceType};
+use meshfed_model::service::{
+    InternalTrafficPolicy, IpFamily, ServicePort, ServiceTraits, ServiceType, SessionAffinity,
+};
 
 use super::common::{GATEWAY_ADDRESSES, NETWORK, Reader, socket_address};
 use crate::bounds::GATEWAY_PORT;
@@ -17,6 +19,12 @@ use crate::tree::Node;
 const PORTS_MAX: usize = 256;
 /// The most addresses of a gateway.
 const ADDRESSES_MAX: usize = 64;
+/// The most addresses of one service: one of each family.
+const CLUSTER_IPS_MAX: usize = 2;
+/// What `clusterIP` says of a headless service.
+const NO_ADDRESS: &str = "None";
+/// How long a client stays on its endpoint where nothing is said, in seconds (Kubernetes' default).
+const AFFINITY_SECONDS: u32 = 10_800;
 const ADDRESS_FORM: &str = "write IP:PORT or [IPv6]:PORT, several with commas between";
 
 pub(super) fn read(r: &mut Reader<'_>) -> Option<ServiceObject> {
@@ -33,7 +41,9 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<ServiceObject> {
             remedy,
         );
     }
-    let headless = r.get(&["spec", "clusterIP"]).and_then(Node::text) == Some("None");
+    let headless = r.get(&["spec", "clusterIP"]).and_then(Node::text) == Some(NO_ADDRESS);
+    let cluster_ips = if headless { Box::default() } else { cluster_ips(r) };
+    let traits = traits(r, &cluster_ips);
     let ports = ports(r, headless);
     let network_label = r.get(&["metadata", "labels", NETWORK]);
     let gateway_network = network_label.and_then(|node| {
@@ -73,12 +83,58 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<ServiceObject> {
         selector: r.labels(&["spec", "selector"]),
         ports,
         service_type: if headless { ServiceType::Headless } else { ServiceType::ClusterSetIP },
+        cluster_ips,
+        traits,
         gateway_network,
         gateway_addresses,
         external_ips,
         load_balancer_ips,
         load_balancer_hosts,
     })
+}
+
+/// `clusterIPs`, else `clusterIP`; none before the API server has given one.
+fn cluster_ips(r: &mut Reader<'_>) -> Box<[IpAddr]> {
+    let listed = r.get(&["spec", "clusterIPs"]).map(Node::items).unwrap_or_default();
+    let nodes: Vec<(String, &Node)> = if listed.is_empty() {
+        r.get(&["spec", "clusterIP"]).map(|node| ("spec.clusterIP".to_owned(), node)).into_iter().collect()
+    } else {
+        listed.iter().enumerate().map(|(i, node)| (format!("spec.clusterIPs[{i}]"), node)).collect()
+    };
+    let written = nodes.into_iter().filter(|(_, node)| node.text().is_some_and(|text| !text.is_empty()));
+    written.take(CLUSTER_IPS_MAX).filter_map(|(field, node)| r.address(node, &field)).collect()
+}
+
+/// What the service asks of its clients. The schema has judged the words.
+fn traits(r: &Reader<'_>, cluster_ips: &[IpAddr]) -> ServiceTraits {
+    let text = |name: &str| r.get(&["spec", name]).and_then(Node::text);
+    let timeout = r.get(&["spec", "sessionAffinityConfig", "clientIP", "timeoutSeconds"]).and_then(Node::integer);
+    let families = r.get(&["spec", "ipFamilies"]).map(Node::items).unwrap_or_default().iter();
+    let mut ip_families: Vec<IpFamily> = families
+        .filter_map(|node| match node.text()? {
+            "IPv4" => Some(IpFamily::IPv4),
+            "IPv6" => Some(IpFamily::IPv6),
+            _ => None,
+        })
+        .take(CLUSTER_IPS_MAX)
+        .collect();
+    if ip_families.is_empty() {
+        ip_families.extend(cluster_ips.iter().copied().map(IpFamily::of));
+    }
+    ServiceTraits {
+        session_affinity: match text("sessionAffinity") {
+            Some("ClientIP") => SessionAffinity::ClientIP {
+                timeout_seconds: timeout.and_then(|n| u32::try_from(n).ok()).unwrap_or(AFFINITY_SECONDS),
+            },
+            _ => SessionAffinity::None,
+        },
+        internal_traffic_policy: match text("internalTrafficPolicy") {
+            Some("Local") => InternalTrafficPolicy::Local,
+            _ => InternalTrafficPolicy::Cluster,
+        },
+        traffic_distribution: text("trafficDistribution").filter(|t| !t.is_empty()).map(str::to_owned),
+        ip_families,
+    }
 }
 
 fn gateway_addresses(r: &mut Reader<'_>) -> Vec<SocketAddr> {
@@ -102,7 +158,7 @@ fn gateway_addresses(r: &mut Reader<'_>) -> Vec<SocketAddr> {
     found
 }
 
-fn ips(r: &mut Reader<'_>, path: &[&str], field: &'static str) -> Vec<std::net::IpAddr> {
+fn ips(r: &mut Reader<'_>, path: &[&str], field: &'static str) -> Vec<IpAddr> {
     let items = r.get(path).map(Node::items).unwrap_or_default();
     let mut found = Vec::new();
     for (i, node) in items.iter().take(ADDRESSES_MAX).enumerate() {

@@ -346,3 +346,36 @@ proptest::proptest! {
         drop(read_file(&"f".into(), &bytes, Scope::Cluster, None));
     }
 }
+
+/// What a service asks of its clients, with what Kubernetes takes where nothing is said.
+///
+/// Mutation seen to fail: `traits` without `AFFINITY_SECONDS`; `cluster_ips` that reads `clusterIP` first.
+#[test]
+fn traits_and_addresses_of_a_service_are_read() {
+    use meshfed_model::service::{InternalTrafficPolicy, IpFamily, ServiceTraits, SessionAffinity};
+    let service = |spec: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: b, namespace: shop}}\nspec: {{ports: [{{port: 80}}], {spec}}}"
+        );
+        let found = read(&text);
+        assert!(found.errors.iter().all(|e| !e.is_error()), "{:?}", found.errors);
+        let [object] = &objects(&found)[..] else { panic!("{found:?}") };
+        let Body::Service(service) = &object.body else { panic!("{object:?}") };
+        (service.cluster_ips.iter().map(ToString::to_string).collect::<Vec<_>>(), service.traits.clone())
+    };
+    let (addresses, traits) = service(
+        "clusterIP: 10.96.0.9, clusterIPs: ['fd00::9', 10.96.0.9], sessionAffinity: ClientIP, \
+         internalTrafficPolicy: Local, trafficDistribution: PreferClose",
+    );
+    assert_eq!(addresses, ["fd00::9", "10.96.0.9"]);
+    let expected = ServiceTraits {
+        session_affinity: SessionAffinity::ClientIP { timeout_seconds: 10_800 },
+        internal_traffic_policy: InternalTrafficPolicy::Local,
+        traffic_distribution: Some("PreferClose".to_owned()),
+        ip_families: vec![IpFamily::IPv6, IpFamily::IPv4],
+    };
+    assert_eq!(traits, expected);
+    let timeout = "sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 10}}";
+    assert_eq!(service(timeout).1.session_affinity, SessionAffinity::ClientIP { timeout_seconds: 10 });
+    assert_eq!(service("clusterIP: None"), (Vec::new(), ServiceTraits::default()));
+}
