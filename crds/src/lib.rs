@@ -9,6 +9,7 @@
 //! and keeps no clock; only `directory` reads files.
 
 pub mod bounds;
+pub mod custom;
 pub mod dangling;
 pub mod directory;
 pub mod error;

@@ -43,8 +43,6 @@ later!(
     ProxyConfig,
     /// Convert Istio objects (not in this version)
     Convert,
-    /// Print the CRDs (not in this version)
-    Crds,
     /// Install on Kubernetes (not in this version)
     Install,
     /// Shell completion (not in this version)

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod clusters;
+mod crds;
 mod credential;
 mod demo;
 mod endpoints;
@@ -53,6 +54,8 @@ enum Verb {
     Proxy(meshfed_proxy::ProxyArgs),
     /// Make, list and revoke join tokens
     Token(token::TokenArgs),
+    /// Print the CustomResourceDefinitions of meshfed's own kinds
+    Crds(crds::CrdsArgs),
     /// Renew the credentials of the federator's HTTP API
     Credential(credential::CredentialArgs),
     /// Join a cluster to the fleet: makes the data directory that its agent runs with
@@ -91,6 +94,7 @@ pub fn run(cli: Cli, signals: Option<Signals>) -> ExitCode {
         Verb::Proxy(args) => meshfed_proxy::run(args, signals),
         Verb::Demo(args) => exit::finish(block_on(demo::run(args, signals))),
         Verb::Token(args) => exit::finish(block_on(token::run(args))),
+        Verb::Crds(args) => exit::finish(crds::run(&args)),
         Verb::Credential(args) => exit::finish(credential::run(&args)),
         Verb::Join(args) => exit::finish(block_on(join::run(args))),
         Verb::Status(args) => exit::finish(block_on(status::run(args))),
@@ -113,6 +117,7 @@ pub fn configuration_errors(cli: Cli) -> Vec<String> {
         Verb::Proxy(args) => meshfed_proxy::configure(&args).err(),
         Verb::Demo(_)
         | Verb::Token(_)
+        | Verb::Crds(_)
         | Verb::Credential(_)
         | Verb::Join(_)
         | Verb::Status(_)
