@@ -17,6 +17,7 @@ pub mod enroll;
 pub mod identity;
 pub mod index;
 pub mod lookup;
+pub mod membership;
 pub mod records;
 pub mod source;
 pub mod status;

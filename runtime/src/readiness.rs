@@ -48,6 +48,11 @@ impl Readiness {
         names.sort();
         names
     }
+    /// Comes back when what is pending has changed since it was last asked with the same receiver.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<BTreeMap<u64, String>> {
+        self.pending.subscribe()
+    }
     /// Whether nothing is pending.
     #[must_use]
     pub fn is_ready(&self) -> bool {

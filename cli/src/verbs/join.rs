@@ -6,6 +6,7 @@ use meshfed_ca::token::Token;
 use meshfed_cluster_agent::enroll::{self, AgentFile, EnrollError};
 use serde_json::{Value, json};
 
+use super::join_kube::{self, KubeArgs};
 use super::plan;
 use crate::exit::{Failure, Outcome};
 use crate::output::{Format, OutputArgs, print, remark};
@@ -21,6 +22,7 @@ const TOKEN_LIMIT: u64 = 4096;
   meshfed join https://hub.example:15600 --token-file east.token --data-dir east --plan --source dir:objects
   meshfed join https://hub.example:15600 --token-file east.token --data-dir east
   meshfed agent --data-dir east --source dir:objects
+  meshfed join https://hub.example:15600 --token-file west.token --kube --context west
 
 Again with the same directory changes nothing and exits 0.")]
 pub struct JoinArgs {
@@ -37,8 +39,8 @@ pub struct JoinArgs {
     #[arg(long, env = "MESHFED_TOKEN", hide = true, hide_env_values = true)]
     environment_token: Option<String>,
     /// The directory to make: keys, certificates and settings of the cluster's agent; it appears on success only
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "kube", conflicts_with = "kube")]
+    pub data_dir: Option<PathBuf>,
     /// The objects that the cluster's agent will read, so that --plan can name what would merge; else not looked at
     #[arg(long, value_name = "dir:PATH")]
     pub source: Option<String>,
@@ -47,12 +49,14 @@ pub struct JoinArgs {
     #[arg(long)]
     plan: bool,
     /// Take the place of a live cluster of this name; the token must allow it (token create --replace)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "kube")]
     pub replace: bool,
     /// With --replace: keep the CA key and anchor of this earlier data directory of the cluster. Without them the
     /// cluster gets a new anchor, and each importing cluster must approve it: meshfed trust approve
     #[arg(long, value_name = "DIR", requires = "replace")]
     pub ca_from: Option<PathBuf>,
+    #[command(flatten)]
+    pub kube: KubeArgs,
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -61,11 +65,15 @@ pub struct JoinArgs {
 pub async fn run(args: JoinArgs) -> Outcome {
     let federator = authority(&args.federator)?;
     // A text that is no token cannot be known to any federator: the same sentence.
-    let token = read_token(&args)?.trim().parse::<Token>().map_err(|_no_token| failure(&EnrollError::Refused))?;
+    let text = read_token(&args)?;
+    let token = text.trim().parse::<Token>().map_err(|_no_token| failure(&EnrollError::Refused))?;
     if args.plan {
         return plan::run(&federator, &token, &args).await;
     }
-    let (data_dir, replace, ca_from) = (args.data_dir.clone(), args.replace, args.ca_from.clone());
+    let Some(data_dir) = args.data_dir.clone() else {
+        return join_kube::run(&federator, &token, &text, &args.kube, args.output.output).await;
+    };
+    let (replace, ca_from) = (args.replace, args.ca_from.clone());
     let options = enroll::Options { federator, token, data_dir, replace, ca_from };
     let joined = enroll::join(options).await.map_err(|error| failure(&error))?;
     if let Some(sha256) = joined.new_anchor.filter(|_| args.replace) {

@@ -7,6 +7,7 @@ mod credential;
 mod demo;
 mod endpoints;
 mod join;
+mod join_kube;
 mod later;
 mod plan;
 mod reactor;

@@ -33,7 +33,8 @@ pub async fn run(federator: &str, token: &Token, args: &JoinArgs) -> Outcome {
     let (source, data_dir, format) = (args.source.as_deref(), &args.data_dir, args.output.output);
     let mut contact = Contact::open(federator, token).await.map_err(|error| failure(&error))?;
     let (mut plan, placement) = contact.plan(token, Vec::new()).await.map_err(|error| failure(&error))?;
-    if AgentFile::read(data_dir).is_ok_and(|member| member.cluster != placement.cluster) {
+    let member = data_dir.as_ref().and_then(|dir| AgentFile::read(dir).ok());
+    if member.is_some_and(|member| member.cluster != placement.cluster) {
         return Err(failure(&EnrollError::Refused));
     }
     let mut addresses = check("pass", "no objects were named with --source".to_owned(), None);

@@ -27,7 +27,7 @@ use meshfed_runtime::tasks::TaskGroup;
 use meshfed_runtime::tls::{self, Identity, IdentityStore, TrustStore};
 use meshfed_runtime::{clock, telemetry};
 use rustls_pki_types::pem::PemObject as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{AgentArgs, Config, chain};
 use crate::core::run::{Actor, COMMANDS_MAX, Command, CoreMetrics, Guards, Inputs};
@@ -37,10 +37,13 @@ use crate::enroll::AgentFile;
 use crate::identity::Authority;
 use crate::index::{Index, IndexSettings};
 use crate::lookup::{self, LOOKUPS_MAX, Pauses};
+use crate::membership::Facts;
 use crate::source;
 use crate::view::persist::Loaded;
 use crate::workload::{WorkloadMetrics, WorkloadServer};
 use crate::xds::{XdsMetrics, XdsServer, tcp_tls};
+
+mod kubernetes;
 
 /// Connections on the sockets: a proxy has one or two.
 const CONNECTIONS_MAX: usize = 8192;
@@ -51,6 +54,9 @@ const SOURCE_UPDATES_MAX: usize = 2;
 #[must_use]
 pub fn run(args: AgentArgs, signals: Option<drain::Signals>) -> ExitCode {
     tls::install_provider();
+    if kubernetes::by_object(&args) {
+        return kubernetes::run(args, signals);
+    }
     let config = match configure(args) {
         Ok(config) => config,
         Err(problems) => return refuse(&problems),
@@ -169,6 +175,29 @@ impl Agent {
         }
     }
 
+    /// Follows what a Membership's status tells of it; ends with the agent.
+    fn facts(&self, facts: watch::Sender<Facts>) -> impl Future<Output = ()> + use<> {
+        let (readiness, mut pending) = (self.readiness.clone(), self.readiness.changes());
+        let mut connected = self.opened.connected.clone();
+        async move {
+            loop {
+                let now = Facts { connected: *connected.borrow_and_update(), pending: readiness.pending() };
+                facts.send_if_modified(|before| {
+                    let changed = *before != now;
+                    *before = now;
+                    changed
+                });
+                let ended = tokio::select! {
+                    ended = connected.changed() => ended.is_err(),
+                    ended = pending.changed() => ended.is_err(),
+                };
+                if ended {
+                    return;
+                }
+            }
+        }
+    }
+
     /// Where it listens.
     #[must_use]
     pub const fn addresses(&self) -> &Addresses {
@@ -200,7 +229,7 @@ impl Agent {
 
     fn start(self, tasks: &mut TaskGroup, watch: drain::Watch) -> Held {
         let Self { config, bound, metrics, readiness, identity, trust, link, opened, lock } = self;
-        let Opened { uplink, commands: downlink, loaded, bundles } = opened;
+        let Opened { uplink, commands: downlink, loaded, bundles, connected: _ } = opened;
         let state = config.args.data_dir.join("state");
         let guards = Guards {
             source: Some(readiness.guard("source: not scanned yet")),

@@ -53,6 +53,18 @@ pub struct AgentArgs {
     /// DNS (not in this version)
     #[arg(long, value_name = "HOST:PORT|off")]
     pub dns_listen: Vec<ListenFlag>,
+    /// With --source kubernetes: the kubeconfig of this cluster [default: KUBECONFIG, ~/.kube/config, the pod's account]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// With --source kubernetes: a context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// With --source kubernetes: the namespace of this release [default: that of the pod, or of the context]
+    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE")]
+    pub namespace: Option<String>,
+    /// With --source kubernetes: the only Secret of its namespace that a Membership may name for its token
+    #[arg(long, value_name = "NAME", default_value = "meshfed-join")]
+    pub token_secret: String,
     /// Where the sockets and addresses.json are [default: run in the data directory]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
@@ -201,6 +213,11 @@ fn source_of(flag: &str, problems: &mut Problems) -> Option<PathBuf> {
     };
     problems.flag("MF0103", "--source", text);
     None
+}
+
+/// The admin listeners of these flags.
+pub fn admin_listeners(args: &AgentArgs, problems: &mut Problems) -> Vec<ListenFlag> {
+    listeners(args, problems).1
 }
 
 /// The listeners with their defaults: on `--bind`; the admin port only where that is loopback, else on 127.0.0.1.

@@ -90,6 +90,7 @@ impl Link {
         drop(old);
         let mut stream = self.begin(welcome)?;
         self.metrics.connected.set(1);
+        self.open.send_replace(true);
         self.tell(CoreCommand::Session { connected: true }).await?;
         let ended = self.talk(&mut stream, &outgoing, &mut incoming, drain).await?;
         Ok(match ended {

@@ -24,7 +24,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::transport::Channel;
 
 use super::bundles::Bundles;
@@ -93,6 +93,8 @@ pub struct Opened {
     pub loaded: Loaded,
     /// The bundles held; they are in the trust store already.
     pub bundles: BTreeMap<TrustDomain, Bundle>,
+    /// Whether a session to a federator is open.
+    pub connected: watch::Receiver<bool>,
 }
 
 /// Labels of bytes.
@@ -170,6 +172,8 @@ pub struct Link {
     pub(super) policy_revision: u64,
     pub(super) report: Option<wire::StatusReport>,
     pub(super) pending: Pending,
+    /// Whether a session is open, for whoever shows it.
+    pub(super) open: watch::Sender<bool>,
     /// What is too large to be sent, as far as it was said.
     oversized: BTreeSet<OfferKey>,
 }
@@ -191,8 +195,14 @@ impl Link {
         let bundles = Bundles::open(&config.data_dir, root, fleet, own, Arc::clone(&config.trust))?;
         let (core, commands) = mpsc::channel(CORE_COMMANDS_MAX);
         let uplink = UplinkHandle::new();
-        let opened =
-            Opened { uplink: uplink.clone(), commands, loaded: loaded.clone(), bundles: bundles.held().clone() };
+        let (open, connected) = watch::channel(false);
+        let opened = Opened {
+            uplink: uplink.clone(),
+            commands,
+            loaded: loaded.clone(),
+            bundles: bundles.held().clone(),
+            connected,
+        };
         let link = Self {
             config,
             metrics: LinkMetrics::new(metrics),
@@ -208,6 +218,7 @@ impl Link {
             policy_revision: loaded.policies.revision,
             report: None,
             pending: Pending::default(),
+            open,
             oversized: BTreeSet::new(),
         };
         Ok((link, opened))
@@ -246,6 +257,7 @@ impl Link {
             backoff.connected(clock::instant());
             let ended = self.converse(channel, old, &drain).await?;
             self.metrics.connected.set(0);
+            self.open.send_replace(false);
             match ended {
                 Ended::Drained => break,
                 Ended::Replaced(channel, old) => ready = Some((channel, Some(old))),

@@ -70,6 +70,11 @@ impl Pending {
         Ok(Self { path, target: data_dir.to_owned() })
     }
 
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The trust domain that a join of `data_dir` with this token asked for before it broke off, if one did.
     pub(super) fn asked(data_dir: &Path, token_id: &str) -> Option<TrustDomain> {
         let text = files::read_text(&beside(data_dir, data_dir.file_name()?).join(ASKED), ASKED_LIMIT).ok()?;

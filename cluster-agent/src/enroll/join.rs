@@ -48,6 +48,18 @@ pub struct Joined {
 /// # Errors
 /// [`EnrollError`]; the data directory is then as it was.
 pub async fn join(options: Options) -> Result<Joined, EnrollError> {
+    join_keeping(options, async |_pending| Ok(())).await
+}
+
+/// As [`join`]. `keep` is handed the directory of the keys that the federator is about to be asked with, before it is
+/// asked: who keeps them somewhere else can repeat the same join after this machine is lost.
+///
+/// # Errors
+/// [`EnrollError`]; what `keep` says is told as a fault of that directory.
+pub async fn join_keeping(
+    options: Options,
+    keep: impl AsyncFnOnce(PathBuf) -> Result<(), String>,
+) -> Result<Joined, EnrollError> {
     let Options { federator, token, data_dir, replace, ca_from } = options;
     let member = match AgentFile::read(&data_dir) {
         Ok(member) => Some(member),
@@ -74,7 +86,7 @@ pub async fn join(options: Options) -> Result<Joined, EnrollError> {
     if let Some(from) = &ca_from {
         pending.keep_ca(from, &trust_domain)?;
     }
-    let result = enroll(&mut contact, &token, &pending, &trust_domain, replace).await;
+    let result = enroll(&mut contact, &token, &pending, &trust_domain, replace, keep).await;
     match result {
         Ok(enrolled) => {
             pending.finish(&enrolled.content())?;
@@ -132,6 +144,7 @@ async fn enroll(
     pending: &Pending,
     trust_domain: &TrustDomain,
     replace: bool,
+    keep: impl AsyncFnOnce(PathBuf) -> Result<(), String>,
 ) -> Result<Enrolled, EnrollError> {
     let now = meshfed_runtime::clock::wall();
     let ca_key = pending.key(CA_KEY)?;
@@ -144,6 +157,9 @@ async fn enroll(
         }
     };
     pending.ask(token.id(), trust_domain, &own_anchor)?;
+    keep(pending.path().to_owned())
+        .await
+        .map_err(|problem| EnrollError::Directory { path: pending.path().to_owned(), problem })?;
     let ca_request = csr::create(&ca_key).map_err(|error| cannot("certificate request", &error))?;
     let agent_request = csr::create(&agent_key).map_err(|error| cannot("certificate request", &error))?;
     let request = pb::JoinRequest {

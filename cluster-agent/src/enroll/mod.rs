@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub use agent_file::{AgentFile, AgentFileError};
 pub use contact::Contact;
 pub use directory::check_ca;
-pub use join::{Joined, Options, join};
+pub use join::{Joined, Options, join, join_keeping};
 
 /// Why a directory did not become a member.
 #[derive(Debug, thiserror::Error)]

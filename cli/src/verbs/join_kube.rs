@@ -1,0 +1,242 @@
+//! Edge. `meshfed join --kube`: writes the two objects by which the agent of a Kubernetes cluster joins, and waits for
+//! what it says (`contracts-kubernetes.md` 5.3).
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::wait::await_condition;
+use kube::{Api, Client};
+use meshfed_ca::token::Token;
+use meshfed_cluster_agent::enroll::{Contact, EnrollError};
+use meshfed_cluster_agent::membership::connect::{self, Place};
+use meshfed_crds::custom::{Condition, ConditionStatus, Membership};
+use meshfed_runtime::telemetry::chain;
+use serde_json::{Value, json};
+
+use super::join::failure;
+use crate::exit::{Failure, Outcome};
+use crate::output::{Format, print, remark};
+
+/// Who writes what the command line writes.
+const FIELD_MANAGER: &str = "meshfed-cli";
+/// The Membership that is written.
+const MEMBERSHIP: &str = "meshfed";
+/// The Secret that is written, the chart's default of `membership.tokenSecret`.
+const TOKEN_SECRET: &str = "meshfed-join";
+/// The agent, as the chart names it.
+const AGENT: &str = "meshfed-agent";
+/// What stands in the place of the token where the objects are printed.
+const PLACEHOLDER: &str = "<the token; let a secret manager put it here, and keep it out of git>";
+
+/// Where the cluster is.
+#[derive(clap::Args)]
+pub struct KubeArgs {
+    /// Join a Kubernetes cluster: write Secret meshfed-join and Membership meshfed for its agent, and wait for it.
+    /// -o yaml prints the two instead, with a placeholder for the token
+    #[arg(long)]
+    pub kube: bool,
+    /// With --kube: a context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME", requires = "kube")]
+    pub context: Option<String>,
+    /// With --kube: the kubeconfig [default: KUBECONFIG, else ~/.kube/config]
+    #[arg(long, value_name = "FILE", requires = "kube")]
+    pub kubeconfig: Option<std::path::PathBuf>,
+    /// With --kube: the namespace of the chart's release
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "meshfed-system")]
+    pub namespace: String,
+    /// With --kube: how long to wait for the agent
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = super::status::duration)]
+    pub timeout: Duration,
+}
+
+impl KubeArgs {
+    /// The way to the cluster.
+    ///
+    /// # Errors
+    /// Bad input: a kubeconfig that cannot be used.
+    pub async fn connect(&self) -> Result<Place, Failure> {
+        let options = connect::Options {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            namespace: Some(self.namespace.clone()),
+        };
+        connect::connect(&options).await.map_err(|error| Failure::bad_input(chain(&error)))
+    }
+}
+
+/// Writes and waits; with `-o yaml` prints.
+pub async fn run(federator: &str, token: &Token, token_text: &str, args: &KubeArgs, format: Format) -> Outcome {
+    if format == Format::Yaml {
+        let documents = [secret(&args.namespace, PLACEHOLDER), membership(&args.namespace, federator)];
+        for document in documents {
+            let yaml = serde_saphyr::to_string(&document).map_err(|error| Failure::failed(error.to_string()))?;
+            print(&format!("---\n{yaml}"));
+        }
+        return Ok(0);
+    }
+    let Place { client, namespace } = args.connect().await?;
+    installed(&client, &namespace).await?;
+    let memberships: Api<Membership> = Api::namespaced(client.clone(), &namespace);
+    let found = memberships.get_opt(MEMBERSHIP).await.map_err(|error| api(&error))?;
+    if let Some(found) = found.filter(|found| holds(found, "Joined", ConditionStatus::True)) {
+        return already(federator, token, &found, format).await;
+    }
+    let params = PatchParams::apply(FIELD_MANAGER);
+    let secrets: Api<Secret> = Api::namespaced(client, &namespace);
+    let written = secrets.patch(TOKEN_SECRET, &params, &Patch::Apply(secret(&namespace, token_text))).await;
+    written.map_err(|error| taken(&format!("Secret {TOKEN_SECRET}"), &error))?;
+    let written = memberships.patch(MEMBERSHIP, &params, &Patch::Apply(membership(&namespace, federator))).await;
+    let written = written.map_err(|error| taken(&format!("Membership {MEMBERSHIP}"), &error))?;
+    remark(&format!("wrote Secret {TOKEN_SECRET} and Membership {MEMBERSHIP} in {namespace}; waiting for the agent"));
+    let generation = written.metadata.generation.unwrap_or_default();
+    wait(memberships, generation, args.timeout, format).await
+}
+
+/// Kinds and agent are there.
+async fn installed(client: &Client, namespace: &str) -> Result<(), Failure> {
+    let memberships: Api<Membership> = Api::namespaced(client.clone(), namespace);
+    match memberships.list(&kube::api::ListParams::default().limit(1)).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            return Err(Failure::bad_input(
+                "the cluster has no kind Membership; install the kinds first: helm install meshfed-crds helm/meshfed-crds \
+                 (or: meshfed crds | kubectl apply --server-side -f -)",
+            ));
+        }
+        Err(error) => return Err(api(&error)),
+    }
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    match deployments.get_opt(AGENT).await.map_err(|error| api(&error))? {
+        Some(_) => Ok(()),
+        None => Err(Failure::bad_input(format!(
+            "namespace {namespace} has no Deployment {AGENT}; install the release first: helm install meshfed \
+             helm/meshfed-cluster -n {namespace} --create-namespace, or name its namespace with --namespace"
+        ))),
+    }
+}
+
+/// The cluster is a member: fine where the token is for the same one, which stays unused.
+async fn already(federator: &str, token: &Token, found: &Membership, format: Format) -> Outcome {
+    let mut contact = Contact::open(federator, token).await.map_err(|error| failure(&error))?;
+    let (_, placement) = contact.plan(token, Vec::new()).await.map_err(|error| failure(&error))?;
+    let cluster = found.status.as_ref().and_then(|s| s.cluster.as_deref());
+    if cluster != Some(placement.cluster.as_str()) {
+        remark(&format!(
+            "this cluster is {} already, and the token is for {}",
+            cluster.unwrap_or("a member"),
+            placement.cluster
+        ));
+        return Err(failure(&EnrollError::Refused));
+    }
+    show(found, format);
+    Ok(0)
+}
+
+async fn wait(memberships: Api<Membership>, generation: i64, timeout: Duration, format: Format) -> Outcome {
+    let decided = move |membership: Option<&Membership>| {
+        membership.is_none_or(|membership| {
+            judged(membership, generation)
+                && (holds(membership, "Joined", ConditionStatus::True)
+                    || holds(membership, "Stalled", ConditionStatus::True))
+        })
+    };
+    let ended = tokio::time::timeout(timeout, await_condition(memberships.clone(), MEMBERSHIP, decided)).await;
+    let seen = match ended {
+        Ok(Ok(membership)) => membership,
+        Ok(Err(error)) => return Err(Failure::failed(chain(&error))),
+        Err(_elapsed) => {
+            let seen = memberships.get_opt(MEMBERSHIP).await.map_err(|error| api(&error))?;
+            let said =
+                seen.as_ref().and_then(|m| condition(m, "Joined")).map(|c| format!("{}: {}", c.reason, c.message));
+            let said = said.unwrap_or_else(|| {
+                format!("the agent has said nothing; see kubectl logs deploy/{AGENT} in its namespace")
+            });
+            return Err(Failure::failed(format!("not joined within {timeout:?}: {said}")));
+        }
+    };
+    let Some(membership) = seen else {
+        return Err(Failure::failed(format!("Membership {MEMBERSHIP} was deleted while it was waited for")));
+    };
+    match condition(&membership, "Stalled").filter(|c| c.status == ConditionStatus::True) {
+        Some(stalled) => Err(Failure::failed(format!("{}: {}", stalled.reason, stalled.message))),
+        None => {
+            show(&membership, format);
+            Ok(0)
+        }
+    }
+}
+
+/// Whether the agent has seen this generation of it.
+fn judged(membership: &Membership, generation: i64) -> bool {
+    membership.status.as_ref().is_some_and(|s| s.observed_generation >= generation)
+}
+
+fn condition<'a>(membership: &'a Membership, type_: &str) -> Option<&'a Condition> {
+    membership.status.as_ref()?.conditions.iter().find(|c| c.type_ == type_)
+}
+
+fn holds(membership: &Membership, type_: &str, status: ConditionStatus) -> bool {
+    condition(membership, type_).is_some_and(|c| c.status == status)
+}
+
+fn show(membership: &Membership, format: Format) {
+    let status = membership.status.clone().unwrap_or_default();
+    let (cluster, trust_domain) = (status.cluster.unwrap_or_default(), status.trust_domain.unwrap_or_default());
+    match format {
+        Format::Json | Format::Yaml => {
+            print(&format!("{}\n", json!({ "cluster": cluster, "trustDomain": trust_domain })));
+        }
+        Format::Table | Format::Wide => print(&format!("joined cluster={cluster} trustDomain={trust_domain}\n")),
+    }
+}
+
+fn secret(namespace: &str, token: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": TOKEN_SECRET,
+            "namespace": namespace,
+            "labels": { "app.kubernetes.io/managed-by": "meshfed" },
+        },
+        "type": "Opaque",
+        "stringData": { "token": token.trim() },
+    })
+}
+
+/// No tool that prunes or uninstalls takes a membership away by the way: its end is the cluster's leave.
+fn membership(namespace: &str, federator: &str) -> Value {
+    json!({
+        "apiVersion": "federation.meshfed.io/v1alpha1",
+        "kind": "Membership",
+        "metadata": {
+            "name": MEMBERSHIP,
+            "namespace": namespace,
+            "annotations": {
+                "argocd.argoproj.io/sync-options": "Prune=false",
+                "helm.sh/resource-policy": "keep",
+            },
+        },
+        "spec": {
+            "hub": format!("https://{federator}"),
+            "tokenSecretRef": { "name": TOKEN_SECRET, "key": "token" },
+        },
+    })
+}
+
+fn api(error: &kube::Error) -> Failure {
+    Failure::failed(format!("the API server: {}", chain(error)))
+}
+
+/// A field that somebody else owns is not taken from them.
+fn taken(what: &str, error: &kube::Error) -> Failure {
+    match error {
+        kube::Error::Api(status) if status.code == 409 => Failure::failed(format!(
+            "{what} is kept by somebody else ({}); change it there, say in git, or delete it and try again",
+            status.message
+        )),
+        _ => api(error),
+    }
+}

@@ -1,0 +1,351 @@
+//! Edge. Watches this namespace's Memberships: joins by one, says in its status how it goes, and ends when it is deleted.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use meshfed_ca::token::Token;
+use meshfed_crds::custom::{Membership, MembershipStatus};
+use meshfed_runtime::backoff::{BASE, Backoff};
+use meshfed_runtime::clock;
+use meshfed_runtime::telemetry::chain;
+use tokio::sync::watch;
+
+use super::judge::{Facts, Phase, chosen, differs, second, status};
+use super::{FIELD_MANAGER, Keeper};
+use crate::enroll::{self, AgentFile, EnrollError};
+
+/// The longest pause between two attempts to join.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How often what changed in the data directory is brought into the Secret.
+const KEEP_PERIOD: Duration = Duration::from_secs(30);
+/// The Secret of the member, made by the chart.
+const IDENTITY_SECRET: &str = "meshfed-identity";
+/// Who made a Secret that may be deleted after use.
+const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "meshfed");
+
+/// What the controller works with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The namespace of the release.
+    pub namespace: String,
+    /// The only Secret that a token is read from (`membership.tokenSecret`).
+    pub token_secret: String,
+    /// The data directory of the member.
+    pub data_dir: PathBuf,
+}
+
+/// How attending to a member ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attended {
+    /// Its Membership was deleted: the cluster is to leave.
+    Deleted,
+}
+
+/// The Memberships of this namespace, and what to do by them.
+pub struct Controller {
+    settings: Settings,
+    memberships: Api<Membership>,
+    secrets: Api<Secret>,
+    keeper: Keeper,
+    events: BoxStream<'static, watcher::Result<Event<Membership>>>,
+    /// What is there, by name, as far as the list was complete.
+    seen: BTreeMap<String, Membership>,
+    /// The names of a list that is being read.
+    listed: Option<BTreeMap<String, Membership>>,
+    /// The generation and the Secret's version that were refused: asking again with them is of no use.
+    refused: Option<((i64, String), Phase)>,
+}
+
+impl Controller {
+    /// Begins to watch.
+    #[must_use]
+    pub fn new(client: Client, settings: Settings) -> Self {
+        let memberships: Api<Membership> = Api::namespaced(client.clone(), &settings.namespace);
+        let secrets: Api<Secret> = Api::namespaced(client, &settings.namespace);
+        let keeper = Keeper::new(secrets.clone(), IDENTITY_SECRET.to_owned(), settings.data_dir.clone());
+        let events = watcher(memberships.clone(), watcher::Config::default()).default_backoff().boxed();
+        Self { settings, memberships, secrets, keeper, events, seen: BTreeMap::new(), listed: None, refused: None }
+    }
+
+    /// The Secret that the member's files are kept in.
+    #[must_use]
+    pub const fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    /// Waits until the data directory is a member's: brought back from the Secret, or joined by a Membership.
+    pub async fn join(&mut self) -> AgentFile {
+        let mut backoff = Backoff::with(BASE, PAUSE_MAX, fastrand::u64(..));
+        loop {
+            match self.attempt().await {
+                Ok(member) => {
+                    self.say(&joined(&member), &Facts::default()).await;
+                    return member;
+                }
+                Err(phase) => {
+                    if let Some(phase) = &phase {
+                        self.say(phase, &Facts::default()).await;
+                    }
+                    let pause = backoff.failed(clock::instant());
+                    tokio::select! {
+                        () = self.turn() => backoff.reset(),
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells how the member is and keeps its files, until its Membership is deleted.
+    pub async fn attend(&mut self, member: &AgentFile, mut facts: watch::Receiver<Facts>) -> Attended {
+        let phase = joined(member);
+        let mut keep = tokio::time::interval(KEEP_PERIOD);
+        keep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let uid = |seen: &BTreeMap<String, Membership>| chosen(seen.values()).and_then(|m| m.uid());
+        let mut of = uid(&self.seen);
+        loop {
+            let now = facts.borrow_and_update().clone();
+            self.say(&phase, &now).await;
+            tokio::select! {
+                () = self.turn() => {
+                    if of.as_ref().is_some_and(|uid| !self.seen.values().any(|m| m.uid().as_ref() == Some(uid))) {
+                        return Attended::Deleted;
+                    }
+                    of = uid(&self.seen);
+                }
+                changed = facts.changed() => {
+                    if changed.is_err() {
+                        // The agent has ended; who runs it knows what to do.
+                        std::future::pending::<()>().await;
+                    }
+                }
+                _ = keep.tick() => {
+                    if let Err(error) = self.keeper.keep().await {
+                        tracing::warn!(error = %chain(&error), "the member's files cannot be kept");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells that the cluster leaves, where there is still somebody to read it.
+    pub async fn tell_leaving(&mut self, message: &str) {
+        self.say(&Phase::Leaving { message: message.to_owned() }, &Facts::default()).await;
+    }
+
+    /// Takes the next event of the watch; it comes back when something has changed.
+    async fn turn(&mut self) {
+        loop {
+            match self.events.next().await {
+                Some(Ok(Event::Apply(membership))) => {
+                    self.seen.insert(membership.name_any(), membership);
+                    return;
+                }
+                Some(Ok(Event::Delete(membership))) => {
+                    self.seen.remove(&membership.name_any());
+                    return;
+                }
+                Some(Ok(Event::Init)) => self.listed = Some(BTreeMap::new()),
+                Some(Ok(Event::InitApply(membership))) => {
+                    self.listed.get_or_insert_default().insert(membership.name_any(), membership);
+                }
+                Some(Ok(Event::InitDone)) => {
+                    // Only a whole list says that something is gone.
+                    self.seen = self.listed.take().unwrap_or_default();
+                    return;
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(error = %chain(&error), "Memberships cannot be watched; it is tried again");
+                }
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// One attempt. `Err(None)`: there is no Membership to tell anything.
+    async fn attempt(&mut self) -> Result<AgentFile, Option<Phase>> {
+        let restored = match self.keeper.restore().await {
+            Ok(restored) => restored,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "this cluster's identity cannot be brought back");
+                return Err(Some(Phase::Waiting { reason: "IdentityUnavailable", message: chain(&error) }));
+            }
+        };
+        if restored.member {
+            return AgentFile::read(&self.settings.data_dir)
+                .map_err(|error| Some(Phase::Refused { reason: "IdentityDamaged", message: chain(&error) }));
+        }
+        let Some(membership) = chosen(self.seen.values()).cloned() else { return Err(None) };
+        if membership.status.is_none() {
+            self.say(&Phase::Starting, &Facts::default()).await;
+        }
+        let token = self.token(&membership).await.map_err(Some)?;
+        let asked = (membership.metadata.generation.unwrap_or_default(), token.version.clone());
+        if let Some((before, phase)) = &self.refused
+            && *before == asked
+        {
+            return Err(Some(phase.clone()));
+        }
+        let joined = self.enroll(&membership, &token, restored.ca).await;
+        match joined {
+            Ok(member) => {
+                self.refused = None;
+                self.spend(&token).await;
+                Ok(member)
+            }
+            Err(phase) => {
+                if matches!(phase, Phase::Refused { .. }) {
+                    self.refused = Some((asked, phase.clone()));
+                }
+                Err(Some(phase))
+            }
+        }
+    }
+
+    /// Asks the federator, with keys that are in the Secret before it answers.
+    async fn enroll(
+        &self,
+        membership: &Membership,
+        token: &FoundToken,
+        ca_from: Option<PathBuf>,
+    ) -> Result<AgentFile, Phase> {
+        let federator = membership.spec.hub.trim_start_matches("https://").trim_end_matches('/').to_owned();
+        let keeper = self.keeper.clone();
+        let options = enroll::Options {
+            federator,
+            token: token.token.clone(),
+            data_dir: self.settings.data_dir.clone(),
+            replace: false,
+            ca_from,
+        };
+        let keep = async move |pending: PathBuf| keeper.keep_pending(&pending).await.map_err(|error| chain(&error));
+        let joined = enroll::join_keeping(options, keep).await;
+        match joined {
+            Ok(joined) => match self.keeper.keep().await {
+                Ok(()) => Ok(joined.member),
+                // The directory has it, and the next attempt keeps it.
+                Err(error) => Err(Phase::Waiting { reason: "IdentityNotKept", message: chain(&error) }),
+            },
+            Err(error) => {
+                if !matches!(error, EnrollError::Unreachable { .. })
+                    && let Err(error) = self.keeper.forget_pending().await
+                {
+                    tracing::warn!(error = %chain(&error), "a refused join cannot be forgotten");
+                }
+                Err(phase_of(&error))
+            }
+        }
+    }
+
+    /// The token that a Membership names.
+    async fn token(&self, membership: &Membership) -> Result<FoundToken, Phase> {
+        let allowed = &self.settings.token_secret;
+        let Some(reference) = &membership.spec.token_secret_ref else {
+            let message = format!("spec.tokenSecretRef names no Secret; name {allowed}, and put a token into it");
+            return Err(Phase::Waiting { reason: "TokenSecretMissing", message });
+        };
+        let (name, key) = (&reference.name, &reference.key);
+        if name != allowed {
+            let message = format!(
+                "spec.tokenSecretRef names Secret {name}, and the agent may read {allowed} only; write the token there, \
+                 or set the chart's membership.tokenSecret"
+            );
+            return Err(Phase::Refused { reason: "TokenSecretNotAllowed", message });
+        }
+        let waiting = |message: String| Phase::Waiting { reason: "TokenSecretMissing", message };
+        let secret = match self.secrets.get_opt(name).await {
+            Ok(Some(secret)) => secret,
+            Ok(None) => {
+                let make = format!("kubectl create secret generic {name} --from-file={key}=FILE");
+                return Err(waiting(format!("Secret {name} is not there; make it with the token: {make}")));
+            }
+            Err(error) => return Err(waiting(format!("Secret {name} cannot be read: {}", chain(&error)))),
+        };
+        let version = secret.metadata.resource_version.clone().unwrap_or_default();
+        let bytes = secret.data.as_ref().and_then(|data| data.get(key));
+        let Some(bytes) = bytes else {
+            return Err(waiting(format!("Secret {name} has no key {key}; it is to hold the token")));
+        };
+        let token = std::str::from_utf8(&bytes.0).ok().and_then(|text| text.trim().parse::<Token>().ok());
+        let token = token.ok_or_else(|| phase_of(&EnrollError::Refused))?;
+        Ok(FoundToken { token, version, secret })
+    }
+
+    /// Deletes a token's Secret that was made for this join alone.
+    async fn spend(&self, token: &FoundToken) {
+        let secret = &token.secret;
+        if secret.labels().get(MANAGED_BY.0).map(String::as_str) != Some(MANAGED_BY.1) {
+            return;
+        }
+        let preconditions = Preconditions { uid: secret.uid(), resource_version: secret.resource_version() };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match self.secrets.delete(&secret.name_any(), &params).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
+            Err(error) => tracing::warn!(error = %chain(&error), "the Secret of a used token cannot be deleted"),
+        }
+    }
+
+    /// Writes what the Memberships' statuses are to say, where they do not say it yet.
+    async fn say(&mut self, phase: &Phase, facts: &Facts) {
+        let now = clock::timestamp();
+        let Some(first) = chosen(self.seen.values()).map(Membership::name_any) else { return };
+        let names: Vec<String> = self.seen.keys().cloned().collect();
+        for name in names {
+            let Some(membership) = self.seen.get(&name) else { continue };
+            let wanted =
+                if name == first { status(membership, phase, facts, now) } else { second(membership, &first, now) };
+            if !differs(membership, &wanted) {
+                continue;
+            }
+            match self.patch_status(&name, &wanted).await {
+                Ok(membership) => {
+                    self.seen.insert(name, membership);
+                }
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => tracing::warn!(name, error = %chain(&error), "the status cannot be written"),
+            }
+        }
+    }
+
+    async fn patch_status(&self, name: &str, status: &MembershipStatus) -> kube::Result<Membership> {
+        let patch = serde_json::json!({
+            "apiVersion": "federation.meshfed.io/v1alpha1",
+            "kind": "Membership",
+            "status": status,
+        });
+        self.memberships.patch_status(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await
+    }
+}
+
+fn joined(member: &AgentFile) -> Phase {
+    Phase::Joined { cluster: member.cluster.to_string(), trust_domain: member.trust_domain.to_string() }
+}
+
+/// A token and where it was found.
+struct FoundToken {
+    token: Token,
+    /// The Secret's version.
+    version: String,
+    secret: Secret,
+}
+
+/// What a failed join means for the Membership.
+fn phase_of(error: &EnrollError) -> Phase {
+    let message = error.to_string();
+    match error {
+        EnrollError::Refused => Phase::Refused { reason: "TokenRefused", message },
+        EnrollError::Denied(_) => Phase::Refused { reason: "JoinDenied", message },
+        EnrollError::Untrusted { .. } => Phase::Refused { reason: "HubNotTrusted", message },
+        EnrollError::Unreachable { .. } => Phase::Waiting { reason: "HubUnreachable", message },
+        EnrollError::Directory { .. } => Phase::Waiting { reason: "DataDirectory", message },
+    }
+}

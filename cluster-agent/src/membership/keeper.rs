@@ -1,0 +1,225 @@
+//! Edge. Keeps a member's files in the Secret that the chart has made, and brings them back from there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use meshfed_runtime::files::{self, FileError};
+
+use super::identity::{AGENT_FILE, CA_KEY, DIRECTORIES, Files, Kept, OtherCa, SIZE_MAX, changes, unpack};
+
+/// The largest file of a member, in bytes.
+const FILE_MAX: usize = 512 << 10;
+/// How often a write is tried that another one came before.
+const CONFLICTS_MAX: usize = 5;
+
+/// Why the files cannot be kept or brought back.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// The chart makes it, empty, and the agent may not.
+    #[error("Secret {0} is not there; it comes with the chart meshfed-cluster: install or upgrade the release")]
+    Missing(String),
+    /// The API server.
+    #[error("Secret {name}: {cause}")]
+    Api {
+        /// The Secret.
+        name: String,
+        /// What the API server or the way to it says.
+        cause: Box<kube::Error>,
+    },
+    /// Somebody else writes it all the time.
+    #[error("Secret {0} is changed by somebody else again and again")]
+    Contended(String),
+    /// Two CA keys.
+    #[error(transparent)]
+    OtherCa(#[from] OtherCa),
+    /// They are too large for a Secret.
+    #[error("the member's files have {0} bytes, a Secret holds at most {SIZE_MAX} of them")]
+    TooLarge(usize),
+    /// The data directory.
+    #[error("the data directory cannot be used")]
+    File(#[from] FileError),
+    /// The data directory.
+    #[error("{} cannot be used", .0.display())]
+    Io(PathBuf, #[source] std::io::Error),
+}
+
+/// The Secret of this member and the directory that it stands for.
+#[derive(Debug, Clone)]
+pub struct Keeper {
+    secrets: Api<Secret>,
+    name: String,
+    data_dir: PathBuf,
+}
+
+/// What was brought back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Restored {
+    /// The data directory is a member's.
+    pub member: bool,
+    /// A directory with the CA of a cluster that left, for a join to go on with.
+    pub ca: Option<PathBuf>,
+}
+
+impl Keeper {
+    /// The Secret `name` and the data directory of a member, which need not be there.
+    #[must_use]
+    pub const fn new(secrets: Api<Secret>, name: String, data_dir: PathBuf) -> Self {
+        Self { secrets, name, data_dir }
+    }
+
+    async fn read(&self) -> Result<(BTreeMap<String, ByteString>, Option<String>), KeeperError> {
+        let found = self.secrets.get_opt(&self.name).await.map_err(|cause| self.api(cause))?;
+        let secret = found.ok_or_else(|| KeeperError::Missing(self.name.clone()))?;
+        Ok((secret.data.unwrap_or_default(), secret.metadata.resource_version))
+    }
+
+    fn api(&self, cause: kube::Error) -> KeeperError {
+        KeeperError::Api { name: self.name.clone(), cause: Box::new(cause) }
+    }
+
+    /// Makes the Secret hold what `wanted` makes of what it holds. Nothing is written where nothing changes, and nothing
+    /// over a change of somebody else.
+    async fn write(&self, wanted: impl Fn(Kept) -> Result<Kept, KeeperError>) -> Result<(), KeeperError> {
+        for _ in 0..CONFLICTS_MAX {
+            let (found, version) = self.read().await?;
+            let wanted = wanted(unpack(&found))?;
+            let changes = changes(&found, &wanted)?;
+            if changes.is_empty() {
+                return Ok(());
+            }
+            let patch = serde_json::json!({ "metadata": { "resourceVersion": version }, "data": changes });
+            let params = PatchParams { field_manager: Some(super::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+            match self.secrets.patch_metadata(&self.name, &params, &Patch::Merge(patch)).await {
+                Ok(_) => return Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(cause) => return Err(self.api(cause)),
+            }
+        }
+        Err(KeeperError::Contended(self.name.clone()))
+    }
+
+    /// Keeps what the data directory holds now; a join that was asked for is answered with it.
+    ///
+    /// # Errors
+    /// [`KeeperError`]; the Secret is then as it was.
+    pub async fn keep(&self) -> Result<(), KeeperError> {
+        let member = read_files(&self.data_dir)?;
+        self.write(|_| Ok(Kept { member: member.clone(), pending: Files::new() })).await
+    }
+
+    /// Keeps what a join is about to ask with: its keys must outlive this pod, or the token is spent for nothing.
+    pub(super) async fn keep_pending(&self, pending: &Path) -> Result<(), KeeperError> {
+        let pending = read_files(pending)?;
+        self.write(|found| Ok(Kept { member: found.member, pending: pending.clone() })).await
+    }
+
+    /// Forgets a join that was refused.
+    pub(super) async fn forget_pending(&self) -> Result<(), KeeperError> {
+        self.write(|found| Ok(Kept { member: found.member, pending: Files::new() })).await
+    }
+
+    /// Forgets the membership; the cluster's CA stays.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub async fn forget(&self) -> Result<(), KeeperError> {
+        self.write(|_| Ok(Kept::default())).await?;
+        remove_dir(&self.data_dir)
+    }
+
+    /// Brings back what the Secret holds. A directory that is a member's already is the fresher one, and is kept.
+    pub(super) async fn restore(&self) -> Result<Restored, KeeperError> {
+        let kept = unpack(&self.read().await?.0);
+        let found = read_files(&self.data_dir)?;
+        if found.contains_key(AGENT_FILE) {
+            if kept.member.get(CA_KEY).is_some_and(|key| found.get(CA_KEY) != Some(key)) {
+                return Err(OtherCa.into());
+            }
+            self.keep().await?;
+            return Ok(Restored { member: true, ca: None });
+        }
+        // What is there without its own file was left by a restart in the middle.
+        remove_dir(&self.data_dir)?;
+        if kept.is_member() {
+            write_files(&self.data_dir, &kept.member)?;
+            return Ok(Restored { member: true, ca: None });
+        }
+        let pending = beside(&self.data_dir, ".pending");
+        if !kept.pending.is_empty() && !pending.exists() {
+            write_files(&pending, &kept.pending)?;
+        }
+        let ca = beside(&self.data_dir, ".ca");
+        remove_dir(&ca)?;
+        if !kept.has_ca() {
+            return Ok(Restored { member: false, ca: None });
+        }
+        write_files(&ca, &kept.member)?;
+        Ok(Restored { member: false, ca: Some(ca) })
+    }
+}
+
+/// `E` with something after its name.
+fn beside(data_dir: &Path, suffix: &str) -> PathBuf {
+    let mut name = data_dir.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    data_dir.with_file_name(name)
+}
+
+fn remove_dir(dir: &Path) -> Result<(), KeeperError> {
+    match std::fs::remove_dir_all(dir) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(KeeperError::Io(dir.to_owned(), error)),
+    }
+}
+
+/// The files of a data directory that make it a member's; none where there is no directory.
+fn read_files(data_dir: &Path) -> Result<Files, KeeperError> {
+    let mut all = Files::new();
+    let mut size = 0;
+    let mut take = |path: String| -> Result<(), KeeperError> {
+        match files::read_limited(&data_dir.join(&path), FILE_MAX) {
+            Ok(bytes) => {
+                size += path.len() + bytes.len();
+                all.insert(path, bytes);
+            }
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+        if size > SIZE_MAX { Err(KeeperError::TooLarge(size)) } else { Ok(()) }
+    };
+    for name in [AGENT_FILE, "asked"] {
+        take(name.to_owned())?;
+    }
+    for directory in DIRECTORIES {
+        let path = data_dir.join(directory);
+        let entries = match std::fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(KeeperError::Io(path, error)),
+        };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        // A name with a dot before it is a write that is not finished.
+        for name in names.filter(|name| !name.starts_with('.')) {
+            take(format!("{directory}/{name}"))?;
+        }
+    }
+    Ok(all)
+}
+
+/// Writes files below a directory; the member's own one last, because it says that the others are there.
+fn write_files(dir: &Path, all: &Files) -> Result<(), KeeperError> {
+    files::create_data_dir(dir)?;
+    for directory in DIRECTORIES.into_iter().chain(["state"]) {
+        files::create_private_dir(&dir.join(directory))?;
+    }
+    let (own, others): (Vec<_>, Vec<_>) = all.iter().partition(|(path, _)| *path == AGENT_FILE);
+    for (path, bytes) in others.into_iter().chain(own) {
+        files::write_secret(&dir.join(path), bytes)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,23 @@
+//! Edge. This cluster's membership on Kubernetes (`contracts-kubernetes.md` 5.1, 5.3).
+//!
+//! ```text
+//! Membership (object) ─→ controller ─→ enroll ─→ E (directory) ⇄ keeper ⇄ Secret meshfed-identity
+//!        ▲                   │
+//!        └── conditions ◀────┘ facts of the running agent
+//! ```
+//! `identity` (pure) says how a data directory lies in a Secret, `judge` (pure) what the object's status says and which
+//! of several objects counts; `keeper`, `controller` and `connect` talk.
+
+pub mod connect;
+mod controller;
+mod identity;
+mod judge;
+mod keeper;
+
+pub use controller::{Attended, Controller, Settings};
+pub use identity::OtherCa;
+pub use judge::Facts;
+pub use keeper::{Keeper, KeeperError};
+
+/// The field manager of what the agent writes.
+pub const FIELD_MANAGER: &str = "meshfed-agent";
