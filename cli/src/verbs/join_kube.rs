@@ -232,11 +232,13 @@ fn api(error: &kube::Error) -> Failure {
 
 /// A field that somebody else owns is not taken from them.
 fn taken(what: &str, error: &kube::Error) -> Failure {
-    match error {
-        kube::Error::Api(status) if status.code == 409 => Failure::failed(format!(
+    if let kube::Error::Api(status) = error
+        && status.code == 409
+    {
+        return Failure::failed(format!(
             "{what} is kept by somebody else ({}); change it there, say in git, or delete it and try again",
             status.message
-        )),
-        _ => api(error),
+        ));
     }
+    api(error)
 }
