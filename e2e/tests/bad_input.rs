@@ -40,7 +40,7 @@ fn wrong_usage_exits_64() {
         assert_eq!(output.stdout, "", "{args:?}");
         assert!(!output.stderr.is_empty(), "{args:?}");
     }
-    for args in [&["failover", "get", "shop/b"][..], &["leave"], &["explain", "a", "b"]] {
+    for args in [&["failover", "get", "shop/b"][..], &["events"], &["explain", "a", "b"]] {
         assert!(meshfed_run(args).stderr.contains("not in this version"), "{args:?}");
     }
 }

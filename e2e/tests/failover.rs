@@ -27,7 +27,7 @@ static TURN: Mutex<()> = Mutex::new(());
 /// Both clusters run b; west runs a, too.
 struct Both {
     fleet: Fleet,
-    _clusters: [Cluster; 2],
+    clusters: [Cluster; 2],
     _processes: Vec<Process>,
     /// West's a, ours or an Envoy.
     a: Process,
@@ -96,16 +96,7 @@ impl Both {
         let a = a(&fleet, &west);
         fleet.wait_ready(None);
         let clusters = [east, west];
-        Self {
-            fleet,
-            _clusters: clusters,
-            _processes: processes,
-            a,
-            b_west,
-            west_range,
-            _east_range: east_range,
-            _turn: turn,
-        }
+        Self { fleet, clusters, _processes: processes, a, b_west, west_range, _east_range: east_range, _turn: turn }
     }
     fn outbound(&self) -> SocketAddr {
         (self.west_range.host(10), 15001).into()
@@ -335,4 +326,44 @@ fn a_rotated_access_log_is_followed() {
         if path.exists() { Ok(()) } else { Err("no file".to_owned()) }
     });
     assert_eq!(lines(&dir.path().join("access.log.1")), 1);
+}
+
+/// A cluster leaves under load that it serves: traffic goes elsewhere first, no request fails, and then the others have
+/// neither its services nor its bundle. Again it changes nothing, and it comes back with the CA key that it had.
+///
+/// Mutations seen to fail: the step that drains left out of `downlink::leave`; `MemberRecord::member` without `drained`.
+#[test]
+fn a_cluster_leaves_under_load() {
+    let both = Both::start(&[]);
+    let prefer_east = "---\napiVersion: federation.meshfed.io/v1alpha1\nkind: FailoverPolicy\n\
+        metadata: {name: b, namespace: shop}\nspec:\n  targetRef: {kind: Service, name: b}\n  tiers:\n  \
+        - select: [{cluster: east}]\n  - select: [{relative: any}]\n";
+    both.clusters[1].write("prefer.yaml", prefer_east);
+    until("east is preferred", SOON, || match ask(both.outbound(), 0).as_deref() {
+        Ok("east") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let bundle = both.clusters[1].data_dir().join("bundles/east.mesh.example.pem");
+    assert!(bundle.exists());
+    let load = Load::start(both.outbound());
+    load.until_asked("before", 200);
+    load.enter("leaving");
+    let east = both.clusters[0].data_dir().to_str().unwrap().to_owned();
+    let leave = || both.fleet.cli(None, &["leave", "--data-dir", &east]);
+    let left = leave();
+    assert_eq!((left.code, left.stdout.as_str()), (0, "left cluster=east fleet=mesh.example\n"), "{}", left.stderr);
+    load.enter("after");
+    load.until_asked("after", 200);
+    let after = load.of("after");
+    let seen = load.end();
+    let failed: Vec<_> = seen.lock().unwrap().iter().filter(|((_, o), _)| o.is_err()).map(|(k, _)| k.clone()).collect();
+    assert_eq!(failed, []);
+    assert!(only("west", &after), "{after:?}");
+    until("nothing of east is left", SOON, || {
+        let handed = both.handed();
+        if bundle.exists() || handed != ["west"] { Err(format!("{handed:?} {}", bundle.exists())) } else { Ok(()) }
+    });
+    let clusters = both.fleet.cli(None, &["clusters"]).stdout;
+    assert!(clusters.lines().any(|l| l.starts_with("east ") && l.contains(" left ")), "{clusters}");
+    assert_eq!(leave().code, 0, "again it changes nothing");
 }

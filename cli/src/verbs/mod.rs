@@ -9,6 +9,7 @@ mod endpoints;
 mod join;
 mod join_kube;
 mod later;
+mod leave;
 mod plan;
 mod reactor;
 mod services;
@@ -61,6 +62,8 @@ enum Verb {
     Credential(credential::CredentialArgs),
     /// Join a cluster to the fleet: makes the data directory that its agent runs with
     Join(join::JoinArgs),
+    /// Leave the fleet: traffic goes elsewhere first, then the cluster is no member
+    Leave(leave::LeaveArgs),
     /// Show whether the fleet is ready, and what it waits for: exit 0 ready, 1 not
     Status(status::StatusArgs),
     /// List the member clusters, or show one
@@ -98,6 +101,7 @@ pub fn run(cli: Cli, signals: Option<Signals>) -> ExitCode {
         Verb::Crds(args) => exit::finish(crds::run(&args)),
         Verb::Credential(args) => exit::finish(credential::run(&args)),
         Verb::Join(args) => exit::finish(block_on(join::run(args))),
+        Verb::Leave(args) => exit::finish(block_on(leave::run(args))),
         Verb::Status(args) => exit::finish(block_on(status::run(args))),
         Verb::Clusters(args) => exit::finish(block_on(clusters::run(args))),
         Verb::Services(args) => exit::finish(block_on(services::run(args))),
@@ -121,6 +125,7 @@ pub fn configuration_errors(cli: Cli) -> Vec<String> {
         | Verb::Crds(_)
         | Verb::Credential(_)
         | Verb::Join(_)
+        | Verb::Leave(_)
         | Verb::Status(_)
         | Verb::Clusters(_)
         | Verb::Services(_)

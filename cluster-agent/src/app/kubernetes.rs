@@ -1,9 +1,10 @@
 //! Edge. The agent of a Kubernetes cluster: it waits for a membership, runs the agent of it, and waits again once the
 //! cluster has left. Each phase has the admin listeners for itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use meshfed_runtime::admin::AdminServer;
@@ -18,11 +19,16 @@ use tokio::sync::{oneshot, watch};
 
 use super::{Agent, chain};
 use crate::config::{AgentArgs, Config, admin_listeners};
+use crate::downlink;
 use crate::enroll::AgentFile;
 use crate::membership::{Attended, Controller, Facts, Settings, connect};
 
 /// The data directory of the member, in that of the agent: it appears whole, which a volume's own folder cannot.
 const MEMBER: &str = "member";
+/// Time for one attempt to leave.
+const LEAVE: Duration = Duration::from_secs(30);
+/// The pause between two of them.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Whether the membership of this agent is an object: its source is Kubernetes, and nobody joined its data directory.
 pub(super) fn by_object(args: &AgentArgs) -> bool {
@@ -66,7 +72,7 @@ async fn host(args: AgentArgs, stop: Stop) -> Result<(), Ended> {
         tracing::info!(cluster = %file.cluster, trust_domain = %file.trust_domain, "this cluster is a member");
         let attended = Box::pin(attend(&args, member.clone(), &file, &mut controller, stop.clone())).await?;
         let Some(Attended::Deleted) = attended else { return Ok(()) };
-        tracing::info!(cluster = %file.cluster, "the Membership was deleted: this cluster leaves");
+        tracing::info!(cluster = %file.cluster, "this cluster has left");
         controller.keeper().forget().await.map_err(|error| Ended { name: "membership", reason: chain(&error) })?;
     }
 }
@@ -116,22 +122,34 @@ async fn attend(
     stop: impl Future<Output = ()>,
 ) -> Result<Option<Attended>, Ended> {
     let run_dir = args.run_dir.clone().unwrap_or_else(|| args.data_dir.join("run"));
-    let args = AgentArgs { data_dir: member, run_dir: Some(run_dir), ..args.clone() };
+    let args = AgentArgs { data_dir: member.clone(), run_dir: Some(run_dir), ..args.clone() };
     let built = Config::load(args).and_then(Agent::build);
     let agent = built.map_err(|problems| Ended { name: "agent", reason: problems.to_string() })?;
     let (tell, facts) = watch::channel(Facts::default());
     let follow = agent.facts(tell);
     let mut attended = None;
     let until = async {
+        let left = async {
+            let how = controller.attend(file, facts).await;
+            tracing::info!(cluster = %file.cluster, "the Membership was deleted: this cluster leaves");
+            leave(&member).await;
+            how
+        };
         tokio::select! {
             () = stop => {}
-            how = controller.attend(file, facts) => attended = Some(how),
+            how = left => attended = Some(how),
             () = follow => {}
-        }
-        if attended.is_some() {
-            controller.tell_leaving("the Membership was deleted").await;
         }
     };
     agent.run(until).await?;
     Ok(attended)
+}
+
+/// Leaves the fleet while the agent still serves. A federator that is away is waited for: the cluster is a member until
+/// it knows.
+async fn leave(member: &Path) {
+    while let Err(error) = downlink::leave::leave(member, LEAVE).await {
+        tracing::warn!(error = %chain(&error), "this cluster has not left yet; it is tried again");
+        tokio::time::sleep(AGAIN).await;
+    }
 }

@@ -6,6 +6,7 @@
 pub mod approvals;
 pub mod bundles;
 mod converse;
+pub mod leave;
 pub mod renew;
 pub mod session;
 mod take;

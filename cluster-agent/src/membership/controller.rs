@@ -136,11 +136,6 @@ impl Controller {
         }
     }
 
-    /// Tells that the cluster leaves, where there is still somebody to read it.
-    pub async fn tell_leaving(&mut self, message: &str) {
-        self.say(&Phase::Leaving { message: message.to_owned() }, &Facts::default()).await;
-    }
-
     /// Takes the next event of the watch; it comes back when something has changed.
     async fn turn(&mut self) {
         loop {

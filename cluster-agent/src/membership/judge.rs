@@ -30,11 +30,6 @@ pub(super) enum Phase {
         /// Its trust domain.
         trust_domain: String,
     },
-    /// It leaves.
-    Leaving {
-        /// How far it is.
-        message: String,
-    },
 }
 
 /// What the running agent knows.
@@ -77,13 +72,10 @@ pub(super) fn status(membership: &Membership, phase: &Phase, facts: &Facts, now:
                 .yes("Stalled", reason, message);
         }
         Phase::Joined { cluster, .. } => joined(&mut conditions, cluster, facts),
-        Phase::Leaving { message } => {
-            conditions.no("Ready", "Leaving", message).yes("Reconciling", "Leaving", message);
-        }
     }
     let (cluster, trust_domain) = match phase {
         Phase::Joined { cluster, trust_domain } => (Some(cluster.clone()), Some(trust_domain.clone())),
-        Phase::Starting | Phase::Waiting { .. } | Phase::Refused { .. } | Phase::Leaving { .. } => (None, None),
+        Phase::Starting | Phase::Waiting { .. } | Phase::Refused { .. } => (None, None),
     };
     MembershipStatus { cluster, trust_domain, observed_generation: generation, conditions: conditions.finish() }
 }

@@ -231,6 +231,9 @@ impl Enrollment for Desk {
     async fn join(&self, _request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
+    async fn leave(&self, _request: Request<wire::LeaveRequest>) -> Result<Response<wire::LeaveResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
     async fn challenge(
         &self,
         _request: Request<wire::ChallengeRequest>,

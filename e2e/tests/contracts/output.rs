@@ -11,7 +11,6 @@ use super::{SOON, bare};
 #[test]
 fn what_is_missing_says_so() {
     for line in [
-        "leave --data-dir e",
         "cluster drain east --wait",
         "cluster undrain east",
         "cluster pin east",
@@ -31,8 +30,7 @@ fn what_is_missing_says_so() {
         "bootstrap envoy --agent unix:x --workload a/b --inbound 8080=127.0.0.1:80",
         "token create --workload shop/a",
         "demo --mode netns",
-        "leave --help",
-        "agent --data-dir e --source kubernetes",
+        "explain --help",
         "agent --data-dir e --source httpsd:http://x",
         "federator --data-dir d --fleet m.e --source kubernetes",
         "federator --data-dir d --fleet m.e --store etcd:http://x",

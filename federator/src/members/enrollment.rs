@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status};
 use super::challenge::message;
 use super::issued;
 use super::joining::Joining;
+use super::leaving::Step;
 use super::plan::{Joiner, Known, plan};
 use super::record::{Grant, MemberRecord, StoredState, TokenRecord, member_key};
 use super::refusal::Refusal;
@@ -42,7 +43,7 @@ const MESSAGE_MAX: usize = 4 << 10;
 /// Labels of joins.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct JoinLabel {
-    /// `joined`, `planned`, `renewed`, `refused`, `reused` (a used token came with other keys), `limited`, `invalid` or
+    /// `joined`, `planned`, `renewed`, `left`, `refused`, `reused` (a used token came with other keys), `limited`, `invalid` or
     /// `failed`.
     pub(super) result: &'static str,
 }
@@ -63,7 +64,7 @@ impl Enroll {
         fleet: Arc<dyn FleetRead>,
         metrics: &meshfed_runtime::metrics::Metrics,
     ) -> Self {
-        let joins = metrics.counters("meshfed_joins", "Plans, joins and renewals by their end");
+        let joins = metrics.counters("meshfed_joins", "Plans, joins, renewals and leaves by their end");
         Self { registry, fleet, joins }
     }
 
@@ -255,6 +256,32 @@ impl Enroll {
         Ok(pb::RenewResponse { agent_certificate, federators: self.registry.federators.clone() })
     }
 
+    /// The cluster and binding of whoever shows an agent's certificate of its latest binding.
+    async fn proved(&self, peer: PeerInfo) -> Result<(ClusterName, u64), Refusal> {
+        let refuse = |reason: &'static str| Refusal::Renewal { reason };
+        let (Some(SpiffeId { trust_domain, principal: Principal::Agent { cluster, .. } }), Some(leaf)) =
+            (peer.id, peer.leaf_sha256)
+        else {
+            return Err(refuse("it shows no agent's certificate"));
+        };
+        if trust_domain != *self.registry.trust().fleet() {
+            return Err(refuse("its certificate is of another fleet"));
+        }
+        let found: Option<(MemberRecord, u64)> = self.registry.store.get(Table::Members, member_key(&cluster)).await?;
+        let binding = found.map(|(m, _)| m.binding).ok_or_else(|| refuse("no member of that name"))?;
+        if !issued::is_of(&self.registry.store, &leaf, &cluster, binding).await? {
+            return Err(refuse("its certificate is of an earlier binding of the cluster"));
+        }
+        Ok((cluster, binding))
+    }
+
+    async fn left(&self, peer: PeerInfo, request: pb::LeaveRequest) -> Result<pb::LeaveResponse, Refusal> {
+        let (cluster, binding) = self.proved(peer).await?;
+        let step = if request.drain { Step::Drain } else { Step::Leave };
+        let _state = self.registry.leave(&cluster, binding, step).await?;
+        Ok(pb::LeaveResponse { cluster: cluster.to_string() })
+    }
+
     /// Without a valid certificate: the holder of the cluster CA key signs our nonce.
     async fn by_challenge(&self, request: &pb::RenewRequest) -> Result<(ClusterName, u32, u64), Refusal> {
         let refuse = |reason: &'static str| Refusal::Renewal { reason };
@@ -387,5 +414,11 @@ impl Enrollment for Enroll {
         let address = address(&peer);
         let result = self.renewed(peer, request.into_inner()).await;
         self.end("renewed", address, result)
+    }
+    async fn leave(&self, request: Request<pb::LeaveRequest>) -> Result<Response<pb::LeaveResponse>, Status> {
+        let peer = PeerInfo::of(&request);
+        let address = address(&peer);
+        let result = self.left(peer, request.into_inner()).await;
+        self.end("left", address, result)
     }
 }

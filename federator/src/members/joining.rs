@@ -182,6 +182,7 @@ fn written(
     let member = MemberRecord {
         grant: grant.clone(),
         state: StoredState::Active,
+        drained: false,
         joined_at: now,
         binding,
         ca_spki: joining.ca_spki.clone(),
@@ -250,6 +251,7 @@ mod tests {
             let member = MemberRecord {
                 grant: grant.clone(),
                 state: StoredState::Active,
+                drained: false,
                 joined_at: now,
                 binding: 1,
                 ca_spki: vec![],

@@ -7,6 +7,7 @@ pub mod issued;
 mod joining;
 mod lanes;
 pub mod leaves;
+mod leaving;
 mod operations;
 pub mod plan;
 pub mod record;

@@ -272,6 +272,7 @@ mod tests {
         let east = MemberRecord {
             grant: record("east", "10.1.0.0/16", false).grant,
             state: StoredState::Active,
+            drained: false,
             joined_at: Timestamp::UNIX_EPOCH + SignedDuration::from_nanos(123_456_789),
             binding: 1,
             ca_spki: vec![],

@@ -93,6 +93,9 @@ pub struct MemberRecord {
     pub grant: Grant,
     /// Where it stands.
     pub state: StoredState,
+    /// It is about to leave: nothing is sent to it any more.
+    #[serde(default)]
+    pub drained: bool,
     /// When its token was used.
     pub joined_at: Timestamp,
     /// Grows with every binding of this name.
@@ -124,7 +127,7 @@ impl MemberRecord {
                 cluster: self.grant.cluster.clone(),
                 trust_domain,
                 labels: self.grant.labels.clone(),
-                drained: false,
+                drained: self.drained,
                 networks: self.grant.networks.clone(),
                 gateway_cidrs: self.grant.gateway_cidrs.clone(),
                 regions: self.grant.regions.clone(),

@@ -228,14 +228,17 @@ impl Registry {
     }
 
     fn tell(&self, members: Members, bundles: Bundles) {
-        // Two joins may read in one order and tell in the other: nobody is ever told an older state.
+        // Two joins may read in one order and tell in the other: nobody is ever told an older state. A bundle that is
+        // missing is withdrawn by a newer state only.
+        let newer = members.revision > self.members.borrow().revision;
         self.bundles.send_if_modified(|held| {
             let grown =
                 bundles.bundles.values().any(|b| held.bundles.get(&b.trust_domain).is_none_or(|h| h.serial < b.serial));
-            if grown {
+            let takes = newer || grown;
+            if takes {
                 *held = Arc::new(bundles);
             }
-            grown
+            takes
         });
         self.members.send_if_modified(|held| {
             let newer = members.revision > held.revision;
