@@ -7,6 +7,7 @@ pub mod binary;
 pub mod envoy;
 pub mod fleet;
 pub mod http;
+pub mod kube;
 pub mod load;
 pub mod netns;
 pub mod objects;
