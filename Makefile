@@ -2,10 +2,10 @@
 CARGO ?= cargo
 export CARGO_TERM_COLOR ?= never
 
-.PHONY: help demo build release test lint deny peers bench mutants check-vectors
+.PHONY: help demo build release image test test-kubernetes lint deny peers bench mutants check-vectors
 
 help: ## what can be made
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: ## a small fleet on this machine; Ctrl-C stops it (DEMO_FLAGS="--check" walks it and exits)
 	$(CARGO) build --bin meshfed -p meshfed-cli
@@ -16,6 +16,18 @@ build: ## the debug binaries
 
 release: ## the optimised binaries
 	$(CARGO) build --release --bin meshfed --bin meshfed-proxy -p meshfed-cli
+
+# PROFILE=dev packs the debug binary, which the tests do. It is built as `make build` builds it, so that nothing is
+# compiled twice.
+PROFILE ?= release
+image: ## the image archive target/image/meshfed.tar, for `ctr images import` and `docker load` (PROFILE=dev|release)
+ifeq ($(PROFILE),dev)
+	$(CARGO) build --workspace --bins
+	./image/build.sh target/debug/meshfed target/image/meshfed.tar
+else
+	$(CARGO) build --profile $(PROFILE) --bin meshfed -p meshfed-cli
+	./image/build.sh target/$(PROFILE)/meshfed target/image/meshfed.tar
+endif
 
 peers: ## installs the packages that the foreign peers of the tests need
 	./e2e/peers.sh
@@ -32,6 +44,13 @@ deny: ## licences, sources and banned or doubled crates, by deny.toml
 test: peers lint ## everything that CI checks
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --no-fail-fast
+	@echo "make test: what says 'ignored, make test-kubernetes' needs whole clusters for longer and runs there"
+
+test-kubernetes: peers ## every test on real Kubernetes, also those that 'make test' leaves out
+	$(CARGO) build --workspace --bins
+	$(CARGO) test -p meshfed-e2e --no-fail-fast --test 'kubernetes*' -- --include-ignored
+	@echo "make test-kubernetes: not run, for want of a cluster that can: several nodes a cluster, IPv6 and dual stack," \
+	  "enforcement of NetworkPolicies (renders and network namespaces stand for them)"
 
 bench: ## measures us and our peers side by side; writes docs/benchmarks.md
 	./e2e/bench/run.sh

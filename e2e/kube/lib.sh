@@ -4,6 +4,7 @@ kube=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 key=$(cd "$kube" && cat build.sh modules/*/go.mod modules/*/go.sum | sha256sum | cut -d' ' -f1)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/meshfed/kube
 BIN=$cache/$key/bin
+IMAGES=$cache/$key/images-$(cd "$kube" && cat images.sh ../../image/archive.sh | sha256sum | cut -c1-12)
 STATE=${STATE:-$kube/../../target/kube} # a folder per running cluster
 mkdir -p "$STATE" "$cache/$key"
 STATE=$(cd "$STATE" && pwd)
@@ -24,5 +25,7 @@ if [ -n "${1:-}" ] && [ -n "${node_ips[$1]:-}" ]; then
     node_ip=${node_ips[$name]}
 fi
 need_cluster() { [ -n "${name:-}" ] || { echo "usage: ${0##*/} CLUSTER ..., CLUSTER one of: ${!node_ips[*]}" >&2; exit 64; }; }
+export KUBECACHEDIR=$STATE/kubectl-cache # not in somebody's home
+kubectl() { nsenter --net=/run/netns/"$net" "$BIN/kubectl" --kubeconfig "$dir/admin.conf" "$@"; }
 init_pid() { pgrep -P "$(cat "$dir/pid")"; }
 in_node() { nsenter --target "$(init_pid)" --mount --net --pid --uts --ipc --cgroup "$@"; }

@@ -82,6 +82,8 @@ impl ApiServer {
         }
         command.arg("--root-ca-file").arg(ca).arg("--service-account-private-key-file").arg(key).args([
             "--bind-address=127.0.0.1",
+            // The default is a folder of the machine, which it makes.
+            &format!("--flex-volume-plugin-dir={}", this.file("volume-plugins").display()),
             &format!("--secure-port={}", this.port + 1),
             "--leader-elect=false",
             "--use-service-account-credentials",

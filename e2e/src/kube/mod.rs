@@ -1,16 +1,20 @@
-//! Edge. Real Kubernetes: API servers alone ([`ApiServer`], some four seconds, as many side by side as wanted), from
-//! unmodified upstream programs. `e2e/kube/` builds them into a cache outside the work tree, on first use.
+//! Edge. Real Kubernetes: API servers alone ([`ApiServer`], some four seconds, as many side by side as wanted) and whole
+//! one-node clusters ([`Cluster`], some ten seconds), all from unmodified upstream programs. `e2e/kube/` builds them into
+//! a cache outside the work tree, on first use.
 
 mod api_server;
 mod client;
+mod cluster;
 
 pub use api_server::ApiServer;
 pub use client::Client;
+pub use cluster::Cluster;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
-use crate::binary::workspace;
+use crate::binary::{meshfed, target_dir, workspace};
 use crate::process::run;
 
 /// A script of `e2e/kube/`.
@@ -37,4 +41,21 @@ pub fn helm(kubeconfig: &Path, scratch: &Path) -> Command {
         command.env(variable, scratch.join("helm").join(folder));
     }
     command
+}
+
+/// Packs the binary under test as an image archive, once per test run, and gives its path and reference.
+///
+/// # Panics
+/// When it cannot be packed.
+#[must_use]
+pub fn image() -> (&'static Path, String) {
+    static ARCHIVE: OnceLock<PathBuf> = OnceLock::new();
+    let archive = ARCHIVE.get_or_init(|| {
+        // A file per process: test binaries may run at the same time.
+        let archive = target_dir().join(format!("image-{}.tar", std::process::id()));
+        let mut pack = Command::new(workspace().join("image/build.sh"));
+        let _silent = run(pack.arg(meshfed()).arg(&archive)).ok("image/build.sh");
+        archive
+    });
+    (archive, format!("localhost/meshfed:{}", env!("CARGO_PKG_VERSION")))
 }
