@@ -31,11 +31,11 @@ pub fn programs(names: &[&str]) -> PathBuf {
     PathBuf::from(run(script("build.sh").args(names)).ok("e2e/kube/build.sh").trim())
 }
 
-/// A command that runs Helm with a kubeconfig, which may be several, joined by `:`. Its own files go to `scratch`.
+/// Helm, where a client stands, or without any cluster. Its own files go to `scratch`.
 #[must_use]
-pub fn helm(kubeconfig: &Path, scratch: &Path) -> Command {
-    let mut command = Command::new(programs(&["helm"]).join("helm"));
-    command.env("KUBECONFIG", kubeconfig);
+pub fn helm(client: Option<&Client>, scratch: &Path) -> Command {
+    let program = programs(&["helm"]).join("helm");
+    let mut command = client.map_or_else(|| Command::new(&program), |client| client.command(&program));
     for (variable, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")]
     {
         command.env(variable, scratch.join("helm").join(folder));

@@ -29,7 +29,7 @@ fn chart(name: &str) -> PathBuf {
 /// Runs Helm without any cluster.
 fn run_helm(configure: impl FnOnce(&mut Command)) -> Output {
     let scratch = tempfile::tempdir().unwrap();
-    let mut command = helm(std::path::Path::new("/dev/null"), scratch.path());
+    let mut command = helm(None, scratch.path());
     configure(&mut command);
     run(&mut command)
 }
