@@ -108,7 +108,17 @@ impl Bounds {
             | Body::Namespace(_)
             | Body::ServiceExport(_)
             | Body::ExportPolicy(_)
-            | Body::FailoverPolicy(_) => Vec::new(),
+            | Body::FailoverPolicy(_)
+            | Body::EndpointSlice(_)
+            | Body::Node(_)
+            | Body::PeerAuthentication(_)
+            | Body::Mesh(_) => Vec::new(),
+            Body::Pod(pod) => match self.network(pod.network.as_ref()) {
+                Some(_) => Vec::new(),
+                None => {
+                    vec![self.network_error(object, "metadata.labels.topology.istio.io/network", pod.network.as_ref())]
+                }
+            },
         }
     }
 

@@ -27,7 +27,15 @@ pub fn unknown_names(object: &Object, known: &dyn Known) -> Vec<ObjectError> {
     match &object.body {
         Body::FailoverPolicy(policy) => of_failover(object, policy, known),
         Body::ExportPolicy(policy) => of_export(object, policy, known),
-        Body::Service(_) | Body::Namespace(_) | Body::WorkloadEntry(_) | Body::ServiceExport(_) => Vec::new(),
+        Body::Service(_)
+        | Body::Namespace(_)
+        | Body::WorkloadEntry(_)
+        | Body::ServiceExport(_)
+        | Body::EndpointSlice(_)
+        | Body::Pod(_)
+        | Body::Node(_)
+        | Body::PeerAuthentication(_)
+        | Body::Mesh(_) => Vec::new(),
     }
 }
 

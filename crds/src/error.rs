@@ -32,6 +32,9 @@ impl Code {
             Self::Unreadable => "make the file readable for the agent",
             Self::Conflict => "change one of the two objects",
             Self::WrongSource => "put it into the source of its cluster",
+            Self::NamespaceNotAllowed => "put it into the namespace that it is about",
+            Self::AddressNotAllowed => "nothing to do; the pod is no endpoint, its Service stays",
+            Self::LocalityNotAllowed => "correct the node's labels, or join again with a token that names both",
             Self::UnknownKind => "mend apiVersion and kind, or move the file out of the source",
             Self::UnusedField => "nothing to do; the field has no effect in this version",
             Self::NoEffectYet => "nothing to do; the value is kept and takes effect in a later version",
@@ -93,6 +96,9 @@ pub enum Code {
     /// A kind that this source does not hold: the fleet's, a Service, say.
     #[serde(rename = "MF2012")]
     WrongSource,
+    /// A policy about another namespace than its own.
+    #[serde(rename = "MF2013")]
+    NamespaceNotAllowed,
     /// A kind that nobody here knows.
     #[serde(rename = "MF2101")]
     UnknownKind,
@@ -114,6 +120,12 @@ pub enum Code {
     /// A name in a policy that nobody has.
     #[serde(rename = "MF2107")]
     UnknownName,
+    /// A pod with an address outside the ranges of the cluster's token: it is no endpoint.
+    #[serde(rename = "MF2108")]
+    AddressNotAllowed,
+    /// A node in a region or zone that the cluster's token does not name: its pods count as of the first region.
+    #[serde(rename = "MF2109")]
+    LocalityNotAllowed,
 }
 
 impl Code {
@@ -133,6 +145,9 @@ impl Code {
             Self::Unreadable => "MF2010",
             Self::Conflict => "MF2011",
             Self::WrongSource => "MF2012",
+            Self::NamespaceNotAllowed => "MF2013",
+            Self::AddressNotAllowed => "MF2108",
+            Self::LocalityNotAllowed => "MF2109",
             Self::UnknownKind => "MF2101",
             Self::UnusedField => "MF2102",
             Self::NoEffectYet => "MF2103",
@@ -157,14 +172,17 @@ impl Code {
             | Self::TooLarge
             | Self::Unreadable
             | Self::Conflict
-            | Self::WrongSource => Severity::Error,
+            | Self::WrongSource
+            | Self::NamespaceNotAllowed => Severity::Error,
             Self::UnknownKind
             | Self::UnusedField
             | Self::NoEffectYet
             | Self::Deprecated
             | Self::UnknownAnnotation
             | Self::Skipped
-            | Self::UnknownName => Severity::Warning,
+            | Self::UnknownName
+            | Self::AddressNotAllowed
+            | Self::LocalityNotAllowed => Severity::Warning,
         }
     }
 }

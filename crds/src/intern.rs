@@ -55,7 +55,31 @@ impl Interner {
                 service.selector.each(|text| share(texts, text));
             }
             Body::ServiceExport(export) => share(&mut self.namespaces, &mut export.service.namespace),
-            Body::Namespace(_) | Body::ExportPolicy(_) | Body::FailoverPolicy(_) => {}
+            Body::Pod(pod) => {
+                share(&mut self.namespaces, &mut pod.namespace);
+                share(texts, &mut pod.service_account);
+                if let Some(node) = &mut pod.node {
+                    share(texts, node);
+                }
+                pod.labels.each(|text| share(texts, text));
+                pod.ports.each(|text| share(texts, text));
+                if let Some(network) = &mut pod.network {
+                    share(&mut self.networks, network);
+                }
+            }
+            Body::EndpointSlice(slice) => {
+                share(&mut self.namespaces, &mut slice.namespace);
+                slice.ports.each(|text| share(texts, text));
+                for pod in slice.endpoints.iter_mut().filter_map(|e| e.pod.as_mut()) {
+                    share(texts, pod);
+                }
+            }
+            Body::Namespace(_)
+            | Body::ExportPolicy(_)
+            | Body::FailoverPolicy(_)
+            | Body::Node(_)
+            | Body::PeerAuthentication(_)
+            | Body::Mesh(_) => {}
         }
     }
 }

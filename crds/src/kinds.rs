@@ -1,7 +1,7 @@
 //! Pure. The schema of every kind: its fields, and which of them this version uses.
 
 use crate::object::Kind;
-use crate::schema::Shape::{Any, Bool, Fields, Integer, IntegerOrText, List, OneOf, PortMap, Text, TextMap};
+use crate::schema::Shape::{Any, Bool, Fields, Integer, IntegerOrText, List, OneOf, Open, PortMap, Text, TextMap};
 use crate::schema::{Field, Shape, unused, used};
 
 /// What a `kind:` (with its `apiVersion:`) is to this version.
@@ -16,6 +16,8 @@ pub enum Known {
     },
     /// `kind: List`.
     List,
+    /// A kind that meshfed writes itself, or that is read elsewhere: left alone.
+    Derived,
     /// Named by the design, not in this version.
     Later,
     /// A kind of ours in an API version that is not served.
@@ -39,12 +41,10 @@ const LATER: &[(&str, &[&str])] = &[
             "ProxyConfig",
         ],
     ),
-    ("security.istio.io", &["PeerAuthentication", "AuthorizationPolicy", "RequestAuthentication"]),
+    ("security.istio.io", &["AuthorizationPolicy", "RequestAuthentication"]),
     ("telemetry.istio.io", &["Telemetry"]),
-    ("discovery.k8s.io", &["EndpointSlice"]),
-    ("", &["Pod", "Node", "Endpoints"]),
-    ("federation.meshfed.io", &["Mesh", "Cluster", "Membership", "TrustDomain"]),
-    ("multicluster.x-k8s.io", &["ServiceImport"]),
+    ("", &["Endpoints"]),
+    ("federation.meshfed.io", &["Cluster", "Membership", "TrustDomain"]),
     ("gateway.networking.k8s.io", &["Gateway", "GatewayClass", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"]),
 ];
 
@@ -53,6 +53,10 @@ const LATER: &[(&str, &[&str])] = &[
 pub fn known(api_version: &str, kind: &str) -> Known {
     if kind == "List" && api_version == "v1" {
         return Known::List;
+    }
+    // An import is what the hub makes of exports: written into the cluster, never read from it.
+    if kind == "ServiceImport" && api_version.starts_with("multicluster.x-k8s.io/") {
+        return Known::Derived;
     }
     let group = |v: &str| v.rsplit_once('/').map_or(String::new(), |(group, _)| group.to_owned());
     if let Some(served) =
@@ -70,16 +74,21 @@ pub fn known(api_version: &str, kind: &str) -> Known {
     if LATER.iter().any(|(g, kinds)| *g == group && kinds.contains(&kind)) { Known::Later } else { Known::Unknown }
 }
 
-/// The fields of a kind, from the top.
+/// What an object of a kind may be, from the top.
 #[must_use]
-pub const fn fields_of(kind: Kind) -> &'static [Field] {
+pub const fn shape_of(kind: Kind) -> Shape {
     match kind {
-        Kind::Namespace => NAMESPACE,
-        Kind::Service => SERVICE,
-        Kind::WorkloadEntry => WORKLOAD_ENTRY,
-        Kind::ServiceExport => SERVICE_EXPORT,
-        Kind::ExportPolicy => EXPORT_POLICY,
-        Kind::FailoverPolicy => FAILOVER_POLICY,
+        Kind::Namespace => Fields(NAMESPACE),
+        Kind::Service => Fields(SERVICE),
+        Kind::WorkloadEntry => Fields(WORKLOAD_ENTRY),
+        Kind::ServiceExport => Fields(SERVICE_EXPORT),
+        Kind::ExportPolicy => Fields(EXPORT_POLICY),
+        Kind::FailoverPolicy => Fields(FAILOVER_POLICY),
+        Kind::PeerAuthentication => Fields(PEER_AUTHENTICATION),
+        Kind::Mesh => Fields(MESH),
+        Kind::EndpointSlice => Open(ENDPOINT_SLICE),
+        Kind::Pod => Open(POD),
+        Kind::Node => Open(NODE),
     }
 }
 
@@ -229,7 +238,15 @@ const FAILOVER_POLICY: &[Field] = &[
     used(
         "spec",
         Fields(&[
-            used("targetRef", Fields(&[used("kind", OneOf(&["Service"])), used("name", Text), unused("group", Text)])),
+            used(
+                "targetRef",
+                Fields(&[
+                    used("kind", OneOf(&["Service"])),
+                    used("name", Text),
+                    used("namespace", Text),
+                    unused("group", Text),
+                ]),
+            ),
             used(
                 "tiers",
                 List(&Fields(&[
@@ -254,3 +271,112 @@ const FAILOVER_POLICY: &[Field] = &[
     ),
     unused("status", Any),
 ];
+
+const PEER_AUTHENTICATION: &[Field] = &[
+    used("apiVersion", Text),
+    used("kind", Text),
+    used(
+        "metadata",
+        Fields(&[
+            used("name", Text),
+            used("namespace", Text),
+            used("labels", TextMap),
+            used("annotations", TextMap),
+            used("creationTimestamp", Text),
+            unused("generateName", Text),
+            unused("uid", Text),
+            unused("resourceVersion", Text),
+            unused("generation", Integer(0, i64::MAX)),
+            unused("ownerReferences", List(&Any)),
+            unused("finalizers", List(&Text)),
+            unused("managedFields", List(&Any)),
+        ]),
+    ),
+    used(
+        "spec",
+        Fields(&[
+            used("mtls", MTLS),
+            // Both are remarked on where they are read.
+            used("selector", Fields(&[used("matchLabels", TextMap)])),
+            used("portLevelMtls", Any),
+        ]),
+    ),
+    unused("status", Any),
+];
+
+const MTLS: Shape = Fields(&[used("mode", OneOf(&["UNSET", "STRICT", "PERMISSIVE", "DISABLE"]))]);
+
+const MESH: &[Field] = &[
+    used("apiVersion", Text),
+    used("kind", Text),
+    used("metadata", METADATA),
+    used(
+        "spec",
+        Fields(&[
+            used("outboundTrafficPolicy", OneOf(&["ALLOW_ANY", "REGISTRY_ONLY"])),
+            used("clustersetDomain", Text),
+            unused("sameness", OneOf(&["ON", "OFF"])),
+            unused("retries", Any),
+            unused("accessLog", Any),
+            unused("trustDomainAliases", List(&Text)),
+        ]),
+    ),
+    unused("status", Any),
+];
+
+/// The name and the labels of an object that the server has judged.
+const JUDGED: Shape = Open(&[used("name", Text), used("namespace", Text), used("labels", TextMap)]);
+
+const ENDPOINT_SLICE: &[Field] = &[
+    used("metadata", JUDGED),
+    used("addressType", Text),
+    used(
+        "endpoints",
+        List(&Open(&[
+            used("addresses", List(&Text)),
+            used("conditions", Open(&[used("ready", Bool), used("serving", Bool), used("terminating", Bool)])),
+            used("targetRef", Open(&[used("kind", Text), used("namespace", Text), used("name", Text)])),
+        ])),
+    ),
+    used("ports", List(&Open(&[used("name", Text), used("port", Integer(0, 65535)), used("protocol", Text)]))),
+];
+
+const CONTAINERS: Shape = List(&Open(&[
+    used("restartPolicy", Text),
+    used("ports", List(&Open(&[used("name", Text), used("containerPort", PORT), used("protocol", Text)]))),
+]));
+
+const POD: &[Field] = &[
+    used(
+        "metadata",
+        Open(&[
+            used("name", Text),
+            used("namespace", Text),
+            used("uid", Text),
+            used("labels", TextMap),
+            used("annotations", TextMap),
+            used("deletionTimestamp", Text),
+        ]),
+    ),
+    used(
+        "spec",
+        Open(&[
+            used("serviceAccountName", Text),
+            used("nodeName", Text),
+            used("hostNetwork", Bool),
+            used("containers", CONTAINERS),
+            used("initContainers", CONTAINERS),
+        ]),
+    ),
+    used(
+        "status",
+        Open(&[
+            used("phase", Text),
+            used("podIP", Text),
+            used("podIPs", List(&Open(&[used("ip", Text)]))),
+            used("conditions", List(&Open(&[used("type", Text), used("status", Text)]))),
+        ]),
+    ),
+];
+
+const NODE: &[Field] = &[used("metadata", JUDGED)];

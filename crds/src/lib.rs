@@ -25,7 +25,8 @@ pub use bounds::Bounds;
 pub use error::{Code, ObjectError, Severity};
 pub use last_good::{Change, Changes, FileChange, LastGood};
 pub use object::{
-    Body, ExportObject, ExportPolicyObject, FailoverPolicyObject, Kind, Labels, NamespaceObject, Object, ObjectKey,
-    Origin, Place, PolicyTarget, Scope, ServiceObject, ServicePattern, ServicePortObject, TargetPort, WorkloadObject,
-    WorkloadPorts,
+    Body, EndpointSliceObject, ExportObject, ExportPolicyObject, FailoverPolicyObject, Kind, Labels, MeshObject,
+    MtlsMode, NamespaceObject, NodeObject, Object, ObjectKey, Origin, OutboundPolicy, PeerAuthenticationObject, Place,
+    PodObject, PolicyTarget, Scope, ServiceObject, ServicePattern, ServicePortObject, SliceEndpoint, TargetPort,
+    WorkloadObject, WorkloadPorts,
 };

@@ -12,6 +12,13 @@ use meshfed_model::policy::FailoverSpec;
 use meshfed_model::service::{ServicePort, ServiceTraits, ServiceType};
 use serde::{Deserialize, Serialize};
 
+mod kubernetes;
+
+pub use kubernetes::{
+    EndpointSliceObject, MeshObject, MtlsMode, NodeObject, OutboundPolicy, PeerAuthenticationObject, PodObject,
+    SliceEndpoint,
+};
+
 /// The kinds that this version serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
@@ -27,17 +34,32 @@ pub enum Kind {
     ExportPolicy,
     /// `federation.meshfed.io/v1alpha1`.
     FailoverPolicy,
+    /// `discovery.k8s.io/v1`.
+    EndpointSlice,
+    /// `v1`.
+    Pod,
+    /// `v1`.
+    Node,
+    /// `security.istio.io/v1`.
+    PeerAuthentication,
+    /// `federation.meshfed.io/v1alpha1`.
+    Mesh,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 11] = [
         Self::Namespace,
         Self::Service,
         Self::WorkloadEntry,
         Self::ServiceExport,
         Self::ExportPolicy,
         Self::FailoverPolicy,
+        Self::EndpointSlice,
+        Self::Pod,
+        Self::Node,
+        Self::PeerAuthentication,
+        Self::Mesh,
     ];
     /// As it is written in `kind:`.
     #[must_use]
@@ -49,17 +71,35 @@ impl Kind {
             Self::ServiceExport => "ServiceExport",
             Self::ExportPolicy => "ExportPolicy",
             Self::FailoverPolicy => "FailoverPolicy",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Pod => "Pod",
+            Self::Node => "Node",
+            Self::PeerAuthentication => "PeerAuthentication",
+            Self::Mesh => "Mesh",
         }
     }
     /// As it is written in `apiVersion:`.
     #[must_use]
     pub const fn api_version(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Service => "v1",
+            Self::Namespace | Self::Service | Self::Pod | Self::Node => "v1",
             Self::WorkloadEntry => "networking.istio.io/v1",
             Self::ServiceExport => "multicluster.x-k8s.io/v1beta1",
-            Self::ExportPolicy | Self::FailoverPolicy => "federation.meshfed.io/v1alpha1",
+            Self::ExportPolicy | Self::FailoverPolicy | Self::Mesh => "federation.meshfed.io/v1alpha1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::PeerAuthentication => "security.istio.io/v1",
         }
+    }
+    /// Whether its objects belong to no namespace.
+    #[must_use]
+    pub const fn is_cluster_scoped(self) -> bool {
+        matches!(self, Self::Namespace | Self::Node | Self::Mesh)
+    }
+    /// Whether Kubernetes itself writes it, and judges it: only the fields that are used are looked at, because a later
+    /// server has fields that we do not know.
+    #[must_use]
+    pub const fn is_judged_by_server(self) -> bool {
+        matches!(self, Self::Pod | Self::Node | Self::EndpointSlice)
     }
 }
 impl fmt::Display for Kind {
@@ -68,7 +108,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Kind, namespace and name. The namespace is empty for a Namespace, and for a FailoverPolicy of the fleet source
+/// Kind, namespace and name. The namespace is empty for kinds of the whole cluster, and for a FailoverPolicy of the fleet source
 /// that names none.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectKey {
@@ -116,13 +156,30 @@ impl Origin {
     }
 }
 
+/// Label of what meshfed makes of an import (with [`MANAGED_BY`]): its value is the import. Such a Service is never a
+/// source, and never exportable.
+pub const IMPORT_OF: &str = "federation.meshfed.io/import-of";
+/// Label of what meshfed writes, with the value `meshfed`.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
 /// Whose source it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// A cluster's: all kinds.
     Cluster,
-    /// The fleet's (`federator --source`): policies only.
+    /// The fleet's (`federator --source`): policies and the fleet's settings only.
     Fleet,
+    /// A cluster's API server: as [`Self::Cluster`], where policies speak for their own namespace only.
+    Member,
+    /// The API server of the hub's cluster: as [`Self::Fleet`], where policies name the namespaces they are about.
+    Hub,
+}
+impl Scope {
+    /// Whether it is the fleet's.
+    #[must_use]
+    pub const fn is_fleet(self) -> bool {
+        matches!(self, Self::Fleet | Self::Hub)
+    }
 }
 
 /// A valid object. Two objects with equal `body` mean the same; `origin` is for messages.
@@ -149,6 +206,16 @@ pub enum Body {
     ExportPolicy(ExportPolicyObject),
     /// How clients fail over.
     FailoverPolicy(FailoverPolicyObject),
+    /// Endpoints of a service.
+    EndpointSlice(EndpointSliceObject),
+    /// A workload in Kubernetes.
+    Pod(PodObject),
+    /// Where pods run.
+    Node(NodeObject),
+    /// Whether plaintext is taken.
+    PeerAuthentication(PeerAuthenticationObject),
+    /// Settings of a mesh.
+    Mesh(MeshObject),
 }
 
 impl Object {
@@ -165,6 +232,11 @@ impl Object {
             Body::ServiceExport(o) => of(Kind::ServiceExport, &o.service),
             Body::ExportPolicy(o) => key(Kind::ExportPolicy, Arc::clone(&o.namespace), Arc::clone(&o.name)),
             Body::FailoverPolicy(o) => key(Kind::FailoverPolicy, Arc::clone(&o.namespace), Arc::clone(&o.name)),
+            Body::EndpointSlice(o) => key(Kind::EndpointSlice, o.namespace.shared(), Arc::clone(&o.name)),
+            Body::Pod(o) => key(Kind::Pod, o.namespace.shared(), Arc::clone(&o.name)),
+            Body::Node(o) => key(Kind::Node, Arc::default(), Arc::clone(&o.name)),
+            Body::PeerAuthentication(o) => key(Kind::PeerAuthentication, o.namespace.shared(), Arc::clone(&o.name)),
+            Body::Mesh(o) => key(Kind::Mesh, Arc::default(), Arc::clone(&o.name)),
         }
     }
     /// A fault of this object, with its file and the place of `field`.

@@ -3,6 +3,8 @@
 mod common;
 mod export;
 mod failover;
+mod kubernetes;
+mod mesh;
 mod service;
 mod workload;
 
@@ -14,7 +16,7 @@ use meshfed_model::names::{check_label, check_object_name};
 use crate::bounds::Bounds;
 use crate::error::{Code, ObjectError};
 use crate::kinds::{self, Known};
-use crate::object::{Body, Kind, NamespaceObject, Object, ObjectKey, Origin, Place, Scope};
+use crate::object::{Body, IMPORT_OF, Kind, MANAGED_BY, NamespaceObject, Object, ObjectKey, Origin, Place, Scope};
 use crate::schema;
 use crate::tree::{Documents, Node, Value};
 use common::Reader;
@@ -130,6 +132,7 @@ impl FileReader<'_> {
         };
         match kinds::known(version, kind) {
             Known::List => self.list(node)?,
+            Known::Derived => {}
             Known::Served { kind, current } => self.object(node, kind, current)?,
             Known::OtherVersion(served) => {
                 if let Some(key) = self.identity(node, served) {
@@ -176,7 +179,7 @@ impl FileReader<'_> {
     }
 
     fn list(&mut self, node: &Node) -> Result<(), Box<ObjectError>> {
-        for finding in schema::judge(node, kinds::LIST) {
+        for finding in schema::judge(node, schema::Shape::Fields(kinds::LIST)) {
             let mut error = finding.into_error(self.path);
             error.kind = Some("List".to_owned());
             self.fault(error);
@@ -203,13 +206,20 @@ impl FileReader<'_> {
             Some((n, Some(text))) => match kind {
                 Kind::Namespace => check_label("namespace", text),
                 Kind::Service | Kind::ServiceExport => check_label("service name", text),
-                Kind::WorkloadEntry | Kind::ExportPolicy | Kind::FailoverPolicy => check_object_name("name", text),
+                Kind::WorkloadEntry
+                | Kind::ExportPolicy
+                | Kind::FailoverPolicy
+                | Kind::EndpointSlice
+                | Kind::Pod
+                | Kind::Node
+                | Kind::PeerAuthentication
+                | Kind::Mesh => check_object_name("name", text),
             }
             .map(|()| text)
             .map_err(|e| (n.place, e.to_string())),
         };
         let namespace = match field("namespace").map(|n| (n, n.text())) {
-            _ if kind == Kind::Namespace => Ok(""),
+            _ if kind.is_cluster_scoped() => Ok(""),
             None if self.scope == Scope::Fleet && kind == Kind::FailoverPolicy => Ok(""),
             None => Ok("default"),
             Some((n, None)) => Err((n.place, format!("is {}, not text", n.what()))),
@@ -256,11 +266,11 @@ impl FileReader<'_> {
 
     fn object(&mut self, node: &Node, kind: Kind, current: bool) -> Result<(), Box<ObjectError>> {
         let Some(key) = self.identity(node, kind) else { return Ok(()) };
+        if is_anothers(&key, self.scope) || is_derived(node, kind) {
+            return Ok(());
+        }
         let mut errors = Vec::new();
-        let allowed = match self.scope {
-            Scope::Cluster => true,
-            Scope::Fleet => matches!(kind, Kind::FailoverPolicy | Kind::ExportPolicy),
-        };
+        let allowed = !self.scope.is_fleet() || matches!(kind, Kind::FailoverPolicy | Kind::ExportPolicy | Kind::Mesh);
         let mut object = None;
         if node.length > OBJECT_MAX {
             let message = format!("the object has {} characters, at most {OBJECT_MAX} are read", node.length);
@@ -270,7 +280,7 @@ impl FileReader<'_> {
                 ObjectError::new(Code::WrongSource, format!("a {kind} does not belong into the fleet's source"));
             errors.push(error.in_file(self.path).at(node.place));
         } else {
-            let mut findings = schema::judge(node, kinds::fields_of(kind));
+            let mut findings = schema::judge(node, kinds::shape_of(kind));
             let mut reader = Reader::new(node, &key, self.scope);
             let body = read_body(&mut reader, kind);
             reader.unknown_annotations(kind);
@@ -304,6 +314,24 @@ impl FileReader<'_> {
     }
 }
 
+/// On one API server are both the fleet's settings and a member's: each side passes over the other's.
+fn is_anothers(key: &ObjectKey, scope: Scope) -> bool {
+    let name = match scope {
+        Scope::Cluster | Scope::Fleet => return false,
+        Scope::Member => mesh::DEFAULT,
+        Scope::Hub => mesh::LOCAL,
+    };
+    key.kind == Kind::Mesh && *key.name == *name
+}
+
+/// A Service that meshfed made of an import.
+fn is_derived(node: &Node, kind: Kind) -> bool {
+    let Some(labels) = node.get("metadata").and_then(|m| m.get("labels")) else { return false };
+    kind == Kind::Service
+        && labels.get(IMPORT_OF).is_some()
+        && labels.get(MANAGED_BY).and_then(Node::text) == Some("meshfed")
+}
+
 /// The border of a kind. `None` where a fault was found that leaves no value; type faults are the schema's to tell.
 fn read_body(reader: &mut Reader<'_>, kind: Kind) -> Option<Body> {
     match kind {
@@ -316,6 +344,11 @@ fn read_body(reader: &mut Reader<'_>, kind: Kind) -> Option<Body> {
         Kind::ServiceExport => export::read_export(reader).map(Body::ServiceExport),
         Kind::ExportPolicy => export::read_policy(reader).map(Body::ExportPolicy),
         Kind::FailoverPolicy => failover::read(reader).map(Body::FailoverPolicy),
+        Kind::EndpointSlice => kubernetes::read_slice(reader).map(Body::EndpointSlice),
+        Kind::Pod => kubernetes::read_pod(reader).map(Body::Pod),
+        Kind::Node => Some(Body::Node(kubernetes::read_node(reader))),
+        Kind::PeerAuthentication => mesh::read_peer_authentication(reader).map(Body::PeerAuthentication),
+        Kind::Mesh => mesh::read_mesh(reader).map(Body::Mesh),
     }
 }
 

@@ -27,6 +27,8 @@ pub enum Shape {
     List(&'static Self),
     /// A mapping with these fields.
     Fields(&'static [Field]),
+    /// A mapping of which these fields are looked at, and no other.
+    Open(&'static [Field]),
 }
 
 /// One field of a mapping.
@@ -82,9 +84,9 @@ pub const FINDINGS_MAX: usize = 50;
 
 /// All faults of an object by the schema of its kind.
 #[must_use]
-pub fn judge(object: &Node, fields: &'static [Field]) -> Vec<Finding> {
+pub fn judge(object: &Node, shape: Shape) -> Vec<Finding> {
     let mut judge = Judge { findings: Vec::new() };
-    judge.fields(object, fields, &mut String::new());
+    judge.shape(object, shape, &mut String::new());
     judge.findings
 }
 
@@ -149,6 +151,14 @@ impl Judge {
         }
     }
 
+    fn open(&mut self, node: &Node, fields: &'static [Field], path: &mut String) {
+        for field in fields {
+            if let Some(value) = node.get(field.name) {
+                with(path, field.name, |path| self.shape(value, field.shape, path));
+            }
+        }
+    }
+
     fn shape(&mut self, node: &Node, shape: Shape, path: &mut String) {
         match (shape, &node.value) {
             (Shape::Any, _)
@@ -191,6 +201,8 @@ impl Judge {
             }
             (Shape::List(_), _) => self.wrong_type(node, path, "a list"),
             (Shape::Fields(fields), _) => self.fields(node, fields, path),
+            (Shape::Open(fields), Value::Map(_)) => self.open(node, fields, path),
+            (Shape::Open(_), _) => self.wrong_type(node, path, "a mapping"),
         }
     }
 

@@ -117,7 +117,12 @@ fn offers(objects: &LastGood) -> Vec<PlannedOffer> {
             | Body::Service(_)
             | Body::WorkloadEntry(_)
             | Body::ExportPolicy(_)
-            | Body::FailoverPolicy(_) => None,
+            | Body::FailoverPolicy(_)
+            | Body::EndpointSlice(_)
+            | Body::Pod(_)
+            | Body::Node(_)
+            | Body::PeerAuthentication(_)
+            | Body::Mesh(_) => None,
         })
         .collect();
     objects
@@ -133,7 +138,12 @@ fn offers(objects: &LastGood) -> Vec<PlannedOffer> {
             | Body::ServiceExport(_)
             | Body::WorkloadEntry(_)
             | Body::ExportPolicy(_)
-            | Body::FailoverPolicy(_) => None,
+            | Body::FailoverPolicy(_)
+            | Body::EndpointSlice(_)
+            | Body::Pod(_)
+            | Body::Node(_)
+            | Body::PeerAuthentication(_)
+            | Body::Mesh(_) => None,
         })
         .collect()
 }

@@ -6,12 +6,15 @@
 mod exports;
 mod gateways;
 mod hosts;
+mod mesh;
 mod names;
 mod offers;
 mod owners;
+mod pods;
 mod policies;
 mod select;
 mod services;
+mod slices;
 mod types;
 mod workloads;
 
@@ -24,13 +27,16 @@ use meshfed_model::offer::{OfferKey, OfferValue};
 
 pub use hosts::ADDRESSES_MAX as HOST_ADDRESSES_MAX;
 use hosts::Resolved;
+use mesh::MeshSettings;
 pub use names::{endpoint_name, names_endpoint};
 use owners::Owners;
+use pods::Pods;
 use policies::Policies;
 use select::PairIndex;
+use slices::Slices;
 pub use types::{
     Dirty, Endpoint, FleetPolicies, FleetSource, GatewayAddress, GatewayListen, InboundPort, IndexSettings,
-    LocalGateway, LocalService, LookupError, PolicyChoice, Workload, WorkloadKey, WorkloadState,
+    LocalGateway, LocalService, LookupError, PodFacts, PolicyChoice, Workload, WorkloadKey, WorkloadState,
 };
 
 /// Everything the cluster says of itself.
@@ -41,6 +47,10 @@ pub struct Index {
     service_objects: BTreeMap<ServiceName, Arc<Object>>,
     selectors: PairIndex<ServiceName>,
     workloads: BTreeMap<WorkloadKey, Workload>,
+    entries: BTreeMap<WorkloadKey, Arc<Object>>,
+    pods: Pods,
+    slices: Slices,
+    mesh: MeshSettings,
     labels: PairIndex<WorkloadKey>,
     accounts: BTreeMap<(Namespace, Arc<str>), BTreeSet<WorkloadKey>>,
     owners: Owners,
@@ -65,6 +75,10 @@ impl Index {
             service_objects: BTreeMap::new(),
             selectors: PairIndex::default(),
             workloads: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            pods: Pods::default(),
+            slices: Slices::default(),
+            mesh: MeshSettings::default(),
             labels: PairIndex::default(),
             accounts: BTreeMap::new(),
             owners: Owners::default(),
@@ -100,15 +114,9 @@ impl Index {
 
     fn put(&mut self, object: &Arc<Object>, dirty: &mut Dirty) {
         let key = object.key();
-        let namespace = match &object.body {
-            Body::Namespace(o) => Ok(o.name.clone()),
-            Body::Service(_)
-            | Body::WorkloadEntry(_)
-            | Body::ServiceExport(_)
-            | Body::ExportPolicy(_)
-            | Body::FailoverPolicy(_) => Namespace::new(&*key.namespace),
-        };
-        if let Ok(namespace) = namespace
+        let named = if key.kind == Kind::Namespace { &key.name } else { &key.namespace };
+        if !named.is_empty()
+            && let Ok(namespace) = Namespace::new(&**named)
             && self.named_by.insert(key.clone(), namespace.clone()).is_none()
         {
             let count = self.namespaces.entry(namespace).or_default();
@@ -118,7 +126,12 @@ impl Index {
         match &object.body {
             Body::Namespace(_) => {}
             Body::Service(service) => self.put_service(object, service, dirty),
-            Body::WorkloadEntry(workload) => self.put_workload(workload, dirty),
+            Body::WorkloadEntry(workload) => self.put_entry(object, workload, dirty),
+            Body::Pod(pod) => self.put_pod(object, pod, dirty),
+            Body::Node(node) => self.put_node(object, node, dirty),
+            Body::EndpointSlice(slice) => self.put_slice(object, slice, dirty),
+            Body::PeerAuthentication(_) => self.put_peer_authentication(object, dirty),
+            Body::Mesh(_) => self.put_mesh(object, dirty),
             Body::ServiceExport(export) => self.put_export(object, &export.service, dirty),
             Body::ExportPolicy(policy) => {
                 self.policies.objects.insert(key.clone(), Arc::clone(object));
@@ -153,10 +166,21 @@ impl Index {
                     self.remove_export(&name, dirty);
                 }
             }
-            Kind::WorkloadEntry => {
+            Kind::WorkloadEntry | Kind::Pod | Kind::EndpointSlice => {
                 let Ok(namespace) = Namespace::new(&*key.namespace) else { return };
-                self.remove_workload(&WorkloadKey { namespace, name: Arc::clone(&key.name) }, dirty);
+                if key.kind == Kind::EndpointSlice {
+                    return self.remove_slice(&namespace, &key.name, dirty);
+                }
+                let workload = WorkloadKey { namespace, name: Arc::clone(&key.name) };
+                if key.kind == Kind::Pod {
+                    self.remove_pod(&workload, dirty);
+                } else {
+                    self.remove_entry(key, &workload, dirty);
+                }
             }
+            Kind::Node => self.remove_node(key, dirty),
+            Kind::PeerAuthentication => self.remove_peer_authentication(key, dirty),
+            Kind::Mesh => self.remove_mesh(dirty),
             Kind::ExportPolicy => {
                 self.policies.objects.remove(key);
                 self.policies.own_exports.remove(key);

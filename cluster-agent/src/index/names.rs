@@ -39,7 +39,7 @@ impl LocalService {
     /// Its ready endpoints that can be offered, each under the name of its first address. A name that no server name has
     /// room for is left out.
     pub fn names(&self) -> impl Iterator<Item = (SubsetName, &Endpoint)> {
-        let offered = self.endpoints.values().flatten().filter(|e| e.ready && e.mtls);
+        let offered = self.endpoints.values().flatten().filter(|e| e.ready && e.offered);
         offered
             .filter_map(|e| Some((endpoint_name(*e.addresses.first()?)?, e)))
             .filter(|(name, e)| fits(&self.name, e.port, name))

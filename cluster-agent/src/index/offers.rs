@@ -57,7 +57,7 @@ fn add_names(service: &LocalService, offer: &mut BTreeMap<OfferKey, OfferValue>)
 /// Endpoints without mTLS are never offered: nothing of them leaves the cluster, not even their number.
 fn add_groups(index: &Index, service: &LocalService, offer: &mut BTreeMap<OfferKey, OfferValue>) {
     let mut groups: BTreeMap<(u16, &NetworkName, &Locality), Count> = BTreeMap::new();
-    for endpoint in service.endpoints.values().flatten().filter(|e| e.mtls) {
+    for endpoint in service.endpoints.values().flatten().filter(|e| e.offered) {
         let count = groups.entry((endpoint.port, &endpoint.network, &endpoint.locality)).or_default();
         count.total = count.total.saturating_add(1);
         if endpoint.ready {
@@ -80,7 +80,8 @@ fn add_groups(index: &Index, service: &LocalService, offer: &mut BTreeMap<OfferK
 
 fn add_endpoints(index: &Index, service: &LocalService, offer: &mut BTreeMap<OfferKey, OfferValue>) {
     for (workload, endpoints) in &service.endpoints {
-        for endpoint in endpoints.iter().filter(|e| e.mtls && index.shared.contains(&e.network)) {
+        for endpoint in endpoints.iter().filter(|e| e.offered && index.shared.contains(&e.network)) {
+            let Some(identity) = &endpoint.identity else { continue };
             for address in &endpoint.addresses {
                 let key = OfferKey::Endpoint(EndpointKey {
                     service: service.name.clone(),
@@ -97,7 +98,7 @@ fn add_endpoints(index: &Index, service: &LocalService, offer: &mut BTreeMap<Off
                         weight: endpoint.weight,
                         ready: endpoint.ready,
                         draining: false,
-                        identity: endpoint.identity.clone(),
+                        identity: identity.clone(),
                         workload: workload.name.to_string(),
                     })
                 });

@@ -1,15 +1,18 @@
 //! Pure. Services, and the endpoints that the workloads they select are to them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use meshfed_api::border::{IDENTITIES_MAX, SELECTORS_MAX};
 use meshfed_crds::{Code, Kind, Labels, Object, ObjectError, ServiceObject, TargetPort, bounds};
 use meshfed_model::export::ExportTo;
 use meshfed_model::names::{ServiceName, SubsetName};
+use meshfed_model::service::ServicePort;
 use meshfed_model::sni::{CLUSTERSET_DOMAIN, SNI_MAX, sni};
 
-use super::{Dirty, Endpoint, Index, LocalService, Workload, WorkloadKey, object_key};
+use super::slices::{Listed, ServiceSlices};
+use super::{Dirty, Endpoint, Index, IndexSettings, LocalService, Workload, WorkloadKey, object_key};
 
 /// How many workloads a message names.
 const NAMED_MAX: usize = 3;
@@ -47,30 +50,31 @@ impl LocalService {
         self.identities.len() > IDENTITIES_MAX
     }
 
-    /// Makes the endpoints of one workload what it is now (`None`: not behind the service). Tells whether they
-    /// changed, and whether the set of missing targets did.
-    pub(super) fn set_workload(&mut self, key: &WorkloadKey, workload: Option<&Workload>) -> (bool, bool) {
+    /// Makes the endpoints of one workload what it is now. Tells whether they changed, and whether the set of missing
+    /// targets did.
+    pub(super) fn set_workload(
+        &mut self,
+        key: &WorkloadKey,
+        behind: &Behind<'_>,
+        settings: &IndexSettings,
+    ) -> (bool, bool) {
         let mut new = Vec::new();
         let mut dangling = false;
         for index in 0..self.ports.len() {
-            let target = workload.map(|w| self.target_on(index, w));
+            let target = match behind {
+                Behind::Selected(workload) => Some(self.target_on(index, workload)),
+                Behind::Nothing | Behind::Listed(..) => None,
+            };
             let missing = (index, key.clone());
             dangling |=
                 if target == Some(None) { self.dangling.insert(missing) } else { self.dangling.remove(&missing) };
-            let (Some(workload), Some(Some(target_port)), Some(port)) = (workload, target, self.ports.get(index))
-            else {
-                continue;
-            };
-            new.push(Endpoint {
-                port: port.port,
-                target_port,
-                addresses: workload.addresses.clone(),
-                network: workload.network.clone(),
-                locality: workload.locality.clone(),
-                weight: workload.weight,
-                ready: workload.ready(),
-                mtls: workload.sidecar,
-                identity: workload.identity.clone(),
+            let Some(port) = self.ports.get(index) else { continue };
+            new.extend(match behind {
+                Behind::Selected(workload) => {
+                    target.flatten().map(|number| endpoint(port.port, number, &workload.addresses, workload))
+                }
+                Behind::Listed(listed, workload) => endpoint_listed(port, listed, *workload, settings),
+                Behind::Nothing => None,
             });
         }
         let old = self.endpoints.get(key);
@@ -78,22 +82,116 @@ impl LocalService {
             return (false, dangling);
         }
         if let Some(gone) = self.endpoints.remove(key)
-            && let Some(first) = gone.first().filter(|e| e.mtls)
-            && let Some(count) = self.identities.get_mut(&first.identity)
+            && let Some(identity) = gone.first().filter(|e| e.mtls).and_then(|e| e.identity.as_ref())
+            && let Some(count) = self.identities.get_mut(identity)
         {
             *count -= 1;
             if *count == 0 {
-                self.identities.remove(&first.identity);
+                self.identities.remove(identity);
             }
         }
         if let Some(first) = new.first() {
-            if first.mtls {
-                *self.identities.entry(first.identity.clone()).or_default() += 1;
+            if let Some(identity) = first.identity.as_ref().filter(|_| first.mtls) {
+                *self.identities.entry(identity.clone()).or_default() += 1;
             }
             self.endpoints.insert(key.clone(), new.into());
         }
         (true, dangling)
     }
+}
+
+/// What makes a workload an endpoint of a service.
+#[derive(Debug)]
+pub(super) enum Behind<'a> {
+    /// Nothing does.
+    Nothing,
+    /// The selector.
+    Selected(&'a Workload),
+    /// The slices, and the workload if one is known.
+    Listed(&'a [Listed], Option<&'a Workload>),
+}
+
+impl<'a> Behind<'a> {
+    /// The one rule by which no endpoint counts twice: where slices list a workload, they say what it is. What they do not
+    /// list is selected, but no pod where the service has slices at all.
+    pub(super) fn of(
+        service: &LocalService,
+        key: &WorkloadKey,
+        workload: Option<&'a Workload>,
+        slices: Option<&'a ServiceSlices>,
+    ) -> Self {
+        if let Some(listed) = slices.and_then(|s| s.of(key)) {
+            return Self::Listed(listed, workload);
+        }
+        let selects = |w: &Workload| match &w.pod {
+            Some(pod) => slices.is_none() && !pod.terminating && !w.addresses.is_empty(),
+            None => true,
+        };
+        match workload.filter(|w| w.labels.selected_by(&service.selector) && selects(w)) {
+            Some(workload) => Self::Selected(workload),
+            None => Self::Nothing,
+        }
+    }
+}
+
+fn endpoint(port: u16, target_port: u16, addresses: &[IpAddr], workload: &Workload) -> Endpoint {
+    Endpoint {
+        port,
+        target_port,
+        addresses: addresses.into(),
+        network: workload.network.clone(),
+        locality: workload.locality.clone(),
+        weight: workload.weight,
+        ready: workload.ready(),
+        mtls: workload.sidecar,
+        offered: workload.sidecar && !workload.outside,
+        identity: Some(workload.identity.clone()),
+    }
+}
+
+/// A port of a workload as its slices list it. An endpoint that ends is not listed any more, unless the slice says that
+/// it is ready all the same.
+fn endpoint_listed(
+    port: &ServicePort,
+    listed: &[Listed],
+    workload: Option<&Workload>,
+    settings: &IndexSettings,
+) -> Option<Endpoint> {
+    let (mut number, mut ready, mut pod) = (None, false, false);
+    let mut addresses = Vec::new();
+    for (ports, endpoint) in listed.iter().filter_map(Listed::get) {
+        let here = ports.get(&port.name);
+        // The slices of both families give one number; where they do not, the first by name holds.
+        if here.is_none() || number.is_some_and(|n| Some(n) != here) || (endpoint.terminating && !endpoint.ready) {
+            continue;
+        }
+        number = here;
+        ready |= endpoint.ready;
+        pod |= endpoint.pod.is_some();
+        // Whose address it is not cannot speak for the workload.
+        let its = |a: &&IpAddr| workload.is_none_or(|w| w.addresses.contains(a));
+        addresses.extend(endpoint.addresses.iter().filter(its).copied());
+    }
+    let number = number.filter(|_| !addresses.is_empty())?;
+    if let Some(workload) = workload {
+        // A slice does not know a WorkloadEntry's proxy.
+        let ready = ready && (workload.pod.is_some() || workload.ready());
+        return Some(Endpoint { ready, ..endpoint(port.port, number, &addresses, workload) });
+    }
+    // Nobody dials a pod before it is known whether it speaks mTLS.
+    let network = settings.networks.first().filter(|_| !pod)?;
+    Some(Endpoint {
+        port: port.port,
+        target_port: number,
+        addresses: addresses.into(),
+        network: network.name.clone(),
+        locality: settings.default_locality(),
+        weight: 1,
+        ready,
+        mtls: false,
+        offered: false,
+        identity: None,
+    })
 }
 
 impl Index {
@@ -115,23 +213,27 @@ impl Index {
         let name = &object.name;
         let mut service = LocalService::new(object);
         service.export_to = self.export_to(name);
-        let selected = self.selected_by(name, &service.selector);
+        let slices = self.slices.of(name);
+        let listed = slices.into_iter().flat_map(ServiceSlices::keys);
+        let selected: BTreeSet<WorkloadKey> =
+            self.selected_by(name, &service.selector).into_iter().chain(listed.cloned()).collect();
         for key in &selected {
-            service.set_workload(key, self.workloads.get(key));
+            let behind = Behind::of(&service, key, self.workloads.get(key), slices);
+            service.set_workload(key, &behind, &self.settings);
         }
         let old = self.services.get(name);
         if let Some(old) = old {
             self.unanchor(&old.selector.clone(), name);
         }
+        // Those that are listed are behind it as long as they are.
         let was_behind: BTreeSet<WorkloadKey> =
             self.services.get(name).map(|old| self.selected_by(name, &old.selector)).unwrap_or_default();
         for key in was_behind.symmetric_difference(&selected) {
-            if let Some(workload) = self.workloads.get_mut(key) {
-                if selected.contains(key) {
-                    workload.services.insert(name.clone());
-                } else {
-                    workload.services.remove(name);
-                }
+            let Some(workload) = self.workloads.get_mut(key) else { continue };
+            if selected.contains(key) {
+                workload.services.insert(name.clone());
+            } else {
+                workload.services.remove(name);
             }
             dirty.workloads.insert(key.clone());
         }
@@ -149,12 +251,15 @@ impl Index {
         self.service_objects.remove(name);
         let Some(old) = self.services.remove(name) else { return };
         self.unanchor(&old.selector, name);
-        for key in self.selected_by(name, &old.selector) {
-            if let Some(workload) = self.workloads.get_mut(&key) {
+        let listed = |key: &WorkloadKey| self.slices.of(name).is_some_and(|s| s.of(key).is_some());
+        let (stay, go): (Vec<_>, Vec<_>) = self.selected_by(name, &old.selector).into_iter().partition(listed);
+        for key in &go {
+            if let Some(workload) = self.workloads.get_mut(key) {
                 workload.services.remove(name);
             }
-            dirty.workloads.insert(key);
         }
+        dirty.workloads.extend(go.into_iter().chain(stay));
+        dirty.workloads.extend(old.endpoints.keys().cloned());
         dirty.services.insert(name.clone());
         self.set_errors(object_key(Kind::Service, name), Vec::new(), dirty);
         self.refresh_gateway(name, dirty);
@@ -181,6 +286,11 @@ impl Index {
         if let Some((key, value)) = selector.iter().next() {
             self.selectors.remove(&name.namespace, key, value, name);
         }
+    }
+
+    /// The workloads that a service's selector selects.
+    pub(super) fn selected_by_service(&self, name: &ServiceName) -> BTreeSet<WorkloadKey> {
+        self.services.get(name).map(|service| self.selected_by(name, &service.selector)).unwrap_or_default()
     }
 
     fn selected_by(&self, name: &ServiceName, selector: &Labels) -> BTreeSet<WorkloadKey> {

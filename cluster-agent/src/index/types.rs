@@ -45,7 +45,7 @@ impl IndexSettings {
     }
 }
 
-/// Names a WorkloadEntry.
+/// Names a workload: a WorkloadEntry or a Pod. Where both have one name, the pod is meant.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkloadKey {
     /// Its namespace.
@@ -66,6 +66,17 @@ pub struct WorkloadState {
     pub connected: bool,
     /// The application passes its probe (a gateway: its listeners are bound).
     pub app_ready: bool,
+}
+
+/// What Kubernetes says of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFacts {
+    /// What a token of it is bound to.
+    pub uid: Arc<str>,
+    /// Whether its condition `Ready` is true.
+    pub ready: bool,
+    /// Whether it is being deleted.
+    pub terminating: bool,
 }
 
 /// A workload of this cluster.
@@ -89,6 +100,10 @@ pub struct Workload {
     pub ports: WorkloadPorts,
     /// Its labels.
     pub labels: Labels,
+    /// Whether it lies outside the ranges of the cluster's token: then it is never offered.
+    pub outside: bool,
+    /// What Kubernetes says of it; none: it is a WorkloadEntry.
+    pub pod: Option<PodFacts>,
     /// Whether a proxy stands before it; without one it speaks plaintext and is never offered.
     pub sidecar: bool,
     /// Who may speak for it on the sockets; `None`: the agent's own uid.
@@ -100,10 +115,13 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Whether it takes requests.
+    /// Whether it takes requests: what Kubernetes says of a pod, else what its proxy says.
     #[must_use]
     pub const fn ready(&self) -> bool {
-        !self.sidecar || (self.state.connected && self.state.app_ready)
+        match &self.pod {
+            Some(pod) => pod.ready && !pod.terminating,
+            None => !self.sidecar || (self.state.connected && self.state.app_ready),
+        }
     }
 }
 
@@ -126,8 +144,10 @@ pub struct Endpoint {
     pub ready: bool,
     /// Whether it speaks mTLS.
     pub mtls: bool,
-    /// Who answers.
-    pub identity: SpiffeId,
+    /// Whether it may be offered to other clusters: it speaks mTLS, and lies within the ranges of the token.
+    pub offered: bool,
+    /// Who answers. None: an address in a slice behind which no workload is known.
+    pub identity: Option<SpiffeId>,
 }
 
 /// A service of this cluster.
@@ -253,6 +273,8 @@ pub struct Dirty {
     pub namespaces: bool,
     /// Whether a failover policy changed: any service may have another one.
     pub policies: bool,
+    /// Whether a PeerAuthentication or the mesh's settings changed.
+    pub mesh: bool,
     /// Whether the list of errors changed.
     pub errors: bool,
 }
@@ -271,6 +293,8 @@ impl Dirty {
         self.hosts |= other.hosts;
         self.namespaces |= other.namespaces;
         self.policies |= other.policies;
+        self.owners |= other.owners;
+        self.mesh |= other.mesh;
         self.errors |= other.errors;
     }
 }

@@ -3,26 +3,64 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use meshfed_crds::WorkloadObject;
+use meshfed_crds::{Body, Code, Object, ObjectKey, WorkloadObject};
 use meshfed_model::identity::SpiffeId;
 use meshfed_model::names::ServiceName;
 use meshfed_model::service::{PortProtocol, ServicePort};
 use meshfed_model::sorted::SortedSet;
 
+use super::pods::pod_of;
+use super::services::Behind;
 use super::{Dirty, InboundPort, Index, Workload, WorkloadKey, WorkloadState};
 
 impl Index {
-    pub(super) fn put_workload(&mut self, object: &WorkloadObject, dirty: &mut Dirty) {
-        let key = WorkloadKey { namespace: object.namespace.clone(), name: Arc::clone(&object.name) };
-        let Some(mut new) = self.workload_of(&key, object) else {
-            // The source refuses such an object; without network or identity there is nothing to serve.
-            return self.remove_workload(&key, dirty);
+    pub(super) fn put_entry(&mut self, object: &Arc<Object>, entry: &WorkloadObject, dirty: &mut Dirty) {
+        let key = WorkloadKey { namespace: entry.namespace.clone(), name: Arc::clone(&entry.name) };
+        self.entries.insert(key.clone(), Arc::clone(object));
+        self.settle_workload(&key, dirty);
+    }
+
+    pub(super) fn remove_entry(&mut self, object: &ObjectKey, key: &WorkloadKey, dirty: &mut Dirty) {
+        self.entries.remove(key);
+        self.settle_workload(key, dirty);
+        self.set_errors(object.clone(), Vec::new(), dirty);
+    }
+
+    /// Makes a workload what its pod is, else its WorkloadEntry. Two of one name would be one to everybody who names
+    /// them, so the pod stands: it is there, and nobody but Kubernetes says so.
+    pub(super) fn settle_workload(&mut self, key: &WorkloadKey, dirty: &mut Dirty) {
+        let entry = self.entries.get(key);
+        let pod = self.pods.objects.get(key).and_then(|o| pod_of(o));
+        let new = match (pod, entry.map(|o| &o.body)) {
+            (Some(pod), _) => self.workload_of_pod(key, pod),
+            (None, Some(Body::WorkloadEntry(entry))) => self.workload_of(key, entry),
+            (None, _) => None,
         };
+        if let Some(entry) = entry
+            && (pod.is_some() || !self.errors.is_empty())
+        {
+            let conflict = pod.map(|_| {
+                let message = format!("a Pod has the name {key}, too: it is the workload, and this has no effect");
+                entry.fault(Code::Conflict, "metadata.name", message).remedy("give the WorkloadEntry another name")
+            });
+            self.set_errors(entry.key(), conflict.into_iter().collect(), dirty);
+        }
+        match new {
+            Some(new) => self.replace_workload(new, dirty),
+            // It has ended. (The source refuses an entry without network or identity; there is nothing to serve.)
+            None => self.remove_workload(key, dirty),
+        }
+    }
+
+    fn replace_workload(&mut self, mut new: Workload, dirty: &mut Dirty) {
+        let key = new.key.clone();
+        let mut had = Box::default();
         if let Some(old) = self.workloads.get(&key) {
             new.services.clone_from(&old.services);
             if *old == new {
                 return;
             }
+            had = old.addresses.clone();
         }
         self.unindex(&key, dirty);
         let before = std::mem::take(&mut new.services);
@@ -34,15 +72,18 @@ impl Index {
         dirty.owners |= self.owners.add(new.unix_uid, &account);
         self.accounts.entry(account).or_default().insert(key.clone());
         let touched: BTreeSet<ServiceName> = before.iter().chain(&new.services).cloned().collect();
+        let has = new.addresses.clone();
         self.workloads.insert(key.clone(), new);
         self.refresh_endpoints(&key, &touched, dirty);
+        self.move_owner(&key, &had, &has, dirty);
         dirty.workloads.insert(key);
     }
 
-    pub(super) fn remove_workload(&mut self, key: &WorkloadKey, dirty: &mut Dirty) {
+    fn remove_workload(&mut self, key: &WorkloadKey, dirty: &mut Dirty) {
         self.unindex(key, dirty);
         if let Some(gone) = self.workloads.remove(key) {
             self.refresh_endpoints(key, &gone.services, dirty);
+            self.move_owner(key, &gone.addresses, &[], dirty);
             dirty.workloads.insert(key.clone());
         }
     }
@@ -80,6 +121,8 @@ impl Index {
             weight: object.weight.max(1),
             ports: object.ports.clone(),
             labels: object.labels.clone(),
+            outside: false,
+            pod: None,
             sidecar: !object.without_sidecar,
             unix_uid: object.unix_uid,
             state: self.states.get(key).copied().unwrap_or_default(),
@@ -102,9 +145,10 @@ impl Index {
         }
     }
 
-    /// The services that select a workload: those whose anchor pair it has, if it has the rest, too.
-    fn services_for(&self, workload: &Workload) -> SortedSet<ServiceName> {
-        let mut found = Vec::new();
+    /// The services that a workload may be behind: those that select it, found by the anchor pair that it has, and those
+    /// whose slices list it.
+    pub(super) fn services_for(&self, workload: &Workload) -> SortedSet<ServiceName> {
+        let mut found: Vec<ServiceName> = self.slices.listing(&workload.key).cloned().collect();
         for (key, value) in workload.labels.iter() {
             for name in self.selectors.with(&workload.key.namespace, key, value).into_iter().flatten() {
                 if self.services.get(name).is_some_and(|s| workload.labels.selected_by(&s.selector)) {
@@ -116,7 +160,7 @@ impl Index {
     }
 
     /// Makes the endpoints of one workload in these services what the workload is now.
-    fn refresh_endpoints<'a>(
+    pub(super) fn refresh_endpoints<'a>(
         &mut self,
         key: &WorkloadKey,
         services: impl IntoIterator<Item = &'a ServiceName>,
@@ -124,9 +168,9 @@ impl Index {
     ) {
         for name in services {
             let Some(service) = self.services.get_mut(name) else { continue };
-            let workload = self.workloads.get(key).filter(|w| w.services.contains(name));
             let many = service.has_too_many_identities();
-            let (changed, dangling) = service.set_workload(key, workload);
+            let behind = Behind::of(service, key, self.workloads.get(key), self.slices.of(name));
+            let (changed, dangling) = service.set_workload(key, &behind, &self.settings);
             let crossed = service.has_too_many_identities() != many;
             let gateway = service.gateway;
             if changed {

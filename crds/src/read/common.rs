@@ -20,6 +20,8 @@ pub(super) const ADDRESSES: &str = "federation.meshfed.io/addresses";
 pub(super) const SIDECAR: &str = "federation.meshfed.io/sidecar";
 /// Who may speak for the workload.
 pub(super) const UNIX_UID: &str = "federation.meshfed.io/unix-uid";
+/// What the injection writes on a pod: it has a sidecar.
+pub(super) const INJECTED: &str = "federation.meshfed.io/status";
 /// The label that names a network.
 pub(super) const NETWORK: &str = "topology.istio.io/network";
 
@@ -124,7 +126,16 @@ impl<'a> Reader<'a> {
         let known: &[&str] = match kind {
             Kind::Service => &[GATEWAY_ADDRESSES],
             Kind::WorkloadEntry => &[ADDRESSES, SIDECAR, UNIX_UID],
-            Kind::Namespace | Kind::ServiceExport | Kind::ExportPolicy | Kind::FailoverPolicy => &[],
+            // The injection has annotations of its own on pods, and judges them itself.
+            Kind::Pod => return,
+            Kind::Namespace
+            | Kind::ServiceExport
+            | Kind::ExportPolicy
+            | Kind::FailoverPolicy
+            | Kind::EndpointSlice
+            | Kind::Node
+            | Kind::PeerAuthentication
+            | Kind::Mesh => &[],
         };
         let Some(annotations) = self.get(&["metadata", "annotations"]) else { return };
         for entry in annotations.entries() {

@@ -9,7 +9,7 @@ use meshfed_model::names::ServiceName;
 use super::common::Reader;
 use crate::dangling::place_of_cluster;
 use crate::error::Code;
-use crate::object::{ExportObject, ExportPolicyObject, ServicePattern};
+use crate::object::{ExportObject, ExportPolicyObject, Scope, ServicePattern};
 use crate::tree::Node;
 
 /// The most services, clusters and labels that one policy names: no more fit into one message, and a policy that cannot
@@ -41,6 +41,16 @@ pub(super) fn read_policy(r: &mut Reader<'_>) -> Option<ExportPolicyObject> {
             for (i, item) in list.items().iter().take(PATTERNS_MAX).enumerate() {
                 let namespace = pattern(r, item, "namespace", &format!("spec.services[{i}].namespace"));
                 let name = pattern(r, item, "name", &format!("spec.services[{i}].name"));
+                if let Some(namespace) = &namespace
+                    && r.scope == Scope::Member
+                    && **namespace != *r.key.namespace
+                {
+                    let node = item.get("namespace").unwrap_or(item);
+                    let message = format!("a policy of namespace {} speaks for that namespace only", r.key.namespace);
+                    let remedy = Some("put it into the namespace of the services, or into the hub's".to_owned());
+                    let field = format!("spec.services[{i}].namespace");
+                    r.find(Code::NamespaceNotAllowed, node.place, &field, message, remedy);
+                }
                 services.extend(namespace.zip(name).map(|(namespace, name)| ServicePattern { namespace, name }));
             }
         }

@@ -35,7 +35,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<FailoverPolicyObject> {
 fn target(r: &mut Reader<'_>) -> Option<PolicyTarget> {
     let namespace = if r.key.namespace.is_empty() { "default" } else { &*r.key.namespace };
     let Some(reference) = r.get(&["spec", "targetRef"]) else {
-        if r.scope == Scope::Fleet && r.key.namespace.is_empty() {
+        if r.scope == Scope::Hub || r.scope == Scope::Fleet && r.key.namespace.is_empty() {
             return Some(PolicyTarget::Default);
         }
         return r.checked("metadata.namespace", Namespace::new(namespace)).map(PolicyTarget::Namespace);
@@ -44,13 +44,37 @@ fn target(r: &mut Reader<'_>) -> Option<PolicyTarget> {
     if reference.get("kind").is_none() {
         r.bad(reference, "spec.targetRef.kind", "is required", "write kind: Service");
     }
+    let namespace = target_namespace(r, reference, namespace)?;
     let Some(name) = reference.get("name") else {
+        if r.scope.is_fleet() && reference.get("namespace").is_some() {
+            return r.checked("spec.targetRef.namespace", Namespace::new(namespace)).map(PolicyTarget::Namespace);
+        }
         r.bad(reference, "spec.targetRef.name", "is required", "write the name of a service of the policy's namespace");
         return None;
     };
     r.mark("spec.targetRef.name", name);
     r.parsed(name, "spec.targetRef.name", "write the name of a service", |t| ServiceName::new(namespace, t))
         .map(PolicyTarget::Service)
+}
+
+/// A cluster's policy speaks for its own namespace; the fleet's names the one it is about.
+fn target_namespace<'a>(r: &mut Reader<'_>, reference: &'a Node, own: &'a str) -> Option<&'a str> {
+    let Some(node) = reference.get("namespace") else {
+        if r.scope == Scope::Hub {
+            let remedy = "write the namespace of the service; the policy's own is the hub's";
+            r.bad(reference, "spec.targetRef.namespace", "is required", remedy);
+            return None;
+        }
+        return Some(own);
+    };
+    let named = node.text()?;
+    if !r.scope.is_fleet() && named != own {
+        let message = format!("a policy of namespace {own} speaks for that namespace only");
+        let remedy = Some("put the policy into the namespace of the service, or into the fleet's source".to_owned());
+        r.find(Code::NamespaceNotAllowed, node.place, "spec.targetRef.namespace", message, remedy);
+        return None;
+    }
+    Some(named)
 }
 
 fn tiers(r: &mut Reader<'_>) -> Vec<Tier> {

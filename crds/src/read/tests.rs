@@ -155,9 +155,9 @@ fn faults_name_their_place() {
 fn objects_that_are_not_taken_say_why() {
     let later = [
         "networking.istio.io/v1 DestinationRule",
-        "v1 Pod",
-        "federation.meshfed.io/v1alpha1 Mesh",
-        "discovery.k8s.io/v1 EndpointSlice",
+        "v1 Endpoints",
+        "federation.meshfed.io/v1alpha1 TrustDomain",
+        "security.istio.io/v1 AuthorizationPolicy",
     ];
     for each in later {
         let (version, kind) = each.split_once(' ').unwrap();

@@ -180,7 +180,16 @@ impl FleetSource {
                     to: policy.to.clone(),
                 }),
                 // The schema of the fleet's scope refuses these; they bind nobody here.
-                Body::Service(_) | Body::Namespace(_) | Body::WorkloadEntry(_) | Body::ServiceExport(_) => {}
+                Body::Service(_)
+                | Body::Namespace(_)
+                | Body::WorkloadEntry(_)
+                | Body::ServiceExport(_)
+                | Body::EndpointSlice(_)
+                | Body::Pod(_)
+                | Body::Node(_)
+                | Body::PeerAuthentication(_) => {}
+                // Its warning says so: members hold by their own settings until the hub passes these on.
+                Body::Mesh(_) => {}
             }
         }
         policies
