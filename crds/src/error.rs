@@ -33,6 +33,7 @@ impl Code {
             Self::Conflict => "change one of the two objects",
             Self::WrongSource => "put it into the source of its cluster",
             Self::NamespaceNotAllowed => "put it into the namespace that it is about",
+            Self::Unwatched => "make the kind readable; until then its last good objects stay",
             Self::AddressNotAllowed => "nothing to do; the pod is no endpoint, its Service stays",
             Self::LocalityNotAllowed => "correct the node's labels, or join again with a token that names both",
             Self::UnknownKind => "mend apiVersion and kind, or move the file out of the source",
@@ -96,6 +97,9 @@ pub enum Code {
     /// A kind that this source does not hold: the fleet's, a Service, say.
     #[serde(rename = "MF2012")]
     WrongSource,
+    /// A kind that an API server does not have, or that cannot be listed or watched there.
+    #[serde(rename = "MF2014")]
+    Unwatched,
     /// A policy about another namespace than its own.
     #[serde(rename = "MF2013")]
     NamespaceNotAllowed,
@@ -146,6 +150,7 @@ impl Code {
             Self::Conflict => "MF2011",
             Self::WrongSource => "MF2012",
             Self::NamespaceNotAllowed => "MF2013",
+            Self::Unwatched => "MF2014",
             Self::AddressNotAllowed => "MF2108",
             Self::LocalityNotAllowed => "MF2109",
             Self::UnknownKind => "MF2101",
@@ -173,7 +178,8 @@ impl Code {
             | Self::Unreadable
             | Self::Conflict
             | Self::WrongSource
-            | Self::NamespaceNotAllowed => Severity::Error,
+            | Self::NamespaceNotAllowed
+            | Self::Unwatched => Severity::Error,
             Self::UnknownKind
             | Self::UnusedField
             | Self::NoEffectYet
@@ -241,11 +247,14 @@ impl ObjectError {
         self.file = Some(file.to_owned());
         self
     }
-    /// With a place in the file.
+    /// With a place in the file; none for [`crate::Place::default`].
     #[must_use]
     pub const fn at(mut self, place: crate::object::Place) -> Self {
-        self.line = Some(place.line);
-        self.column = Some(place.column);
+        // An object that was not read from text has no lines.
+        if place.line > 0 {
+            self.line = Some(place.line);
+            self.column = Some(place.column);
+        }
         self
     }
     /// With the object it is about.

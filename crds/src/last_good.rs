@@ -12,7 +12,7 @@ use crate::bounds::Bounds;
 use crate::error::{Code, ObjectError};
 use crate::intern::Interner;
 use crate::object::{Object, ObjectKey, Scope};
-use crate::read::{Declared, read_file};
+use crate::read::{Declared, FileObjects, read_file, read_object};
 
 /// What happened to one file.
 #[derive(Debug, Clone)]
@@ -23,6 +23,13 @@ pub enum FileChange {
         path: Arc<str>,
         /// What it holds.
         bytes: Vec<u8>,
+    },
+    /// It is one object, as an API server gave it.
+    Object {
+        /// `Kind/namespace/name`.
+        path: Arc<str>,
+        /// The object.
+        object: serde_json::Value,
     },
     /// It is there, but cannot be read: its objects stay.
     Unreadable {
@@ -200,26 +207,32 @@ impl LastGood {
             FileChange::Unreadable { path, error } => self.keep(path, error),
             FileChange::Content { path, bytes } => match read_file(&path, &bytes, self.scope, self.bounds.as_ref()) {
                 Err(error) => self.keep(path, *error),
-                Ok(mut found) => {
-                    for object in found.declared.values_mut().filter_map(|d| d.object.as_mut()) {
-                        // Just read: nobody else has it yet.
-                        if let Some(object) = Arc::get_mut(object) {
-                            self.interner.object(object);
-                        }
-                    }
-                    let before = self.files.remove(&path).unwrap_or_default();
-                    if found.nameless {
-                        // One of the nameless may be any of those that are not named now.
-                        for (key, declared) in &before.declared {
-                            found.declared.entry(key.clone()).or_insert_with(|| declared.clone());
-                        }
-                    }
-                    self.redeclare(&path, &before.declared, &found.declared, touched);
-                    self.mark_faulty(&path, &found.errors);
-                    self.files.insert(path, FileState { declared: found.declared, errors: found.errors });
-                }
+                Ok(found) => self.replace(path, found, touched),
+            },
+            FileChange::Object { path, object } => match read_object(&path, object, self.scope, self.bounds.as_ref()) {
+                Err(error) => self.keep(path, *error),
+                Ok(found) => self.replace(path, found, touched),
             },
         }
+    }
+
+    fn replace(&mut self, path: Arc<str>, mut found: FileObjects, touched: &mut BTreeSet<ObjectKey>) {
+        for object in found.declared.values_mut().filter_map(|d| d.object.as_mut()) {
+            // Just read: nobody else has it yet.
+            if let Some(object) = Arc::get_mut(object) {
+                self.interner.object(object);
+            }
+        }
+        let before = self.files.remove(&path).unwrap_or_default();
+        if found.nameless {
+            // One of the nameless may be any of those that are not named now.
+            for (key, declared) in &before.declared {
+                found.declared.entry(key.clone()).or_insert_with(|| declared.clone());
+            }
+        }
+        self.redeclare(&path, &before.declared, &found.declared, touched);
+        self.mark_faulty(&path, &found.errors);
+        self.files.insert(path, FileState { declared: found.declared, errors: found.errors });
     }
 
     fn keep(&mut self, path: Arc<str>, error: ObjectError) {

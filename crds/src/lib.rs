@@ -3,11 +3,13 @@
 //! ```text
 //! directory (Edge: walks PATH) ⇒ files → tree (YAML with positions) → schema (names, types) → read (border to objects)
 //!                                          → last_good (which object stands, which revision) ⇒ changes
+//! api_server (Edge: watches an API server) ⇒ objects → tree (without positions) → the same
 //! ```
 //! A field that nobody knows, a wrong type, a value out of range and a duplicate are found in the parsed tree and
-//! reported with file, line, column and remedy; what stood before stays. This crate starts no task, opens no socket
-//! and keeps no clock; only `directory` reads files.
+//! reported with file, line, column and remedy; what stood before stays. This crate starts no task
+//! and keeps no clock; only `directory` reads files, only `api_server` talks to one.
 
+pub mod api_server;
 pub mod bounds;
 pub mod custom;
 pub mod dangling;

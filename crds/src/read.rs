@@ -18,7 +18,7 @@ use crate::error::{Code, ObjectError};
 use crate::kinds::{self, Known};
 use crate::object::{Body, IMPORT_OF, Kind, MANAGED_BY, NamespaceObject, Object, ObjectKey, Origin, Place, Scope};
 use crate::schema;
-use crate::tree::{Documents, Node, Value};
+use crate::tree::{DEPTH_MAX, Documents, Node, Value};
 use common::Reader;
 
 /// The largest file, in bytes.
@@ -78,6 +78,25 @@ pub fn read_file(
         let message = format!("{} more faults are not listed", file.dropped);
         file.found.errors.push(ObjectError::new(Code::TooLarge, message).in_file(path));
     }
+    Ok(file.found)
+}
+
+/// Reads one object that an API server gave. It has no lines: its faults name kind, namespace and name.
+///
+/// # Errors
+/// The one fault of an object that is nested too deeply, or has too many values.
+pub fn read_object(
+    path: &Arc<str>,
+    object: serde_json::Value,
+    scope: Scope,
+    bounds: Option<&Bounds>,
+) -> Result<FileObjects, Box<ObjectError>> {
+    let mut file = FileReader { path, scope, bounds, found: FileObjects::default(), dropped: 0 };
+    let node = Node::from_json(object).ok_or_else(|| {
+        let message = format!("the object is nested more than {DEPTH_MAX} deep");
+        Box::new(ObjectError::new(Code::TooLarge, message).in_file(path))
+    })?;
+    file.document(&node)?;
     Ok(file.found)
 }
 
@@ -296,6 +315,10 @@ impl FileReader<'_> {
                 );
             }
             let fields = std::mem::take(&mut reader.places).into_boxed_slice();
+            if matches!(self.scope, Scope::Member | Scope::Hub) && matches!(kind, Kind::Namespace | Kind::Service) {
+                // An API server fills in what nobody wrote.
+                findings.retain(|f| f.code != Code::UnusedField);
+            }
             findings.append(&mut reader.findings);
             errors.extend(findings.into_iter().map(|f| f.into_error(self.path)));
             if let (Some(body), false) = (body, errors.iter().any(ObjectError::is_error)) {

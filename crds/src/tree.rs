@@ -114,6 +114,45 @@ impl Node {
             Value::Map(_) => "a mapping".into(),
         }
     }
+    /// A tree without places; `None` if it is nested more than [`DEPTH_MAX`] deep.
+    #[must_use]
+    pub fn from_json(value: serde_json::Value) -> Option<Self> {
+        Self::nested(value, 0)
+    }
+    fn nested(value: serde_json::Value, depth: usize) -> Option<Self> {
+        use serde_json::Value as Json;
+        if depth > DEPTH_MAX {
+            return None;
+        }
+        let mut length = 0;
+        let value = match value {
+            Json::Null => Value::Null,
+            Json::Bool(b) => Value::Bool(b),
+            Json::Number(n) => match (n.as_i64(), n.as_f64()) {
+                (Some(n), _) => Value::Integer(n),
+                (None, n) => Value::Float(n.unwrap_or(f64::INFINITY)),
+            },
+            Json::String(text) => {
+                length = text.chars().count();
+                Value::Text(text.into())
+            }
+            Json::Array(items) => {
+                let items = items.into_iter().map(|v| Self::nested(v, depth + 1)).collect::<Option<Vec<_>>>()?;
+                length = items.iter().map(|n| n.length + 1).sum();
+                Value::List(items)
+            }
+            Json::Object(fields) => {
+                let entry = |(key, value): (String, Json)| {
+                    let value = Self::nested(value, depth + 1)?;
+                    Some(Entry { key: key.into(), place: Place::default(), value })
+                };
+                let entries = fields.into_iter().map(entry).collect::<Option<Vec<_>>>()?;
+                length = entries.iter().map(|e| e.key.chars().count() + e.value.length + 2).sum();
+                Value::Map(entries)
+            }
+        };
+        Some(Self { place: Place::default(), length, value })
+    }
     fn count(&self) -> usize {
         1 + match &self.value {
             Value::Null | Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::Text(_) => 0,

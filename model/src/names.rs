@@ -57,10 +57,15 @@ pub fn check_label(kind: &'static str, value: &str) -> Result<(), InvalidName> {
     if value.len() > LABEL_MAX {
         return Err(InvalidName::TooLong { kind, value: value.to_owned(), limit: LABEL_MAX, actual: value.len() });
     }
-    let ok = value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    if is_label_text(value) { Ok(()) } else { Err(InvalidName::NotLabel { kind, value: value.to_owned() }) }
+}
+
+/// The characters of a label, whatever its length.
+fn is_label_text(value: &str) -> bool {
+    !value.is_empty()
+        && value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !value.starts_with('-')
-        && !value.ends_with('-');
-    if ok { Ok(()) } else { Err(InvalidName::NotLabel { kind, value: value.to_owned() }) }
+        && !value.ends_with('-')
 }
 
 macro_rules! label_type {
@@ -122,7 +127,8 @@ label_type!(/// A network: endpoints of one network reach each other directly.
 label_type!(/// A namespace; the same name means the same namespace in all clusters (KEP-1645 sameness).
     Namespace, "namespace");
 
-/// Checks a Kubernetes object name: an RFC 1123 subdomain of at most 253 characters.
+/// Checks a Kubernetes object name: an RFC 1123 subdomain of at most 253 characters, whose parts may be longer than a
+/// label (`IsDNS1123Subdomain` of apimachinery counts the whole alone).
 pub fn check_object_name(kind: &'static str, value: &str) -> Result<(), InvalidName> {
     if value.is_empty() {
         return Err(InvalidName::Empty { kind });
@@ -130,7 +136,11 @@ pub fn check_object_name(kind: &'static str, value: &str) -> Result<(), InvalidN
     if value.len() > 253 {
         return Err(InvalidName::TooLong { kind, value: value.to_owned(), limit: 253, actual: value.len() });
     }
-    value.split('.').try_for_each(|l| check_label(kind, l))
+    if value.split('.').all(is_label_text) {
+        Ok(())
+    } else {
+        Err(InvalidName::NotLabel { kind, value: value.to_owned() })
+    }
 }
 
 /// A service: `namespace/name`. The name is an RFC 1123 label.

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::TrustDomain;
+use meshfed_model::names::Namespace;
 use meshfed_runtime::admin::AdminServer;
 use meshfed_runtime::config::Problems;
 use meshfed_runtime::drain;
@@ -29,7 +30,7 @@ use meshfed_runtime::{clock, telemetry};
 use rustls_pki_types::pem::PemObject as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::{AgentArgs, Config, chain};
+use crate::config::{AgentArgs, Config, Source, chain};
 use crate::core::run::{Actor, COMMANDS_MAX, Command, CoreMetrics, Guards, Inputs};
 use crate::core::{Core, CoreSettings, kept};
 use crate::downlink::session::{Link, LinkConfig, Opened};
@@ -239,9 +240,9 @@ impl Agent {
 
         let sockets = files::RemoveOnDrop(vec![config.xds_socket(), config.workload_socket()]);
         let shown = config.shown();
-        let source_config = source_of(&config, state.join("source"));
+        let source_config = source_of(&config, state.join("source"), &readiness, &metrics);
         let now = clock::instant();
-        let mut core = core_of(&config.agent, config.authority, loaded, &bundles);
+        let mut core = core_of(&config.agent, config.namespace, config.authority, loaded, &bundles);
         let (proxies_file, hosts_file) = (state.join("proxies.json"), state.join("hosts.json"));
         core.restore_proxies(kept::load(&proxies_file), now);
         core.restore_resolved(lookup::load(&hosts_file));
@@ -334,9 +335,15 @@ fn lock(data_dir: &Path) -> Result<std::fs::File, Problems> {
 }
 
 /// The core with what was known when the agent ended.
-fn core_of(agent: &AgentFile, authority: Authority, loaded: Loaded, bundles: &BTreeMap<TrustDomain, Bundle>) -> Core {
+fn core_of(
+    agent: &AgentFile,
+    namespace: Namespace,
+    authority: Authority,
+    loaded: Loaded,
+    bundles: &BTreeMap<TrustDomain, Bundle>,
+) -> Core {
     let (now, wall) = (clock::instant(), clock::wall());
-    let index = Index::new(IndexSettings {
+    let mut index = Index::new(IndexSettings {
         cluster: agent.cluster.clone(),
         fleet: agent.fleet.clone(),
         trust_domain: agent.trust_domain.clone(),
@@ -345,6 +352,8 @@ fn core_of(agent: &AgentFile, authority: Authority, loaded: Loaded, bundles: &BT
         zones: agent.zones.clone(),
         gateway_cidrs: agent.gateway_cidrs.clone(),
     });
+    // Nobody was told anything yet.
+    let _dirty = index.set_root_namespace(namespace);
     let settings = CoreSettings {
         cluster: agent.cluster.clone(),
         trust_domain: agent.trust_domain.clone(),
@@ -375,9 +384,20 @@ fn view_lack(loaded: &Loaded) -> Option<String> {
     (!loaded.is_some()).then(|| "view: none is saved, and the hub has not spoken yet".to_owned())
 }
 
-fn source_of(config: &Config, state: PathBuf) -> source::SourceConfig {
+fn source_of(config: &Config, state: PathBuf, readiness: &Readiness, metrics: &Metrics) -> source::SourceConfig {
+    let place = match &config.source {
+        Source::Directory(path) => source::Place::Directory(path.clone()),
+        Source::Kubernetes => source::Place::ApiServer(Box::new(source::ApiServerConfig {
+            kubeconfig: config.args.kubeconfig.clone(),
+            context: config.args.context.clone(),
+            namespace: config.namespace.clone(),
+            fleet_namespace: Some(config.args.fleet_namespace.as_str().into()),
+            readiness: readiness.clone(),
+            metrics: source::SourceMetrics::register(metrics),
+        })),
+    };
     source::SourceConfig {
-        root: config.source.clone(),
+        place,
         state,
         bounds: meshfed_crds::Bounds {
             networks: config.agent.networks.clone(),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use meshfed_model::names::Namespace;
 use meshfed_runtime::config::Problems;
 use meshfed_runtime::files;
 use meshfed_runtime::grpc::UNIX_PATH_MAX;
@@ -36,9 +37,24 @@ pub struct AgentArgs {
     /// The directory that `meshfed join` made
     #[arg(long, value_name = "DIR")]
     pub data_dir: PathBuf,
-    /// Where this cluster's objects are: dir:PATH reads every .yaml, .yml and .json file below PATH, and follows changes
-    #[arg(long, value_name = "dir:PATH")]
+    /// Where this cluster's objects are: dir:PATH reads every .yaml, .yml and .json file below PATH, kubernetes reads the
+    /// API server; both follow changes
+    #[arg(long, value_name = "dir:PATH|kubernetes")]
     pub source: String,
+    /// With --source kubernetes: where the API server is, and who the agent is there [default: the service account of its
+    /// pod]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub context: Option<String>,
+    /// The agent's own namespace: a PeerAuthentication in it holds for the whole mesh
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "meshfed-system")]
+    pub namespace: String,
+    /// With --source kubernetes: the namespace of a hub in this cluster, whose policies are the fleet's and not this
+    /// cluster's
+    #[arg(long, value_name = "NAME", default_value = "meshfed-hub")]
+    pub fleet_namespace: String,
     /// Host of all TCP listeners; with a loopback address of its own each, several agents share a machine
     /// [default: xDS on all addresses, admin on 127.0.0.1]
     #[arg(long, value_name = "HOST")]
@@ -103,13 +119,32 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(signed).map_err(|_negative| "a duration is not negative".to_owned())
 }
 
+/// `--source`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// `dir:PATH`.
+    Directory(PathBuf),
+    /// `kubernetes`.
+    Kubernetes,
+}
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "dir:{}", path.display()),
+            Self::Kubernetes => f.write_str("kubernetes"),
+        }
+    }
+}
+
 /// Everything an agent needs to be built.
 #[derive(Debug)]
 pub struct Config {
     /// The flags.
     pub args: AgentArgs,
-    /// The directory of the source.
-    pub source: PathBuf,
+    /// Where the objects are.
+    pub source: Source,
+    /// The agent's own namespace.
+    pub namespace: Namespace,
     /// `E/run` or `--run-dir`.
     pub run_dir: PathBuf,
     /// Where xDS listens on TCP.
@@ -144,7 +179,10 @@ impl Config {
     /// All problems that were found.
     pub fn load(args: AgentArgs) -> Result<Self, Problems> {
         let mut problems = Problems::new();
-        let source = source_of(&args.source, &mut problems);
+        let source = source_of(&args, &mut problems);
+        let namespace = Namespace::new(&args.namespace)
+            .map_err(|error| problems.flag("MF0116", "--namespace", error.to_string()))
+            .ok();
         if args.dns_listen.iter().any(|l| *l != ListenFlag::Off) {
             problems.flag("MF0103", "--dns-listen", "DNS is not in this version; leave it out, or say off");
         }
@@ -156,9 +194,10 @@ impl Config {
             problems.flag("MF0113", "--svid-ttl", text);
         }
         let files = Files::read(&args.data_dir, &mut problems);
-        match (source, files) {
-            (Some(source), Some(files)) if problems.is_empty() => Ok(Self {
+        match (source, namespace, files) {
+            (Some(source), Some(namespace), Some(files)) if problems.is_empty() => Ok(Self {
                 source,
+                namespace,
                 run_dir,
                 xds,
                 admin,
@@ -178,7 +217,10 @@ impl Config {
         let flags = |all: &[ListenFlag]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
         serde_json::json!({
             "dataDir": self.args.data_dir,
-            "source": format!("dir:{}", self.source.display()),
+            "source": self.source.to_string(),
+            "kubeconfig": self.args.kubeconfig,
+            "context": self.args.context,
+            "namespace": self.namespace,
             "runDir": self.run_dir,
             "xdsListen": flags(&self.xds),
             "adminListen": flags(&self.admin),
@@ -195,21 +237,32 @@ impl Config {
     }
 }
 
-/// `dir:PATH`; the others are named in the contracts and come later.
-fn source_of(flag: &str, problems: &mut Problems) -> Option<PathBuf> {
+/// `dir:PATH` or `kubernetes`; the others are named in the contracts and come later.
+fn source_of(args: &AgentArgs, problems: &mut Problems) -> Option<Source> {
+    let flag = args.source.as_str();
+    if flag == "kubernetes" {
+        if let Some(path) = args.kubeconfig.as_ref().filter(|path| !path.is_file()) {
+            problems.file("MF0117", path.display().to_string(), "is no file; --kubeconfig names one");
+            return None;
+        }
+        return Some(Source::Kubernetes);
+    }
+    if args.kubeconfig.is_some() {
+        problems.flag("MF0103", "--kubeconfig", "goes with --source kubernetes");
+    }
     if let Some(path) = flag.strip_prefix("dir:").filter(|p| !p.is_empty()) {
         let path = PathBuf::from(path);
         if !path.is_dir() {
             problems.file("MF0105", path.display().to_string(), "is no directory; --source dir:PATH names one");
             return None;
         }
-        return Some(path);
+        return Some(Source::Directory(path));
     }
-    let later = flag == "kubernetes" || flag.starts_with("consul:") || flag.starts_with("httpsd:");
+    let later = flag.starts_with("consul:") || flag.starts_with("httpsd:");
     let text = if later {
-        format!("'{flag}' is not in this version; use dir:PATH")
+        format!("'{flag}' is not in this version; use dir:PATH or kubernetes")
     } else {
-        format!("'{flag}' is no source; use dir:PATH")
+        format!("'{flag}' is no source; use dir:PATH or kubernetes")
     };
     problems.flag("MF0103", "--source", text);
     None

@@ -24,7 +24,7 @@ fn all_problems_are_told_at_once() {
         "--data-dir",
         dir.to_str().unwrap(),
         "--source",
-        "kubernetes",
+        "consul:x",
         "--dns-listen",
         "127.0.0.1:15053",
         "--svid-ttl",
@@ -35,7 +35,7 @@ fn all_problems_are_told_at_once() {
     let text = problems.to_string();
     assert_eq!(problems.exit_code(), 64);
     for part in [
-        "--source:0:0: error[MF0103]: 'kubernetes' is not in this version",
+        "--source:0:0: error[MF0103]: 'consul:x' is not in this version",
         "--dns-listen",
         "--svid-ttl:0:0: error[MF0113]: 9s is not between 10s and 24h",
         "--run-dir",

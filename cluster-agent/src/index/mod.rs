@@ -63,9 +63,17 @@ pub struct Index {
     namespaces: BTreeMap<Namespace, usize>,
     named_by: BTreeMap<ObjectKey, Namespace>,
     errors: BTreeMap<ObjectKey, Vec<ObjectError>>,
+    /// Counts endpoints that were computed anew: what a change costs.
+    #[cfg(test)]
+    looked_at: usize,
 }
 
 impl Index {
+    #[cfg(test)]
+    const fn looked_at(&self) -> usize {
+        self.looked_at
+    }
+
     /// An empty index.
     #[must_use]
     pub fn new(settings: IndexSettings) -> Self {
@@ -91,6 +99,8 @@ impl Index {
             namespaces: BTreeMap::new(),
             named_by: BTreeMap::new(),
             errors: BTreeMap::new(),
+            #[cfg(test)]
+            looked_at: 0,
         }
     }
 

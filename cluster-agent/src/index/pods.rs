@@ -181,3 +181,6 @@ impl Index {
         self.set_errors(object.key(), errors, dirty);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -169,8 +169,12 @@ fn endpoint_listed(
         ready |= endpoint.ready;
         pod |= endpoint.pod.is_some();
         // Whose address it is not cannot speak for the workload.
-        let its = |a: &&IpAddr| workload.is_none_or(|w| w.addresses.contains(a));
-        addresses.extend(endpoint.addresses.iter().filter(its).copied());
+        let its = |a: &IpAddr| workload.is_none_or(|w| w.addresses.contains(a));
+        for address in endpoint.addresses.iter().filter(|a| its(a)) {
+            if !addresses.contains(address) {
+                addresses.push(*address);
+            }
+        }
     }
     let number = number.filter(|_| !addresses.is_empty())?;
     if let Some(workload) = workload {

@@ -39,10 +39,13 @@ impl PartialEq for Listed {
     }
 }
 
+/// A slice, and the workload behind each of its endpoints.
+type Slice = (Arc<Object>, Box<[WorkloadKey]>);
+
 /// The slices of one service.
 #[derive(Debug, Default)]
 pub(super) struct ServiceSlices {
-    slices: BTreeMap<Arc<str>, (Arc<Object>, Box<[WorkloadKey]>)>,
+    slices: BTreeMap<Arc<str>, Slice>,
     listed: BTreeMap<WorkloadKey, Vec<Listed>>,
 }
 

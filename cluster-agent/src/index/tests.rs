@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn settings() -> IndexSettings {
+pub(super) fn settings() -> IndexSettings {
     let network = |name: &str| Network { name: NetworkName::new(name).unwrap(), cidrs: BTreeSet::new() };
     IndexSettings {
         cluster: ClusterName::new("east").unwrap(),
@@ -26,21 +26,21 @@ fn settings() -> IndexSettings {
 }
 
 /// A source and an index behind it.
-struct Setup {
-    source: LastGood,
-    index: Index,
+pub(super) struct Setup {
+    pub(super) source: LastGood,
+    pub(super) index: Index,
 }
 
 impl Setup {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { source: LastGood::new(Scope::Cluster, None), index: Index::new(settings()) }
     }
-    fn write(&mut self, file: &str, text: &str) -> Dirty {
+    pub(super) fn write(&mut self, file: &str, text: &str) -> Dirty {
         let change = FileChange::Content { path: file.into(), bytes: text.as_bytes().to_vec() };
         let changes = self.source.apply(vec![change]);
         self.index.apply(&changes)
     }
-    fn remove(&mut self, file: &str) -> Dirty {
+    pub(super) fn remove(&mut self, file: &str) -> Dirty {
         let changes = self.source.apply(vec![FileChange::Removed { path: file.into() }]);
         self.index.apply(&changes)
     }
@@ -48,17 +48,17 @@ impl Setup {
         let key = key(name);
         self.index.set_workload_state(&key, WorkloadState { connected: ready, app_ready: ready })
     }
-    fn codes(&self) -> Vec<String> {
+    pub(super) fn codes(&self) -> Vec<String> {
         self.index.errors().map(|e| format!("{}:{} {}", e.file.as_ref().unwrap(), e.line.unwrap(), e.code)).collect()
     }
 }
 
-fn key(name: &str) -> WorkloadKey {
+pub(super) fn key(name: &str) -> WorkloadKey {
     let (namespace, name) = name.split_once('/').unwrap_or(("shop", name));
     WorkloadKey { namespace: namespace.parse().unwrap(), name: name.into() }
 }
 
-fn service(name: &str) -> ServiceName {
+pub(super) fn service(name: &str) -> ServiceName {
     name.parse().unwrap()
 }
 
@@ -70,11 +70,11 @@ fn entry(name: &str, spec: &str) -> String {
     )
 }
 
-fn set(names: &[&str]) -> BTreeSet<ServiceName> {
+pub(super) fn set(names: &[&str]) -> BTreeSet<ServiceName> {
     names.iter().map(|n| service(n)).collect()
 }
 
-fn group(index: &Index, name: &str, network: &str, locality: &str) -> Option<(u32, u32, u64)> {
+pub(super) fn group(index: &Index, name: &str, network: &str, locality: &str) -> Option<(u32, u32, u64)> {
     let key = OfferKey::Group(GroupKey {
         service: service(name),
         port: 8080,
@@ -407,6 +407,11 @@ enum Piece {
     Export(u8),
     Policy(u8, u8),
     Failover(u8, u8),
+    /// Under the name of an entry, now and then: the pod stands.
+    Pod(u8, u8, u8),
+    /// Of a service: endpoints by pod, and by address alone.
+    Slice(u8, u8, Vec<(u8, bool, bool)>),
+    Node(u8),
 }
 
 fn piece() -> impl Strategy<Value = Piece> {
@@ -416,6 +421,10 @@ fn piece() -> impl Strategy<Value = Piece> {
         (0..4u8).prop_map(Piece::Export),
         (0..2u8, 0..3u8).prop_map(|(n, t)| Piece::Policy(n, t)),
         (0..3u8, 0..4u8).prop_map(|(n, t)| Piece::Failover(n, t)),
+        (0..5u8, 0..5u8, 0..16u8).prop_map(|(n, a, l)| Piece::Pod(n, a, l)),
+        (0..4u8, 0..4u8, prop::collection::vec((0..5u8, any::<bool>(), any::<bool>()), 0..4))
+            .prop_map(|(n, s, e)| Piece::Slice(n, s, e)),
+        (0..3u8).prop_map(Piece::Node),
     ]
 }
 
@@ -453,6 +462,37 @@ fn text(pieces: &[Piece]) -> String {
                     &format!("address: 10.0.0.{}, serviceAccount: sa{}, labels: {{{labels}}}{ports}", a + 1, a % 2),
                 )
             }
+            Piece::Pod(n, a, l) => {
+                let mut labels = String::new();
+                for (bit, pair) in ["a: x", "b: y", "c: z", "d: w"].iter().enumerate() {
+                    if l & (1 << bit) != 0 {
+                        write!(labels, "{pair}, ").unwrap();
+                    }
+                }
+                let (injected, phase) = (l % 2 == 0, if l % 7 == 6 { "Failed" } else { "Running" });
+                let annotation = if injected { "federation.meshfed.io/status: x" } else { "" };
+                format!(
+                    "apiVersion: v1\nkind: Pod\nmetadata: {{name: w{n}, namespace: shop, labels: {{{labels}}}, annotations: {{{annotation}}}}}\nspec: {{serviceAccountName: sa{}, nodeName: n1, containers: [{{ports: [{{name: web, containerPort: 8080}}]}}]}}\nstatus: {{phase: {phase}, podIP: 10.0.0.{}, conditions: [{{type: Ready, status: '{}'}}]}}\n---\n",
+                    a % 2,
+                    a + 1,
+                    if l % 3 == 0 { "False" } else { "True" }
+                )
+            }
+            Piece::Slice(n, of, endpoints) => {
+                let mut list = String::new();
+                for (pod, named, ready) in endpoints {
+                    let target =
+                        if *named { format!(", targetRef: {{kind: Pod, name: w{pod}}}") } else { String::new() };
+                    write!(list, "{{addresses: [10.0.0.{}], conditions: {{ready: {ready}}}{target}}}, ", pod + 1)
+                        .unwrap();
+                }
+                format!(
+                    "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: e{n}, namespace: shop, labels: {{kubernetes.io/service-name: s{of}}}}}\naddressType: IPv4\nports: [{{name: tls, port: 8080}}]\nendpoints: [{list}]\n---\n"
+                )
+            }
+            Piece::Node(zone) => format!(
+                "apiVersion: v1\nkind: Node\nmetadata: {{name: n1, labels: {{topology.kubernetes.io/region: eu, topology.kubernetes.io/zone: eu-{zone}}}}}\n---\n"
+            ),
             Piece::Export(n) => format!(
                 "apiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceExport\nmetadata: {{name: s{n}, namespace: shop}}\n---\n"
             ),

@@ -167,6 +167,10 @@ impl Index {
         dirty: &mut Dirty,
     ) {
         for name in services {
+            #[cfg(test)]
+            {
+                self.looked_at += 1;
+            }
             let Some(service) = self.services.get_mut(name) else { continue };
             let many = service.has_too_many_identities();
             let behind = Behind::of(service, key, self.workloads.get(key), self.slices.of(name));

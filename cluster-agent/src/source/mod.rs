@@ -1,11 +1,14 @@
-//! Edge. Watches the directory and tells the core what changed, at once; keeps the last good objects over a restart.
+//! Edge. Watches a directory or an API server and tells the core what changed, at once; keeps the last good objects over a
+//! restart.
 //!
 //! ```text
 //! inotify ─┐                                        ┌→ updates → core
 //! timer  ──┴→ signals (Pure: what to look at) → watch → crds (walk, read, last good)
 //!                                                   └→ state (Edge: E/state/source, off the hot path)
+//! API server → api_server → crds (watch, reduce, read, last good) → the same two
 //! ```
 
+mod api_server;
 mod signals;
 mod state;
 mod watch;
@@ -13,18 +16,29 @@ mod watch;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use meshfed_crds::{Bounds, Change, ObjectError};
+use meshfed_crds::{Bounds, Change, FileChange, LastGood, ObjectError};
 use meshfed_model::version::Version;
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::files::FileError;
 use meshfed_runtime::tasks;
 use tokio::sync::mpsc;
 
+pub use api_server::{ApiServerConfig, SourceMetrics};
+
+/// Where the objects are.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// In the files of a directory.
+    Directory(PathBuf),
+    /// In an API server.
+    ApiServer(Box<ApiServerConfig>),
+}
+
 /// What the source is made of.
 #[derive(Debug, Clone)]
 pub struct SourceConfig {
-    /// The directory that is watched.
-    pub root: PathBuf,
+    /// Where the objects are.
+    pub place: Place,
     /// `E/state/source`.
     pub state: PathBuf,
     /// What the cluster's token allows.
@@ -50,19 +64,29 @@ pub enum SourceError {
     /// The state directory cannot be used.
     #[error("the source's state cannot be kept")]
     State(#[source] FileError),
+    /// There is no client of the API server.
+    #[error("the source is an API server, and there is no way to it")]
+    Connect(#[source] meshfed_crds::api_server::ConnectError),
     /// The thread that watches ended with a panic.
     #[error("the watching thread panicked")]
     Panicked,
 }
 
-/// Scans the directory, sends everything as revision 1, then what changes, until the drain starts or nobody listens.
+/// Looks at everything, sends it as revision 1, then what changes, until the drain starts or nobody listens.
 ///
 /// # Errors
-/// [`SourceError`]. A directory that is not there is none: it is reported in the update, and the last good objects
-/// stand.
+/// [`SourceError`]. A directory that is not there, or an API server that does not answer, is none: it is reported in the
+/// update, and the last good objects stand.
 pub async fn run(config: SourceConfig, updates: mpsc::Sender<SourceUpdate>, drain: Watch) -> Result<(), SourceError> {
+    let root = match &config.place {
+        Place::Directory(root) => root.clone(),
+        Place::ApiServer(from) => {
+            let from = ApiServerConfig::clone(from);
+            return api_server::run(config, from, &updates, &drain).await;
+        }
+    };
     let (mailbox, stopper) = signals::channel();
-    let watching = tasks::spawn_blocking("source", move || watch::run(&config, &updates, &mailbox));
+    let watching = tasks::spawn_blocking("source", move || watch::run(root, &config, &updates, &mailbox));
     // Also stops the thread when this future is dropped.
     let stop = stopper.on_drop();
     tokio::pin!(watching);
@@ -74,6 +98,31 @@ pub async fn run(config: SourceConfig, updates: mpsc::Sender<SourceUpdate>, drai
         }
     };
     ended.unwrap_or(Err(SourceError::Panicked))
+}
+
+/// The most new faults of one scan that are logged; all are in `/debug/source`.
+const LOGGED_MAX: usize = 20;
+
+/// Logs the faults that are new, and remembers all. Whether they are others than before.
+fn tell_faults(last_good: &LastGood, told: &mut Arc<[ObjectError]>) -> bool {
+    let errors = last_good.errors();
+    if *errors == **told {
+        return false;
+    }
+    for error in errors.iter().filter(|e| !told.contains(e)).take(LOGGED_MAX) {
+        tracing::warn!("source: {error}");
+    }
+    *told = errors.into();
+    true
+}
+
+fn path_of(change: &FileChange) -> Arc<str> {
+    match change {
+        FileChange::Content { path, .. }
+        | FileChange::Object { path, .. }
+        | FileChange::Unreadable { path, .. }
+        | FileChange::Removed { path } => Arc::clone(path),
+    }
 }
 
 /// The body of `GET /debug/source`: the source's own faults and those of the index.

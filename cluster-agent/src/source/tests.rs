@@ -26,7 +26,11 @@ impl Running {
     async fn start(root: &Path, state: &Path) -> Self {
         let (updates, received) = mpsc::channel(1);
         let (drain, watch) = drain::channel();
-        let config = SourceConfig { root: root.to_path_buf(), state: state.to_path_buf(), bounds: Bounds::default() };
+        let config = SourceConfig {
+            place: Place::Directory(root.to_path_buf()),
+            state: state.to_path_buf(),
+            bounds: Bounds::default(),
+        };
         let task = tasks::spawn("test", run(config, updates, watch));
         let standing = std::collections::BTreeMap::new();
         let mut running = Self { updates: received, task, drain, standing, version: Version::default() };

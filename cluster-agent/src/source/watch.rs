@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::signals::{Look, Mailbox};
 use super::state::{self, Keeper};
-use super::{SourceConfig, SourceError, SourceUpdate};
+use super::{SourceConfig, SourceError, SourceUpdate, path_of, tell_faults};
 
 /// How often everything is looked at, for file systems and moments that inotify misses. With [`SETTLED`] below the
 /// second in which changes must be noticed.
@@ -28,6 +28,7 @@ const REMOVAL_GRACE: Duration = Duration::from_millis(100);
 
 /// Runs until the mailbox says stop or nobody takes updates.
 pub(super) fn run(
+    root: PathBuf,
     config: &SourceConfig,
     updates: &mpsc::Sender<SourceUpdate>,
     mailbox: &Mailbox,
@@ -37,7 +38,7 @@ pub(super) fn run(
     let known: Vec<Arc<str>> = last_good.files().map(Arc::clone).collect();
     let (keeper, writer) = Keeper::start(config.state.clone());
     let mut watch = Watching {
-        walker: Walker::new(config.root.clone(), known),
+        walker: Walker::new(root, known),
         last_good,
         version: Version::new(epoch, 1),
         keeper,
@@ -214,15 +215,7 @@ impl Watching {
 
     fn refresh_errors(&mut self) -> bool {
         self.last_good.set_walk_errors(self.walker.errors().to_vec());
-        let errors = self.last_good.errors();
-        if *errors == *self.errors {
-            return false;
-        }
-        for error in errors.iter().filter(|e| !self.errors.contains(e)).take(LOGGED_MAX) {
-            tracing::warn!("source: {error}");
-        }
-        self.errors = errors.into();
-        true
+        tell_faults(&self.last_good, &mut self.errors)
     }
 
     fn send(&self, changes: Vec<Change>, updates: &mpsc::Sender<SourceUpdate>) -> bool {
@@ -233,17 +226,6 @@ impl Watching {
             errors: Arc::clone(&self.errors),
         };
         updates.blocking_send(update).is_ok()
-    }
-}
-
-/// The most new faults of one scan that are logged; all are in `/debug/source`.
-const LOGGED_MAX: usize = 20;
-
-fn path_of(change: &FileChange) -> Arc<str> {
-    match change {
-        FileChange::Content { path, .. } | FileChange::Unreadable { path, .. } | FileChange::Removed { path } => {
-            Arc::clone(path)
-        }
     }
 }
 

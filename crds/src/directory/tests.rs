@@ -7,6 +7,7 @@ fn names(changes: &[FileChange]) -> Vec<String> {
         FileChange::Content { path, bytes } => format!("{path}={}", String::from_utf8_lossy(bytes)),
         FileChange::Unreadable { path, .. } => format!("!{path}"),
         FileChange::Removed { path } => format!("-{path}"),
+        FileChange::Object { path, .. } => panic!("{path} is of an API server"),
     };
     changes.iter().map(name).collect()
 }

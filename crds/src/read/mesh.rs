@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use meshfed_model::names::{Namespace, check_object_name};
+use meshfed_model::names::{Namespace, check_label};
 
 use super::common::Reader;
 use crate::error::Code;
@@ -70,7 +70,7 @@ pub(super) fn read_mesh(r: &mut Reader<'_>) -> Option<MeshObject> {
     };
     let clusterset_domain = r.get(&["spec", "clustersetDomain"]).and_then(|node| {
         r.parsed(node, "spec.clustersetDomain", "write a DNS name, say clusterset.local", |text| {
-            check_object_name("domain", text).map_err(|e| e.to_string())?;
+            text.split('.').try_for_each(|part| check_label("domain", part)).map_err(|e| e.to_string())?;
             if text.len() > DOMAIN_MAX {
                 return Err(format!("has {} characters, at most {DOMAIN_MAX} are taken", text.len()));
             }

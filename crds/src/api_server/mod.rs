@@ -1,0 +1,207 @@
+//! Edge. Watches the kinds of an API server and hands on each object that came, changed or went, as a file of a
+//! directory would be: under the path `Kind/namespace/name`, for the same reader and the same last good state.
+//!
+//! ```text
+//! kube-runtime, one watcher a kind → reduce (what is used) → kinds (Pure: what is listed, gone, at fault) ⇒ FileChange
+//! ```
+//! A stream with no task of its own. What is listed again is compared with what was known: only what the complete list
+//! does not have is gone. Whatever fails is tried again, and takes nothing away.
+
+mod kinds;
+mod reduce;
+
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::stream::{ReadyChunks, SelectAll};
+use futures::{Stream, StreamExt as _};
+use kube::api::{ApiResource, DynamicObject};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher;
+use kube::runtime::{WatchStreamExt as _, watcher::Event};
+use kube::{Api, Client, Config};
+
+use crate::object::{Kind, Scope};
+use kinds::Step;
+pub use kinds::{Counts, Kinds, Watched};
+
+/// The objects of one page of a list. A page is held in memory whole, before it is reduced.
+const PAGE: u32 = 500;
+/// The events that are taken together, so that a rollout is few revisions and a flood keeps nobody from being heard.
+const TOGETHER: usize = 256;
+/// How long a watch lasts before it is asked for again, in seconds. A connection that died without a word is noticed
+/// within this and five more.
+const WATCH_SECONDS: u32 = 60;
+/// How long the API server may say nothing while it answers: more than a watch lasts.
+const READ_WITHIN: Duration = Duration::from_secs(75);
+/// How long a connection may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// The first pause after a failure, doubled with each to [`PAUSE_MAX`]: a kind whose definition appears is watched within
+/// that, and an API server that is back is heard within it.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+/// A name that connects to a cluster of its own.
+const IN_CLUSTER: &str = "no kubeconfig is named, and this process is in no pod";
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// A kubeconfig cannot be read, or has no such context.
+    #[error("the kubeconfig {path} cannot be used")]
+    Kubeconfig {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: kube::config::KubeconfigError,
+    },
+    /// Neither kubeconfig nor pod.
+    #[error("{IN_CLUSTER}; name one with --kubeconfig")]
+    InCluster(#[source] kube::config::InClusterError),
+    /// The client cannot be made.
+    #[error("no client of the API server can be made")]
+    Client(#[source] kube::Error),
+}
+
+/// A client by a kubeconfig (and one of its contexts), else by the service account of the pod. Connects to nobody yet.
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Client, ConnectError> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let fault = |source| ConnectError::Kubeconfig { path: path.display().to_string(), source };
+            let read = Kubeconfig::read_from(path).map_err(fault)?;
+            let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+            Config::from_custom_kubeconfig(read, &options).await.map_err(fault)?
+        }
+        None => Config::incluster().map_err(ConnectError::InCluster)?,
+    };
+    config.connect_timeout = Some(CONNECT_WITHIN);
+    config.read_timeout = Some(READ_WITHIN);
+    Client::try_from(config).map_err(ConnectError::Client)
+}
+
+/// Pauses that double.
+#[derive(Debug)]
+struct Pauses(Duration);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(PAUSE_MAX);
+        Some(pause)
+    }
+}
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0 = PAUSE_MIN;
+    }
+}
+
+type Events = Pin<Box<dyn Stream<Item = (Kind, Result<Event<DynamicObject>, watcher::Error>)> + Send>>;
+
+/// What is watched, and how far.
+pub struct ApiServer {
+    events: ReadyChunks<SelectAll<Events>>,
+    kinds: Kinds,
+}
+
+impl std::fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiServer").field("kinds", &self.kinds).finish_non_exhaustive()
+    }
+}
+
+/// Which objects are watched.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// [`Scope::Member`]: all kinds, in all namespaces. [`Scope::Hub`]: the fleet's.
+    pub scope: Scope,
+    /// [`Scope::Hub`]: the namespace of the fleet's policies, and no other is watched. [`Scope::Member`]: the same
+    /// namespace, whose policies are passed over.
+    pub fleet_namespace: Option<Arc<str>>,
+}
+
+impl ApiServer {
+    /// Begins with the paths that were known before a restart: those that the first complete list does not have are gone.
+    #[must_use]
+    pub fn new(client: &Client, selection: &Selection, known: impl IntoIterator<Item = Arc<str>>) -> Self {
+        let fleet = selection.scope.is_fleet();
+        let wanted = |kind: &Kind| !fleet || matches!(kind, Kind::FailoverPolicy | Kind::ExportPolicy | Kind::Mesh);
+        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(wanted).collect();
+        let all = kinds.iter().map(|kind| {
+            let resource = resource_of(*kind);
+            let namespace = selection.fleet_namespace.as_deref().filter(|_| fleet && !kind.is_cluster_scoped());
+            let api: Api<DynamicObject> = match namespace {
+                Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+                None => Api::all_with(client.clone(), &resource),
+            };
+            let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
+            let kind = *kind;
+            let events = watcher(api, config).backoff(Pauses(PAUSE_MIN));
+            Box::pin(events.map(move |event| (kind, event))) as Events
+        });
+        let events = futures::stream::select_all(all).ready_chunks(TOGETHER);
+        Self { events, kinds: Kinds::new(selection.clone(), kinds, known) }
+    }
+
+    /// Waits for what comes next, and takes it. Nothing is lost when the future is dropped before it is ready.
+    ///
+    /// `now` is asked once something came.
+    pub async fn next(&mut self, now: impl FnOnce() -> Instant) -> Vec<crate::FileChange> {
+        // Watchers never end.
+        let events = self.events.next().await.unwrap_or_default();
+        let now = now();
+        let mut changes = Vec::new();
+        for (kind, event) in events {
+            let step = match event {
+                Ok(Event::Init) => Step::Begin,
+                Ok(Event::InitApply(object)) => Step::Listed(object),
+                Ok(Event::InitDone) => Step::Complete,
+                Ok(Event::Apply(object)) => Step::Put(object),
+                Ok(Event::Delete(object)) => Step::Gone(object),
+                Err(error) => Step::Failed(error),
+            };
+            self.kinds.take(kind, step, now, &mut changes);
+        }
+        changes
+    }
+
+    /// What is known of each kind.
+    #[must_use]
+    pub fn kinds(&self) -> &Kinds {
+        &self.kinds
+    }
+}
+
+/// As Kubernetes names it in paths. All these are regular.
+fn resource_of(kind: Kind) -> ApiResource {
+    let (group, version) = kind.api_version().split_once('/').unwrap_or_else(|| ("", kind.api_version()));
+    let lower = kind.as_str().to_ascii_lowercase();
+    let plural = match kind {
+        Kind::WorkloadEntry | Kind::ExportPolicy | Kind::FailoverPolicy => {
+            format!("{}ies", lower.strip_suffix('y').unwrap_or(&lower))
+        }
+        Kind::Mesh => format!("{lower}es"),
+        Kind::Namespace
+        | Kind::Service
+        | Kind::ServiceExport
+        | Kind::EndpointSlice
+        | Kind::Pod
+        | Kind::Node
+        | Kind::PeerAuthentication => format!("{lower}s"),
+    };
+    ApiResource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        api_version: kind.api_version().to_owned(),
+        kind: kind.as_str().to_owned(),
+        plural,
+    }
+}
