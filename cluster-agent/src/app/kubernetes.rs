@@ -60,6 +60,7 @@ async fn host(args: AgentArgs, stop: Stop) -> Result<(), Ended> {
     };
     let cluster =
         connect::connect(&options).await.map_err(|error| Ended { name: "kubernetes", reason: chain(&error) })?;
+    let args = AgentArgs { namespace: Some(cluster.namespace.clone()), ..args };
     let member = args.data_dir.join(MEMBER);
     let settings = Settings {
         namespace: cluster.namespace.clone(),

@@ -22,6 +22,8 @@ mod tests;
 pub const XDS_PORT: u16 = 15012;
 /// Default of `--admin-listen`.
 pub const ADMIN_PORT: u16 = 15014;
+/// Default of `--namespace` where nobody says.
+const RELEASE_NAMESPACE: &str = "meshfed-system";
 /// The socket of xDS, in the run directory.
 const XDS_SOCKET: &str = "xds.sock";
 /// The socket of the SPIFFE Workload API, in the run directory.
@@ -41,16 +43,6 @@ pub struct AgentArgs {
     /// API server; both follow changes
     #[arg(long, value_name = "dir:PATH|kubernetes")]
     pub source: String,
-    /// With --source kubernetes: where the API server is, and who the agent is there [default: the service account of its
-    /// pod]
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-    /// A context of the kubeconfig [default: its current one]
-    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
-    pub context: Option<String>,
-    /// The agent's own namespace: a PeerAuthentication in it holds for the whole mesh
-    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "meshfed-system")]
-    pub namespace: String,
     /// With --source kubernetes: the namespace of a hub in this cluster, whose policies are the fleet's and not this
     /// cluster's
     #[arg(long, value_name = "NAME", default_value = "meshfed-hub")]
@@ -75,7 +67,8 @@ pub struct AgentArgs {
     /// With --source kubernetes: a context of the kubeconfig [default: its current one]
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
-    /// With --source kubernetes: the namespace of this release [default: that of the pod, or of the context]
+    /// The namespace of this release: a PeerAuthentication in it holds for the whole mesh [default: with --source
+    /// kubernetes that of the pod or of the context, else meshfed-system]
     #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE")]
     pub namespace: Option<String>,
     /// With --source kubernetes: the only Secret of its namespace that a Membership may name for its token
@@ -180,7 +173,7 @@ impl Config {
     pub fn load(args: AgentArgs) -> Result<Self, Problems> {
         let mut problems = Problems::new();
         let source = source_of(&args, &mut problems);
-        let namespace = Namespace::new(&args.namespace)
+        let namespace = Namespace::new(args.namespace.as_deref().unwrap_or(RELEASE_NAMESPACE))
             .map_err(|error| problems.flag("MF0116", "--namespace", error.to_string()))
             .ok();
         if args.dns_listen.iter().any(|l| *l != ListenFlag::Off) {

@@ -44,46 +44,35 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
-/// A name that connects to a cluster of its own.
-const IN_CLUSTER: &str = "no kubeconfig is named, and this process is in no pod";
-
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// A kubeconfig cannot be read, or has no such context.
-    #[error("the kubeconfig {path} cannot be used")]
-    Kubeconfig {
-        /// The file.
-        path: String,
-        /// Why.
-        #[source]
-        source: kube::config::KubeconfigError,
-    },
+    #[error("the kubeconfig cannot be used")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
     /// Neither kubeconfig nor pod.
-    #[error("{IN_CLUSTER}; name one with --kubeconfig")]
-    InCluster(#[source] kube::config::InClusterError),
+    #[error("no API server: name a kubeconfig with --kubeconfig or KUBECONFIG, or run in a pod")]
+    Nowhere(#[from] kube::config::InferConfigError),
     /// The client cannot be made.
     #[error("no client of the API server can be made")]
-    Client(#[source] kube::Error),
+    Client(#[from] kube::Error),
 }
 
-/// A client by a kubeconfig (and one of its contexts), else by the service account of the pod. Connects to nobody yet.
+/// A client by a kubeconfig and one of its contexts (none: the current one); without a file that of `KUBECONFIG`,
+/// `~/.kube/config`, or in a pod its service account. Connects to nobody yet.
 ///
 /// # Errors
 /// [`ConnectError`].
 pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Client, ConnectError> {
+    let chosen = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
     let mut config = match kubeconfig {
-        Some(path) => {
-            let fault = |source| ConnectError::Kubeconfig { path: path.display().to_string(), source };
-            let read = Kubeconfig::read_from(path).map_err(fault)?;
-            let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-            Config::from_custom_kubeconfig(read, &options).await.map_err(fault)?
-        }
-        None => Config::incluster().map_err(ConnectError::InCluster)?,
+        Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &chosen).await?,
+        None if context.is_some() => Config::from_kubeconfig(&chosen).await?,
+        None => Config::infer().await?,
     };
     config.connect_timeout = Some(CONNECT_WITHIN);
     config.read_timeout = Some(READ_WITHIN);
-    Client::try_from(config).map_err(ConnectError::Client)
+    Ok(Client::try_from(config)?)
 }
 
 /// Pauses that double.
