@@ -16,7 +16,7 @@ use meshfed_ca::keys::SigningKey;
 use meshfed_ca::{anchor, svid};
 use meshfed_cluster_agent::xds::tcp_tls;
 use meshfed_model::identity::{SpiffeId, TrustDomain};
-use meshfed_runtime::tls::{self, Identity, IdentityStore, TrustStore};
+use meshfed_runtime::tls::{self, ClientAuth, Identity, IdentityStore, TrustStore};
 use meshfed_runtime::{clock, drain, grpc, tasks};
 use rustls_pki_types::CertificateDer;
 use tonic::Code;
@@ -120,7 +120,8 @@ async fn on_tcp_only_an_svid_of_the_own_cluster_is_served() {
     let directory = tempfile::tempdir().unwrap();
     let (served, server) = topology::serve_also(&case, &directory.path().join("xds.sock")).await;
     let agent = Arc::new(IdentityStore::new(fleet.identity("spiffe://mesh.example/cluster/c1/agent/0")));
-    let tls = tcp_tls(agent, Arc::clone(&trust), TrustDomain::new("c1.mesh.example").unwrap()).unwrap();
+    let tls =
+        tcp_tls(agent, Arc::clone(&trust), TrustDomain::new("c1.mesh.example").unwrap(), ClientAuth::Required).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = listener.local_addr().unwrap().to_string();
     let (trigger, watch) = drain::channel();

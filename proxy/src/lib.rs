@@ -22,6 +22,7 @@
 //! tls::accept(TcpStream, &state::ServerTls) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, SpiffeId), TlsError>
 //! ```
 
+pub mod attest;
 pub mod config;
 pub mod discovery;
 pub mod state;

@@ -6,6 +6,7 @@ mod crds;
 mod credential;
 mod demo;
 mod endpoints;
+mod inject;
 mod join;
 mod join_kube;
 mod later;
@@ -74,6 +75,8 @@ enum Verb {
     Endpoints(endpoints::EndpointsArgs),
     /// Show the fleet's trust: root, bundles, and who holds them
     Trust(trust::TrustArgs),
+    /// Inject the sidecar into the pods of a file, as the webhook does, and print it
+    Inject(inject::InjectArgs),
     /// Print the bootstrap file of another data plane than the bundled proxy
     Bootstrap(bootstrap::BootstrapArgs),
     /// Print the version of this program
@@ -107,6 +110,7 @@ pub fn run(cli: Cli, signals: Option<Signals>) -> ExitCode {
         Verb::Services(args) => exit::finish(block_on(services::run(args))),
         Verb::Endpoints(args) => exit::finish(block_on(endpoints::run(args))),
         Verb::Trust(args) => exit::finish(block_on(trust::run(args))),
+        Verb::Inject(args) => exit::finish(inject::run(&args)),
         Verb::Bootstrap(args) => exit::finish(bootstrap::run(&args)),
         Verb::Version(args) => exit::finish(version::run(&args)),
         Verb::Reactor(args) => exit::finish(block_on(reactor::run(args, signals))),
@@ -131,6 +135,7 @@ pub fn configuration_errors(cli: Cli) -> Vec<String> {
         | Verb::Services(_)
         | Verb::Endpoints(_)
         | Verb::Trust(_)
+        | Verb::Inject(_)
         | Verb::Bootstrap(_)
         | Verb::Version(_)
         | Verb::Reactor(_)

@@ -1,5 +1,8 @@
 //! Edge. The agent as a process: `Config` → build → run. Nothing else wires rooms together.
 
+mod injection;
+mod tcp;
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -42,7 +45,7 @@ use crate::membership::Facts;
 use crate::source;
 use crate::view::persist::Loaded;
 use crate::workload::{WorkloadMetrics, WorkloadServer};
-use crate::xds::{XdsMetrics, XdsServer, tcp_tls};
+use crate::xds::{XdsMetrics, XdsServer};
 
 mod kubernetes;
 
@@ -105,6 +108,7 @@ struct Bound {
     unix: UnixListener,
     workload: UnixListener,
     xds: Vec<TcpListener>,
+    webhook: Vec<TcpListener>,
     admin: Vec<TcpListener>,
     addresses: Addresses,
 }
@@ -113,6 +117,8 @@ impl Bound {
     fn bind(config: &Config, problems: &mut Problems) -> Option<Self> {
         let mut addresses = Addresses::new();
         let xds = process::listen("MF0109", "--xds-listen", "xds", &config.xds, &mut addresses, problems);
+        let flags = &config.args.webhook_listen;
+        let webhook = process::listen("MF0109", "--webhook-listen", "webhook", flags, &mut addresses, problems);
         let admin = process::listen("MF0109", "--admin-listen", "admin", &config.admin, &mut addresses, problems);
         let mut socket = |path| match grpc::bind_unix("--run-dir", path) {
             Ok(unix) => Some(unix),
@@ -122,7 +128,7 @@ impl Bound {
             }
         };
         let (unix, workload) = (socket(&config.xds_socket()), socket(&config.workload_socket()));
-        Some(Self { unix: unix?, workload: workload?, xds, admin, addresses })
+        Some(Self { unix: unix?, workload: workload?, xds, webhook, admin, addresses })
     }
 }
 
@@ -225,10 +231,14 @@ impl Agent {
             workload_api = %self.config.workload_socket().display(),
             "the agent listens"
         );
-        run_parts(stop, timeout, |parts, watch| Ok(self.start(parts, watch))).await
+        let client = match &self.config.args.release_namespace {
+            Some(_) => Some(tcp::client().await.map_err(|reason| Ended { name: "kubernetes", reason })?),
+            None => None,
+        };
+        run_parts(stop, timeout, |parts, watch| Ok(self.start(parts, watch, client))).await
     }
 
-    fn start(self, tasks: &mut TaskGroup, watch: drain::Watch) -> Held {
+    fn start(self, tasks: &mut TaskGroup, watch: drain::Watch, client: Option<kube::Client>) -> Held {
         let Self { config, bound, metrics, readiness, identity, trust, link, opened, lock } = self;
         let Opened { uplink, commands: downlink, loaded, bundles, connected: _ } = opened;
         let state = config.args.data_dir.join("state");
@@ -242,7 +252,11 @@ impl Agent {
         let shown = config.shown();
         let source_config = source_of(&config, state.join("source"), &readiness, &metrics);
         let now = clock::instant();
-        let mut core = core_of(&config.agent, config.namespace, config.authority, loaded, &bundles);
+        let anchors = client.as_ref().and_then(|client| {
+            let anchors = meshfed_ca::pem::encode_certificates([config.authority.anchor()]);
+            injection::start(tasks, &config, bound.webhook, client, anchors.into(), &metrics, &watch)
+        });
+        let mut core = core_of(&config.agent, config.namespace.clone(), config.authority, loaded, &bundles);
         let (proxies_file, hosts_file) = (state.join("proxies.json"), state.join("hosts.json"));
         core.restore_proxies(kept::load(&proxies_file), now);
         core.restore_resolved(lookup::load(&hosts_file));
@@ -275,12 +289,17 @@ impl Agent {
             },
             metrics: ConnectionMetrics::register(&metrics, "meshfed_xds"),
         };
-        match tcp_tls(identity, trust, config.agent.trust_domain) {
-            Ok(_) if bound.xds.is_empty() => {}
-            Ok(tls) => {
-                tasks.spawn("xds-tcp", grpc::serve_tls(bound.xds, tls, routes.clone(), watch.clone(), options.clone()))
-            }
-            Err(error) => tasks.spawn("xds-tcp", async move { Err::<(), _>(error) }),
+        if !bound.xds.is_empty() {
+            let port = tcp::Port {
+                identity,
+                trust,
+                trust_domain: config.agent.trust_domain,
+                options: options.clone(),
+                listeners: bound.xds,
+                routes: routes.clone(),
+            };
+            let kubernetes = config.args.release_namespace.zip(client);
+            port.serve(tasks, kubernetes, &commands, &metrics, &watch);
         }
         tasks.spawn("xds-unix", grpc::serve_unix(bound.unix, routes, watch.clone(), options));
         tasks.spawn("workload", workload_api(bound.workload, &commands, &metrics, &watch, config.args.drain_timeout));
@@ -292,13 +311,14 @@ impl Agent {
         if !bound.admin.is_empty() {
             tasks.spawn("admin", admin.serve(bound.admin, watch));
         }
-        Held { _sockets: sockets, _lock: lock }
+        Held { _sockets: sockets, _anchors: anchors, _lock: lock }
     }
 }
 
 /// What is given up at the very end, in this order: the next agent may bind only once the data directory is free.
 struct Held {
     _sockets: files::RemoveOnDrop,
+    _anchors: Option<tokio::sync::watch::Sender<Option<Arc<str>>>>,
     _lock: std::fs::File,
 }
 

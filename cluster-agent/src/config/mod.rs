@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use meshfed_model::names::Namespace;
@@ -14,6 +15,7 @@ use meshfed_runtime::telemetry::LogFormat;
 
 use crate::enroll::AgentFile;
 use crate::identity::{Authority, AuthorityError};
+use crate::inject::InjectConfig;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,10 @@ const XDS_SOCKET: &str = "xds.sock";
 const WORKLOAD_SOCKET: &str = "workload.sock";
 /// The shortest `--svid-ttl`: below it, renewals would be the agent's main work.
 const SVID_TTL_MIN: Duration = Duration::from_secs(10);
+/// The shortest `--webhook-certificate-ttl`: a new CA is to be known to API servers before the old one ends.
+const WEBHOOK_TTL_MIN: Duration = Duration::from_secs(20);
+/// The largest `--injection-config`.
+const INJECTION_MAX: usize = 64 * 1024;
 /// The largest PEM file that is read.
 const PEM_MAX: usize = 256 * 1024;
 
@@ -74,6 +80,22 @@ pub struct AgentArgs {
     /// With --source kubernetes: the only Secret of its namespace that a Membership may name for its token
     #[arg(long, value_name = "NAME", default_value = "meshfed-join")]
     pub token_secret: String,
+    /// On Kubernetes the namespace of this release: proxies of pods are attested by service-account tokens then, and xDS
+    /// over TCP shows spiffe://TRUST_DOMAIN/ns/NS/sa/meshfed-agent; the API server is that of KUBECONFIG, else the pod's
+    #[arg(long, value_name = "NS", env = "MESHFED_RELEASE_NAMESPACE")]
+    pub release_namespace: Option<Namespace>,
+    /// What is injected into pods, as YAML; makes ConfigMap meshfed-trust be kept in all namespaces with injection
+    #[arg(long, value_name = "FILE", requires = "release_namespace")]
+    pub injection_config: Option<PathBuf>,
+    /// HTTPS of the mutating webhook, several times [default: off]
+    #[arg(long, value_name = "HOST:PORT|off", requires = "injection_config")]
+    pub webhook_listen: Vec<ListenFlag>,
+    /// The MutatingWebhookConfiguration whose caBundle is this agent's
+    #[arg(long, value_name = "NAME", default_value = crate::webhook::CONFIGURATION)]
+    pub webhook_configuration: String,
+    /// Life of the webhook's certificate, from 20s; it is made anew at half of it
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub webhook_certificate_ttl: Duration,
     /// Where the sockets and addresses.json are [default: run in the data directory]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
@@ -89,6 +111,26 @@ pub struct AgentArgs {
     /// error, warn, info, debug, trace, or directives such as info,meshfed_cluster_agent=debug
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
+}
+
+/// What `--injection-config` says; it is about the namespace of this release.
+fn injection(path: &Path, args: &AgentArgs, problems: &mut Problems) -> Option<Arc<InjectConfig>> {
+    let read = files::read_text(path, INJECTION_MAX).map_err(|e| chain(&e));
+    let config = read.and_then(|text| InjectConfig::read(&text).map_err(|e| e.to_string()));
+    let named = args.release_namespace.as_ref();
+    match config {
+        Ok(config) if Some(&config.release_namespace) == named => Some(Arc::new(config)),
+        Ok(config) => {
+            let named = named.map(ToString::to_string).unwrap_or_default();
+            let text = format!("releaseNamespace is {}, --release-namespace is {named}", config.release_namespace);
+            problems.file("MF0116", path.display().to_string(), text);
+            None
+        }
+        Err(text) => {
+            problems.file("MF0116", path.display().to_string(), text);
+            None
+        }
+    }
 }
 
 /// The sockets must have room in an address.
@@ -144,6 +186,8 @@ pub struct Config {
     pub xds: Vec<ListenFlag>,
     /// Where the admin port listens.
     pub admin: Vec<ListenFlag>,
+    /// `--injection-config`.
+    pub inject: Option<Arc<InjectConfig>>,
     /// `E/agent.yaml`.
     pub agent: AgentFile,
     /// The cluster's CA.
@@ -186,11 +230,17 @@ impl Config {
             let text = format!("{:?} is not between 10s and 24h", args.svid_ttl);
             problems.flag("MF0113", "--svid-ttl", text);
         }
+        if args.webhook_certificate_ttl < WEBHOOK_TTL_MIN {
+            let text = format!("{:?} is shorter than 20s", args.webhook_certificate_ttl);
+            problems.flag("MF0113", "--webhook-certificate-ttl", text);
+        }
+        let inject = args.injection_config.as_deref().and_then(|path| injection(path, &args, &mut problems));
         let files = Files::read(&args.data_dir, &mut problems);
         match (source, namespace, files) {
             (Some(source), Some(namespace), Some(files)) if problems.is_empty() => Ok(Self {
                 source,
                 namespace,
+                inject,
                 run_dir,
                 xds,
                 admin,

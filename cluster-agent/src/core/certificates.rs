@@ -1,8 +1,10 @@
 //! Pure. Certificates of proxies: one per workload, renewed while somebody reads it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use meshfed_model::identity::SpiffeId;
+use meshfed_model::identity::{Principal, SpiffeId};
+use meshfed_model::names::Namespace;
 use meshfed_runtime::steady::ClockJump;
 
 use super::Core;
@@ -31,6 +33,32 @@ impl Core {
     /// Whether the wall clock has jumped: then nothing is issued, and what was issued goes on (CA8).
     pub const fn set_clock_jump(&mut self, jump: Option<ClockJump>) {
         self.clock_jump = jump;
+    }
+
+    /// A certificate for a workload that has made its key itself. With `named`, only where an object names such a
+    /// workload: what is known without the API server.
+    ///
+    /// # Errors
+    /// Why there is none, for people.
+    pub fn certify(&mut self, id: &SpiffeId, key: &[u8], named: bool, wall: SystemTime) -> Result<Vec<u8>, String> {
+        if let Some(jump) = self.clock_jump {
+            return Err(AuthorityError::Clock(jump).to_string());
+        }
+        let is_named = |account: &(Namespace, Arc<str>)| match &id.principal {
+            Principal::Workload { namespace, service_account } => {
+                (namespace, &**service_account) == (&account.0, &*account.1)
+            }
+            Principal::Agent { .. } | Principal::Federator { .. } => false,
+        };
+        if named && !self.index.accounts_of_all().any(is_named) {
+            return Err(format!("no pod or WorkloadEntry of this cluster is {id}"));
+        }
+        let certificate = self.authority.certify(id, key, wall).map_err(|e| {
+            let cause = std::error::Error::source(&e).map(|cause| format!(": {cause}")).unwrap_or_default();
+            format!("{e}{cause}")
+        })?;
+        self.effects.issued += 1;
+        Ok(certificate)
     }
 
     /// A certificate for the workload, where it has none that lasts.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use meshfed_model::identity::SpiffeId;
 use meshfed_runtime::clock;
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::metrics::Metrics;
@@ -104,6 +105,17 @@ pub enum Command {
     Released {
         /// The stream.
         id: StreamId,
+    },
+    /// A certificate for an attested workload that has made its key itself.
+    Certify {
+        /// The identity.
+        id: Box<SpiffeId>,
+        /// The key, DER SubjectPublicKeyInfo.
+        key: Vec<u8>,
+        /// Only where an object names such a workload.
+        named: bool,
+        /// Where the certificate goes, DER, or why there is none.
+        answer: oneshot::Sender<Result<Vec<u8>, String>>,
     },
     /// `GET /debug/source`.
     DebugSource {
@@ -345,6 +357,10 @@ impl Actor {
             Command::Released { id } => {
                 self.holders.remove(&id);
                 self.core.released(id);
+            }
+            Command::Certify { id, key, named, answer } => {
+                // An error: who asked went away.
+                let _gone = answer.send(self.core.certify(&id, &key, named, wall));
             }
             Command::DebugSource { answer } => {
                 self.core.check_names();

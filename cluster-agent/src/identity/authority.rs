@@ -118,13 +118,20 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError`].
     pub fn issue(&self, id: &SpiffeId, now: SystemTime) -> Result<Issued, AuthorityError> {
+        let key = SigningKey::generate().map_err(AuthorityError::Key)?;
+        let certificate = self.certify(id, key.public_key_der(), now)?;
+        Ok(Issued { certificate, key })
+    }
+    /// A certificate, DER, for a workload that has made its key itself: `key` is its DER SubjectPublicKeyInfo, whose
+    /// owner has proven to hold the private one.
+    ///
+    /// # Errors
+    /// [`AuthorityError`].
+    pub fn certify(&self, id: &SpiffeId, key: &[u8], now: SystemTime) -> Result<Vec<u8>, AuthorityError> {
         if id.trust_domain != self.trust_domain || !id.is_workload() {
             return Err(AuthorityError::Foreign { id: id.clone(), own: self.trust_domain.clone() });
         }
-        let key = SigningKey::generate().map_err(AuthorityError::Key)?;
-        let certificate = svid::issue(&self.key, &self.anchor, id, key.public_key_der(), self.ttl, now)
-            .map_err(AuthorityError::Issue)?;
-        Ok(Issued { certificate, key })
+        svid::issue(&self.key, &self.anchor, id, key, self.ttl, now).map_err(AuthorityError::Issue)
     }
 }
 

@@ -53,8 +53,9 @@ impl XdsMetrics {
     }
 }
 
-/// TLS of the TCP port: an SVID of a workload of the own trust domain is required; every other certificate, and none,
-/// is refused in the handshake.
+/// TLS of the TCP port: an SVID of a workload of the own trust domain; every other certificate is refused in the
+/// handshake, and so is none where `client_auth` requires one. Where it does not, the services are to be behind
+/// [`crate::attestation::closed_to_strangers`].
 ///
 /// # Errors
 /// When the provider does not support TLS 1.3.
@@ -62,6 +63,7 @@ pub fn tcp_tls(
     identity: Arc<IdentityStore>,
     trust: Arc<TrustStore>,
     trust_domain: TrustDomain,
+    client_auth: ClientAuth,
 ) -> Result<Arc<rustls::ServerConfig>, rustls::Error> {
     let own = move |id: &SpiffeId| {
         id.trust_domain == trust_domain
@@ -70,7 +72,7 @@ pub fn tcp_tls(
                 Principal::Agent { .. } | Principal::Federator { .. } => false,
             }
     };
-    tls::server_config(identity, trust, Arc::new(own), ClientAuth::Required, &[b"h2"])
+    tls::server_config(identity, trust, Arc::new(own), client_auth, &[b"h2"])
 }
 
 /// Who speaks.

@@ -18,8 +18,9 @@ use tokio::sync::{oneshot, watch};
 use tonic::transport::Channel;
 
 use crate::admin::Admin;
-use crate::config::{AppProbe, CODE_FLAG, Config, Mode, ProxyArgs, node};
-use crate::discovery::{Discovery, DiscoveryConfig};
+use crate::attest::Attestation;
+use crate::config::{AgentAddress, AppProbe, CODE_FLAG, Config, Mode, ProxyArgs, node};
+use crate::discovery::{Agent, Discovery, DiscoveryConfig};
 use crate::listen::{Limits, Listeners, Shared};
 use crate::passthrough::GatewayMetrics;
 use crate::probe::{self, AppState};
@@ -142,8 +143,16 @@ fn build(config: &Config, readiness: &Readiness, watch: &drain::Watch) -> Result
     let host_addresses: Vec<IpAddr> = if config.mode == Mode::Gateway { host::addresses() } else { Vec::new() };
     let node = node(config, &host_addresses);
     let node_id = node.id.clone();
+    let agent = match &config.agent {
+        AgentAddress::Unix(path) => Agent::Unix(path.clone()),
+        AgentAddress::Tcp(tcp) => {
+            let (attestation, attested) = Attestation::new(tcp.clone(), &config.workload, Arc::clone(&identity));
+            helpers.push(helper("attestation", attestation.run(watch.clone())));
+            Agent::Tcp(attested)
+        }
+    };
     let discovery_config = DiscoveryConfig {
-        agent: config.agent.clone(),
+        agent,
         node,
         inbound_listen: config.listen.get("inbound").cloned().unwrap_or_default(),
         inbound: config.inbound.keys().copied().collect(),
@@ -247,7 +256,7 @@ fn problem(flag: &str, error: &(dyn std::error::Error + 'static)) -> Problems {
 fn shown(config: &Config) -> serde_json::Value {
     let texts = |addresses: &Vec<SocketAddr>| addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
     serde_json::json!({
-        "agent": config.agent.display().to_string(),
+        "agent": config.agent.to_string(),
         "workload": config.workload.to_string(),
         "mode": config.mode.as_str(),
         "bind": config.bind.iter().map(ToString::to_string).collect::<Vec<_>>(),

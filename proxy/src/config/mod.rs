@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use meshfed_model::names::WorkloadRef;
+use meshfed_model::names::{Namespace, WorkloadRef};
 use meshfed_runtime::config::Problems;
 use meshfed_runtime::listen::ListenFlag;
 use meshfed_runtime::telemetry::LogFormat;
 
 use crate::telemetry::AccessLogTarget;
 
+mod agent;
 mod node;
+pub use agent::{AgentAddress, TcpAgent};
 pub use node::node;
 
 /// A flag whose value cannot be used.
@@ -55,9 +57,18 @@ pub enum Capture {
 /// `meshfed proxy`: the data plane, beside a workload or as east-west gateway.
 #[derive(Debug, Clone, Args)]
 pub struct ProxyArgs {
-    /// The agent: unix:PATH of its run/xds.sock (HOST:PORT is not in this version)
+    /// The agent: unix:PATH of its run/xds.sock; on Kubernetes HOST:PORT, with --token-file and --trust-file
     #[arg(long, value_name = "unix:PATH|HOST:PORT")]
     pub agent: String,
+    /// The pod's projected service-account token with audience meshfed, for an agent at HOST:PORT; read anew each time
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The anchors by which an agent at HOST:PORT is verified: anchors.pem of ConfigMap meshfed-trust
+    #[arg(long, value_name = "FILE")]
+    pub trust_file: Option<PathBuf>,
+    /// The namespace of an agent at HOST:PORT: it is spiffe://TRUST_DOMAIN/ns/NS/sa/meshfed-agent
+    #[arg(long, value_name = "NS", default_value = "meshfed-system")]
+    pub agent_namespace: Namespace,
     /// The workload: namespace, service account, and the WorkloadEntry's name where several have that account
     #[arg(long, value_name = "NS/SA[/NAME]")]
     pub workload: String,
@@ -150,8 +161,8 @@ pub struct OwnListeners {
 /// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The agent's socket.
-    pub agent: PathBuf,
+    /// The agent.
+    pub agent: AgentAddress,
     /// Who we are to be.
     pub workload: WorkloadRef,
     /// What we are.
@@ -188,7 +199,7 @@ impl Config {
     /// Everything that is wrong with them.
     pub fn new(args: &ProxyArgs, cores: usize) -> Result<Self, Problems> {
         let mut problems = Problems::new();
-        let agent = agent(&args.agent, &mut problems);
+        let agent = agent::agent(args, &mut problems);
         let workload =
             args.workload.parse::<WorkloadRef>().map_err(|e| problems.flag(CODE_FLAG, "--workload", e.to_string()));
         match args.capture {
@@ -250,27 +261,6 @@ impl Config {
             drain_timeout,
         })
     }
-}
-
-fn agent(text: &str, problems: &mut Problems) -> Option<PathBuf> {
-    match text.strip_prefix("unix:") {
-        Some("") => problems.flag(CODE_FLAG, "--agent", "names no path; use unix:PATH, the agent's run/xds.sock"),
-        Some(path) if path.len() > 107 => problems.flag(
-            CODE_FLAG,
-            "--agent",
-            format!(
-                "the path has {} bytes, a Unix socket's may have 107; start the agent with a shorter --run-dir",
-                path.len()
-            ),
-        ),
-        Some(path) => return Some(path.into()),
-        None => problems.flag(
-            CODE_LATER,
-            "--agent",
-            "an agent at HOST:PORT is not in this version; use unix:PATH, the agent's run/xds.sock",
-        ),
-    }
-    None
 }
 
 fn inbound(args: &ProxyArgs, problems: &mut Problems) -> BTreeMap<u16, SocketAddr> {

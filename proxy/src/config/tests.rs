@@ -18,7 +18,7 @@ fn config(flags: &[&str]) -> Result<Config, Problems> {
 #[test]
 fn the_example_of_the_contract_is_understood() {
     let c = config(&["--inbound", "8080=127.1.0.11:18080"]).unwrap();
-    assert_eq!(c.agent, PathBuf::from("east/run/xds.sock"));
+    assert_eq!(c.agent, AgentAddress::Unix("east/run/xds.sock".into()));
     assert_eq!((c.workload.to_string().as_str(), c.mode, c.workers), ("shop/b", Mode::Sidecar, 2));
     assert_eq!(c.inbound, BTreeMap::from([(8080, "127.1.0.11:18080".parse().unwrap())]));
     assert_eq!((c.app_probe, c.drain_timeout), (AppProbe::Tcp, Duration::from_secs(10)));

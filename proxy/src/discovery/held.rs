@@ -75,6 +75,8 @@ pub struct Held {
     sni_routes: SniRoutes,
     versions: BTreeMap<Kind, BTreeMap<String, String>>,
     maps_changed: bool,
+    /// Our identity comes from elsewhere: it is neither asked for nor taken here.
+    own_identity: bool,
 }
 
 impl Held {
@@ -104,7 +106,16 @@ impl Held {
             sni_routes: SniRoutes::default(),
             versions: BTreeMap::new(),
             maps_changed: false,
+            own_identity: false,
         }
+    }
+
+    /// With an identity that is made in this process: no secret of the agent is one.
+    #[must_use]
+    pub fn with_own_identity(mut self) -> Self {
+        self.own_identity = true;
+        self.secrets.insert(IDENTITY_SECRET.into());
+        self
     }
 
     /// Applies a response: what is good of it at once, the rest is refused by name.
@@ -177,6 +188,7 @@ impl Held {
 
     fn take_secret(&mut self, name: &Arc<str>, secret: SecretSpec) -> Result<(), String> {
         match secret {
+            SecretSpec::Identity(_) if self.own_identity => return Err("our identity is made here".to_owned()),
             SecretSpec::Identity(identity) if name.as_ref() == IDENTITY_SECRET => self.identity.replace(*identity),
             SecretSpec::Identity(_) => return Err(format!("only '{IDENTITY_SECRET}' is our identity")),
             SecretSpec::Trust(bundles) => {
@@ -502,6 +514,9 @@ impl Held {
                         | ListenerSpecKind::OutboundTcp { .. }
                         | ListenerSpecKind::Gateway { .. } => {}
                     }
+                }
+                if self.own_identity {
+                    names.remove(IDENTITY_SECRET);
                 }
                 names
             }

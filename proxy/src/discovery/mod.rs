@@ -29,6 +29,7 @@ use meshfed_runtime::tls::{IdentityStore, TrustStore};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
+use crate::attest::Attested;
 use crate::state::{Listener, ListenerCell, StateHandle};
 pub use held::{Applied, Held, IDENTITY_SECRET, ListenerChange, TRUST_SECRET};
 use metrics::DiscoveryMetrics;
@@ -59,11 +60,40 @@ pub trait Sockets {
     fn changed(&mut self);
 }
 
+/// How the agent is reached.
+#[derive(Debug, Clone)]
+pub enum Agent {
+    /// On its socket; it sends us our identity.
+    Unix(PathBuf),
+    /// Over TCP, with an identity that is attested before.
+    Tcp(Attested),
+}
+
+impl std::fmt::Display for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Tcp(attested) => write!(f, "{}", attested.target()),
+        }
+    }
+}
+
+impl Agent {
+    async fn connect(&mut self) -> Result<Channel, String> {
+        match self {
+            Self::Unix(path) => meshfed_runtime::grpc::connect_unix(path)
+                .await
+                .map_err(|error| format!("{error}; is the agent running, and is this its run/xds.sock?")),
+            Self::Tcp(attested) => attested.connect().await,
+        }
+    }
+}
+
 /// What discovery needs to know.
 #[derive(Debug, Clone)]
 pub struct DiscoveryConfig {
-    /// The agent's socket.
-    pub agent: PathBuf,
+    /// The agent.
+    pub agent: Agent,
     /// Who we say we are.
     pub node: Node,
     /// Replaces the addresses of inbound listeners.
@@ -95,6 +125,10 @@ impl Discovery {
         metrics: &Metrics,
     ) -> (Self, watch::Receiver<Option<Channel>>) {
         let held = Held::new(Arc::clone(state), identity, trust, config.inbound_listen.clone());
+        let held = match config.agent {
+            Agent::Unix(_) => held,
+            Agent::Tcp(_) => held.with_own_identity(),
+        };
         let (channel, seen) = watch::channel(None);
         (
             Self {
@@ -130,9 +164,9 @@ impl Discovery {
             if ended == told {
                 tracing::debug!(reason = %ended, pause_milliseconds, "discovery: still no agent");
             } else if !self.started {
-                tracing::warn!(agent = %self.config.agent.display(), reason = %ended, "discovery: no agent yet; nothing is served until there is one, and it is tried again");
+                tracing::warn!(agent = %self.config.agent, reason = %ended, "discovery: no agent yet; nothing is served until there is one, and it is tried again");
             } else {
-                tracing::warn!(agent = %self.config.agent.display(), reason = %ended, "discovery: agent lost; what is known stays, and it is tried again");
+                tracing::warn!(agent = %self.config.agent, reason = %ended, "discovery: agent lost; what is known stays, and it is tried again");
             }
             told = ended;
             tokio::select! {
@@ -144,9 +178,9 @@ impl Discovery {
 
     /// One connection; says why it ended.
     async fn once<S: Sockets>(&mut self, sockets: &mut S, backoff: &mut Backoff) -> Result<String, Problems> {
-        let channel = match meshfed_runtime::grpc::connect_unix(&self.config.agent).await {
+        let channel = match self.config.agent.connect().await {
             Ok(channel) => channel,
-            Err(error) => return Ok(format!("{error}; is the agent running, and is this its run/xds.sock?")),
+            Err(reason) => return Ok(reason),
         };
         backoff.connected(clock::instant());
         stream::follow(self, channel, sockets).await

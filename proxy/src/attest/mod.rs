@@ -1,0 +1,214 @@
+//! Edge. Who this proxy is, at an agent over TCP: a key made here, and the certificate that the agent gives for the token
+//! of the pod; renewed at half of its life with the token that the kubelet has put there meanwhile.
+
+mod trust;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshfed_api::proto::workload::AttestRequest;
+use meshfed_api::proto::workload::attestation_client::AttestationClient;
+use meshfed_model::identity::{Principal, SpiffeId};
+use meshfed_model::names::{Namespace, WorkloadRef};
+use meshfed_runtime::backoff::Backoff;
+use meshfed_runtime::drain::Watch;
+use meshfed_runtime::tls::{self, Identity, IdentityStore};
+use meshfed_runtime::{clock, files, grpc, telemetry};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+use crate::config::TcpAgent;
+
+/// The service account of agents.
+const AGENT_ACCOUNT: &str = "meshfed-agent";
+/// Longest token file.
+const TOKEN_MAX: usize = 16 * 1024;
+/// Time for the agent's answer: it asks the API server twice.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
+/// First ceiling of the pause between two attempts.
+const RETRY_BASE: Duration = Duration::from_millis(100);
+/// Longest pause: a pod does not start before its proxy is somebody.
+const RETRY_CAP: Duration = Duration::from_secs(5);
+/// Renewals are spread over this part of an identity's life before they are due.
+const SPREAD: f64 = 0.1;
+
+/// Why there is no identity yet.
+#[derive(Debug, thiserror::Error)]
+enum AttestError {
+    #[error("--token-file")]
+    Token(#[source] files::FileError),
+    #[error("--trust-file")]
+    Trust(#[source] trust::TrustError),
+    #[error("a key or its request could not be made")]
+    Key(#[source] rcgen::Error),
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
+    #[error(transparent)]
+    Connect(#[from] grpc::ConnectError),
+    #[error("the agent refuses ({:?}): {}", .0.code(), .0.message())]
+    Refused(Box<tonic::Status>),
+    #[error("the agent did not answer within {} s", ANSWER_DEADLINE.as_secs())]
+    Late,
+    #[error("what the agent answered is no certificate of our key")]
+    Answer(#[source] tls::IdentityError),
+}
+
+/// Gets and keeps the identity.
+#[derive(Debug)]
+pub struct Attestation {
+    agent: TcpAgent,
+    claimed: (Namespace, String),
+    identity: Arc<IdentityStore>,
+    there: watch::Sender<bool>,
+}
+
+/// Connects to the agent, once there is an identity.
+#[derive(Debug, Clone)]
+pub struct Attested {
+    agent: TcpAgent,
+    identity: Arc<IdentityStore>,
+    there: watch::Receiver<bool>,
+}
+
+/// Whether it is an agent of that namespace: nobody but its chart and its admins runs as that service account there.
+fn is_agent(id: &SpiffeId, namespace: &Namespace) -> bool {
+    match &id.principal {
+        Principal::Workload { namespace: ns, service_account } => {
+            ns == namespace && &**service_account == AGENT_ACCOUNT
+        }
+        Principal::Agent { .. } | Principal::Federator { .. } => false,
+    }
+}
+
+fn is_valid(identity: &Identity) -> bool {
+    clock::wall() < identity.not_after
+}
+
+/// A connection that has verified the agent, with our certificate where there is one that is valid.
+async fn connect(agent: &TcpAgent, identity: &Arc<IdentityStore>) -> Result<Channel, AttestError> {
+    let anchors = Arc::new(trust::read(&agent.trust_file).map_err(AttestError::Trust)?);
+    let namespace = agent.namespace.clone();
+    let policy = move |id: &SpiffeId| is_agent(id, &namespace);
+    let shown = identity.get().is_some_and(|i| is_valid(&i)).then(|| Arc::clone(identity));
+    let config = tls::client_config(shown, anchors, Arc::new(policy), &[b"h2"]).map_err(AttestError::Tls)?;
+    Ok(grpc::connect(&agent.target, config).await?)
+}
+
+impl Attested {
+    /// `HOST:PORT`.
+    #[must_use]
+    pub fn target(&self) -> impl fmt::Display {
+        &self.agent.target
+    }
+
+    /// A connection with our certificate; waits until there is one that is valid.
+    pub(crate) async fn connect(&mut self) -> Result<Channel, String> {
+        if self.there.wait_for(|there| *there).await.is_err() {
+            return Err("the attestation has ended".to_owned());
+        }
+        connect(&self.agent, &self.identity).await.map_err(|error| told(&error))
+    }
+}
+
+fn told(error: &AttestError) -> String {
+    let text = telemetry::chain(error);
+    match error {
+        AttestError::Connect(e) if e.refusal().is_some() => format!(
+            "{text}; the agent is not of this cluster or of --agent-namespace, or --trust-file is that of another cluster"
+        ),
+        AttestError::Connect(_) => format!("{text}; does the agent run, and may this pod reach it?"),
+        AttestError::Token(_)
+        | AttestError::Trust(_)
+        | AttestError::Key(_)
+        | AttestError::Tls(_)
+        | AttestError::Refused(_)
+        | AttestError::Late
+        | AttestError::Answer(_) => text,
+    }
+}
+
+impl Attestation {
+    /// For the identity store of the process, and what connects by it.
+    #[must_use]
+    pub fn new(agent: TcpAgent, workload: &WorkloadRef, identity: Arc<IdentityStore>) -> (Self, Attested) {
+        let (there, seen) = watch::channel(false);
+        let attested = Attested { agent: agent.clone(), identity: Arc::clone(&identity), there: seen };
+        let claimed = (workload.namespace.clone(), workload.service_account.to_string());
+        (Self { agent, claimed, identity, there }, attested)
+    }
+
+    /// Until the drain.
+    pub async fn run(self, drain: Watch) {
+        let mut backoff = Backoff::with(RETRY_BASE, RETRY_CAP, fastrand::u64(..));
+        let mut said = String::new();
+        loop {
+            let asked = tokio::select! {
+                () = drain.signaled() => return,
+                asked = self.ask() => asked,
+            };
+            let pause = match asked {
+                Ok(identity) => {
+                    said.clear();
+                    backoff.reset();
+                    self.take(identity)
+                }
+                Err(error) => {
+                    let why = told(&error);
+                    // The same reason again and again would bury everything else in the log.
+                    if why == said {
+                        tracing::debug!(reason = why, "attestation: still none");
+                    } else {
+                        tracing::warn!(
+                            agent = self.agent.target,
+                            reason = why,
+                            "attestation: no identity by the token of this pod; trying again"
+                        );
+                    }
+                    said = why;
+                    self.there.send_replace(self.identity.get().is_some_and(|i| is_valid(&i)));
+                    backoff.failed(clock::instant())
+                }
+            };
+            tokio::select! {
+                () = drain.signaled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Uses it from now on; says when it is to be renewed.
+    fn take(&self, identity: Identity) -> Duration {
+        let (namespace, account) = &self.claimed;
+        let same = match &identity.id.principal {
+            Principal::Workload { namespace: ns, service_account } => ns == namespace && **service_account == **account,
+            Principal::Agent { .. } | Principal::Federator { .. } => false,
+        };
+        if !same {
+            tracing::error!(id = %identity.id, claimed = %format!("{namespace}/{account}"), "this pod is not what --workload says; the agent will refuse it");
+        }
+        let left = identity.renew_at().duration_since(clock::wall()).unwrap_or(Duration::ZERO);
+        let life = identity.not_after.duration_since(identity.not_before).unwrap_or_default();
+        let due = left.saturating_sub(life.mul_f64(SPREAD * fastrand::f64())).max(Duration::from_secs(1));
+        tracing::info!(id = %identity.id, renewed_in = ?due, "attestation: this pod has its identity");
+        self.identity.replace(identity);
+        self.there.send_replace(true);
+        due
+    }
+
+    async fn ask(&self) -> Result<Identity, AttestError> {
+        let token = files::read_text(&self.agent.token_file, TOKEN_MAX).map_err(AttestError::Token)?;
+        let key = KeyPair::generate().map_err(AttestError::Key)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let request = params.serialize_request(&key).map_err(AttestError::Key)?.der().to_vec();
+        let mut client = AttestationClient::new(connect(&self.agent, &self.identity).await?);
+        let asked = client.attest(AttestRequest { token: token.trim().to_owned(), request });
+        let answer = tokio::time::timeout(ANSWER_DEADLINE, asked).await.map_err(|_elapsed| AttestError::Late)?;
+        let certificate = answer.map_err(|s| AttestError::Refused(Box::new(s)))?.into_inner().certificate;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Identity::new(vec![CertificateDer::from(certificate)], key).map_err(AttestError::Answer)
+    }
+}
