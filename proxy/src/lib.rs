@@ -44,6 +44,7 @@ pub mod tcp;
 
 pub mod admin;
 pub mod app;
+pub mod kubelet;
 pub mod probe;
 pub mod telemetry;
 

@@ -1,6 +1,6 @@
 //! Pure. The kubelet's probes of an injected pod. The kubelet has no identity of the mesh, so under STRICT its dials end at
-//! the proxy: HTTP, TCP and gRPC probes are asked of the proxy, which asks the application as the kubelet would have
-//! (`meshfed proxy --kubelet-probes`). Exec probes do not dial and stay; so do those that name another host, and HTTPS.
+//! the proxy: HTTP, HTTPS, TCP and gRPC probes are asked of the proxy, which asks the application as the kubelet would have
+//! (`meshfed proxy --kubelet-probes`). Exec probes do not dial and stay, and so do those that name another host.
 
 use std::collections::BTreeMap;
 
@@ -36,13 +36,16 @@ fn original(container: &Value, probe: &Map<String, Value>) -> Option<Map<String,
     if let Some(http) = probe.get("httpGet").and_then(Value::as_object) {
         let elsewhere = http.get("host").and_then(Value::as_str).is_some_and(|h| !h.is_empty());
         let https = http.get("scheme").and_then(Value::as_str).is_some_and(|s| s.eq_ignore_ascii_case("https"));
-        if elsewhere || https {
+        if elsewhere {
             return None;
         }
         let path = http.get("path").and_then(Value::as_str).filter(|p| !p.is_empty()).unwrap_or("/");
         let mut asked = Map::new();
         asked.insert("path".to_owned(), json!(path));
         asked.insert("port".to_owned(), json!(port(container, http.get("port")?)?));
+        if https {
+            asked.insert("tls".to_owned(), json!(true));
+        }
         if let Some(headers) = http.get("httpHeaders").filter(|h| h.as_array().is_some_and(|h| !h.is_empty())) {
             asked.insert("httpHeaders".to_owned(), headers.clone());
         }

@@ -230,7 +230,9 @@ items:
             .unwrap();
         let kind = &item["kind"];
         // The admission of the API server adds the account's token to pods, not to templates.
-        for (field, at) in [("args", 0), ("args", 1), ("env", 1), ("securityContext", 0), ("securityContext", 1), ("image", 1)] {
+        for (field, at) in
+            [("args", 0), ("args", 1), ("env", 1), ("securityContext", 0), ("securityContext", 1), ("image", 1)]
+        {
             assert_eq!(
                 pod.pointer(&format!("/spec/initContainers/{at}/{field}")),
                 by_webhook.pointer(&format!("/spec/initContainers/{at}/{field}")),

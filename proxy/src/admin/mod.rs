@@ -1,6 +1,6 @@
 //! Edge. The proxy's own ports: admin, metrics, readiness.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 
 use axum::Router;
@@ -14,6 +14,7 @@ use meshfed_runtime::metrics::{CONTENT_TYPE, Metrics};
 use meshfed_runtime::readiness::Readiness;
 use meshfed_runtime::tasks;
 
+use crate::kubelet::{self, Probes};
 use crate::state::StateHandle;
 
 mod show;
@@ -29,6 +30,8 @@ pub struct Admin {
     pub state: Arc<StateHandle>,
     /// The flags as they were understood.
     pub config: serde_json::Value,
+    /// What is asked for the kubelet, and where.
+    pub kubelet: Option<(Probes, IpAddr)>,
 }
 
 impl Admin {
@@ -49,9 +52,13 @@ impl Admin {
         let router = Router::new().route("/metrics", get(metrics)).with_state(Arc::clone(&self.metrics));
         serve("metrics", sockets, &router, drain);
     }
-    /// Serves `GET /healthz/ready` until the drain.
+    /// Serves `GET /healthz/ready`, and the kubelet's probes of the application, until the drain.
     pub fn serve_ready(&self, sockets: Vec<TcpListener>, drain: &Watch) {
         let router = Router::new().route("/healthz/ready", get(ready)).with_state(self.readiness.clone());
+        let router = match &self.kubelet {
+            Some((probes, host)) => router.merge(kubelet::routes(probes.clone(), *host)),
+            None => router,
+        };
         serve("ready", sockets, &router, drain);
     }
 }

@@ -136,6 +136,7 @@ fn build(config: &Config, readiness: &Readiness, watch: &drain::Watch) -> Result
         metrics: Arc::clone(&metrics),
         state: Arc::clone(&state),
         config: shown(config),
+        kubelet: config.kubelet.clone(),
     };
     let guard = readiness.guard("agent: no listeners yet");
     let sockets = ProcessSockets::new(config, run_dir, admin, listeners, guard, watch.clone())?;

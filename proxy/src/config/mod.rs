@@ -11,6 +11,7 @@ use meshfed_runtime::config::Problems;
 use meshfed_runtime::listen::ListenFlag;
 use meshfed_runtime::telemetry::LogFormat;
 
+use crate::kubelet::Probes;
 use crate::telemetry::AccessLogTarget;
 
 mod agent;
@@ -69,6 +70,12 @@ pub struct ProxyArgs {
     /// The namespace of an agent at HOST:PORT: it is spiffe://TRUST_DOMAIN/ns/NS/sa/meshfed-agent
     #[arg(long, value_name = "NS", default_value = "meshfed-system")]
     pub agent_namespace: Namespace,
+    /// What the kubelet would ask the application, as injection writes it: answered at the readiness port
+    #[arg(long, value_name = "JSON", env = "MESHFED_KUBELET_PROBES", requires = "pod_ip", hide = true)]
+    pub kubelet_probes: Option<String>,
+    /// The pod's address, at which the application is asked
+    #[arg(long, value_name = "ADDRESS", env = "POD_IP", hide = true)]
+    pub pod_ip: Option<IpAddr>,
     /// The workload: namespace, service account, and the WorkloadEntry's name where several have that account
     #[arg(long, value_name = "NS/SA[/NAME]")]
     pub workload: String,
@@ -187,6 +194,8 @@ pub struct Config {
     pub access_log: AccessLogTarget,
     /// Deadline of the drain.
     pub drain_timeout: Duration,
+    /// What is asked for the kubelet, and where.
+    pub kubelet: Option<(Probes, IpAddr)>,
 }
 
 /// Most worker threads.
@@ -236,6 +245,10 @@ impl Config {
             Duration::ZERO
         });
         let listen = listen_flags(args, &mut problems);
+        let kubelet = args.kubelet_probes.as_deref().zip(args.pod_ip).and_then(|(text, host)| {
+            let read = Probes::read(text).map_err(|e| problems.flag(CODE_FLAG, "--kubelet-probes", e.to_string()));
+            Some((read.ok()?, host))
+        });
         let (Some(agent), Ok(workload)) = (agent, workload) else { return Err(problems) };
         problems.finish(Self {
             agent,
@@ -259,6 +272,7 @@ impl Config {
                 file => AccessLogTarget::File(file.into()),
             },
             drain_timeout,
+            kubelet,
         })
     }
 }

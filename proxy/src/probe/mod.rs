@@ -2,6 +2,8 @@
 
 mod verdict;
 
+pub(crate) use verdict::status;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,7 +126,7 @@ async fn http(address: SocketAddr, authority: &str, path: &str) -> Result<(), St
         Ok(Err(error)) => return Err(format!("{address}: {error}")),
         Err(_elapsed) => return Err(format!("{address}: no answer within {TIMEOUT:?}")),
     };
-    match verdict::status(&answer) {
+    match status(&answer) {
         Some(200..=399) => Ok(()),
         Some(status) => Err(format!("{address}{path} answers {status}")),
         None => Err(format!("{address} does not speak HTTP/1.1")),

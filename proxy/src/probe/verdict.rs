@@ -30,7 +30,7 @@ impl Verdict {
 
 /// The status of an HTTP/1.x answer.
 #[must_use]
-pub(super) fn status(answer: &[u8]) -> Option<u16> {
+pub(crate) fn status(answer: &[u8]) -> Option<u16> {
     let rest = answer.strip_prefix(b"HTTP/1.1 ").or_else(|| answer.strip_prefix(b"HTTP/1.0 "))?;
     let digits: &[u8; 3] = rest.first_chunk()?;
     if rest.get(3).is_some_and(|b| !matches!(b, b' ' | b'\r')) {
