@@ -8,31 +8,31 @@ use meshfed_runtime::metrics::Metrics;
 use meshfed_runtime::tasks::TaskGroup;
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::AgentArgs;
+use crate::inject::InjectConfig;
 use crate::trust_map::TrustMap;
 use crate::webhook::{self, WebhookConfig};
 
-/// Starts what `--injection-config` and `--webhook-listen` name. Gives what tells other anchors.
+/// Starts what `--injection-config` and `--webhook-listen` name. `anchors` are this cluster's, PEM; `None`: it has not
+/// joined.
 pub(super) fn start(
     tasks: &mut TaskGroup,
-    config: &Config,
+    args: &AgentArgs,
+    inject: Arc<InjectConfig>,
     listeners: Vec<TcpListener>,
     client: &kube::Client,
-    anchors: Arc<str>,
+    anchors: watch::Receiver<Option<Arc<str>>>,
     metrics: &Metrics,
     drain: &Watch,
-) -> Option<watch::Sender<Option<Arc<str>>>> {
-    let inject = Arc::clone(config.inject.as_ref()?);
-    let (told, anchors) = watch::channel(Some(anchors));
+) {
     let trust = TrustMap::new(client.clone(), anchors);
     tasks.spawn("trust-map", trust.clone().keep(Arc::clone(&inject), drain.clone()));
     if !listeners.is_empty() {
         let settings = WebhookConfig {
             inject,
-            configuration: config.args.webhook_configuration.clone(),
-            certificate_ttl: config.args.webhook_certificate_ttl,
+            configuration: args.webhook_configuration.clone(),
+            certificate_ttl: args.webhook_certificate_ttl,
         };
         webhook::start(tasks, listeners, settings, client.clone(), trust, metrics, drain);
     }
-    Some(told)
 }

@@ -1,7 +1,7 @@
 //! Edge. The agent of a Kubernetes cluster: it waits for a membership, runs the agent of it, and waits again once the
 //! cluster has left. Each phase has the admin listeners for itself.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,14 @@ use meshfed_runtime::metrics::Metrics;
 use meshfed_runtime::process::{self, Ended, Stop, refuse, run_parts, run_until_signal};
 use meshfed_runtime::readiness::Readiness;
 use meshfed_runtime::telemetry;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::{Agent, chain};
-use crate::config::{AgentArgs, Config, admin_listeners};
+use crate::config::{AgentArgs, Config, admin_listeners, injection};
 use crate::downlink;
 use crate::enroll::AgentFile;
-use crate::membership::{Attended, Controller, Facts, Settings, connect};
+use crate::membership::connect::{self, Place};
+use crate::membership::{Attended, Controller, Facts, Settings};
 
 /// The data directory of the member, in that of the agent: it appears whole, which a volume's own folder cannot.
 const MEMBER: &str = "member";
@@ -50,7 +51,7 @@ pub(super) fn run(args: AgentArgs, signals: Option<Signals>) -> ExitCode {
     run_until_signal(signals, |stop| host(args, stop))
 }
 
-/// One phase after the other.
+/// One life after the other: a cluster that has left may join again.
 async fn host(args: AgentArgs, stop: Stop) -> Result<(), Ended> {
     let stop = stop.shared();
     let options = connect::Options {
@@ -58,51 +59,101 @@ async fn host(args: AgentArgs, stop: Stop) -> Result<(), Ended> {
         context: args.context.clone(),
         namespace: args.namespace.clone(),
     };
-    let cluster =
+    let place =
         connect::connect(&options).await.map_err(|error| Ended { name: "kubernetes", reason: chain(&error) })?;
-    let args = AgentArgs { namespace: Some(cluster.namespace.clone()), ..args };
+    while life(&args, &place, stop.clone()).await?.is_some() {
+        tracing::info!("this cluster has left its fleet");
+    }
+    Ok(())
+}
+
+/// From the wait for a membership to its end; `None`: the agent is told to end. What pods need before they start is
+/// served all the time: without the webhook nobody would tell them that the cluster has not joined.
+async fn life(
+    args: &AgentArgs,
+    place: &Place,
+    stop: impl Future<Output = ()> + Clone,
+) -> Result<Option<Attended>, Ended> {
+    let mut problems = Problems::new();
+    let mut addresses = Addresses::new();
+    let flags = &args.webhook_listen;
+    let webhook = process::listen("MF0109", "--webhook-listen", "webhook", flags, &mut addresses, &mut problems);
+    let inject = args.injection_config.as_deref().and_then(|path| injection(path, args, &mut problems));
+    problems.finish(()).map_err(|problems| Ended { name: "webhook", reason: problems.to_string() })?;
+    let metrics = Arc::new(Metrics::new());
+    let (anchors, told) = watch::channel(None);
+    let mut ended = Ok(None);
+    let until = async { ended = Box::pin(phases(args, place, &metrics, anchors, stop)).await };
+    run_parts(until, args.drain_timeout, |parts, watch| {
+        if let Some(inject) = inject {
+            super::injection::start(parts, args, inject, webhook, &place.client, told, &metrics, &watch);
+        }
+        Ok(())
+    })
+    .await?;
+    ended
+}
+
+/// Waits for a membership, and runs the agent of it.
+async fn phases(
+    args: &AgentArgs,
+    place: &Place,
+    metrics: &Arc<Metrics>,
+    anchors: watch::Sender<Option<Arc<str>>>,
+    stop: impl Future<Output = ()> + Clone,
+) -> Result<Option<Attended>, Ended> {
     let member = args.data_dir.join(MEMBER);
     let settings = Settings {
-        namespace: cluster.namespace.clone(),
+        namespace: place.namespace.clone(),
         token_secret: args.token_secret.clone(),
         data_dir: member.clone(),
     };
-    let mut controller = Controller::new(cluster.client, settings);
-    loop {
-        let Some(file) = wait(&args, &mut controller, stop.clone()).await? else { return Ok(()) };
-        tracing::info!(cluster = %file.cluster, trust_domain = %file.trust_domain, "this cluster is a member");
-        let attended = Box::pin(attend(&args, member.clone(), &file, &mut controller, stop.clone())).await?;
-        let Some(Attended::Deleted) = attended else { return Ok(()) };
-        tracing::info!(cluster = %file.cluster, "this cluster has left");
+    let mut controller = Controller::new(place.client.clone(), settings);
+    let Some(file) = wait(args, metrics, &mut controller, stop.clone()).await? else { return Ok(None) };
+    tracing::info!(cluster = %file.cluster, trust_domain = %file.trust_domain, "this cluster is a member");
+    let run_dir = args.run_dir.clone().unwrap_or_else(|| args.data_dir.join("run"));
+    let inner = AgentArgs {
+        data_dir: member.clone(),
+        run_dir: Some(run_dir),
+        // Served already.
+        webhook_listen: Vec::new(),
+        injection_config: None,
+        namespace: Some(place.namespace.clone()),
+        ..args.clone()
+    };
+    let built = Config::load(inner).and_then(|config| {
+        anchors.send_replace(Some(super::anchors_of(&config)));
+        Agent::build_counted(config, Arc::clone(metrics))
+    });
+    let agent = built.map_err(|problems| Ended { name: "agent", reason: problems.to_string() })?;
+    let attended = attend(agent, &member, &file, &mut controller, stop).await?;
+    if attended.is_some() {
+        anchors.send_replace(None);
         controller.keeper().forget().await.map_err(|error| Ended { name: "membership", reason: chain(&error) })?;
     }
+    Ok(attended)
 }
 
-/// Waits for a membership; `None`: the agent is told to end. Nothing is served meanwhile but health: it is ready, or no
-/// release of it would ever be.
+/// Waits for a membership; `None`: the agent is told to end. It is ready meanwhile, or no release of it would ever be.
 async fn wait(
     args: &AgentArgs,
+    metrics: &Arc<Metrics>,
     controller: &mut Controller,
-    stop: impl Future<Output = ()> + Clone,
+    stop: impl Future<Output = ()>,
 ) -> Result<Option<AgentFile>, Ended> {
-    let (joined, member) = oneshot::channel();
     let mut problems = Problems::new();
     let flags = admin_listeners(args, &mut problems);
     let mut addresses = Addresses::new();
     let admin = process::listen("MF0109", "--admin-listen", "admin", &flags, &mut addresses, &mut problems);
     problems.finish(()).map_err(|problems| Ended { name: "admin", reason: problems.to_string() })?;
-    let until = {
-        let stop = stop.clone();
-        async move {
-            tokio::select! {
-                () = stop => {}
-                file = controller.join() => {
-                    let _no_one_waits = joined.send(file);
-                }
-            }
+    let mut member = None;
+    let until = async {
+        tokio::select! {
+            () = stop => {}
+            file = controller.join() => member = Some(file),
         }
     };
-    let server = AdminServer::new(Readiness::new(), Arc::new(Metrics::new()))
+    let server = AdminServer::new(Readiness::new(), Arc::clone(metrics))
         .config(serde_json::json!({ "source": "kubernetes", "joined": false }));
     run_parts(until, args.drain_timeout, |parts, watch| {
         if !admin.is_empty() {
@@ -111,21 +162,17 @@ async fn wait(
         Ok(())
     })
     .await?;
-    Ok(member.await.ok())
+    Ok(member)
 }
 
 /// Runs the agent of a member; `None`: it was told to end.
 async fn attend(
-    args: &AgentArgs,
-    member: PathBuf,
+    agent: Agent,
+    member: &Path,
     file: &AgentFile,
     controller: &mut Controller,
     stop: impl Future<Output = ()>,
 ) -> Result<Option<Attended>, Ended> {
-    let run_dir = args.run_dir.clone().unwrap_or_else(|| args.data_dir.join("run"));
-    let args = AgentArgs { data_dir: member.clone(), run_dir: Some(run_dir), ..args.clone() };
-    let built = Config::load(args).and_then(Agent::build);
-    let agent = built.map_err(|problems| Ended { name: "agent", reason: problems.to_string() })?;
     let (tell, facts) = watch::channel(Facts::default());
     let follow = agent.facts(tell);
     let mut attended = None;
@@ -133,7 +180,7 @@ async fn attend(
         let left = async {
             let how = controller.attend(file, facts).await;
             tracing::info!(cluster = %file.cluster, "the Membership was deleted: this cluster leaves");
-            leave(&member).await;
+            leave(member).await;
             how
         };
         tokio::select! {

@@ -138,6 +138,11 @@ impl Agent {
     /// # Errors
     /// All problems that were found.
     pub fn build(config: Config) -> Result<Self, Problems> {
+        Self::build_counted(config, Arc::new(Metrics::new()))
+    }
+
+    /// As [`Self::build`], with metrics that others count in, too.
+    fn build_counted(config: Config, metrics: Arc<Metrics>) -> Result<Self, Problems> {
         let mut problems = Problems::new();
         let data_dir = &config.args.data_dir;
         let lock = lock(data_dir)?;
@@ -150,7 +155,6 @@ impl Agent {
             problems.file("MF0111", config.run_dir.display().to_string(), chain(&error));
         }
         let bound = Bound::bind(&config, &mut problems);
-        let metrics = Arc::new(Metrics::new());
         let identity = match identity(&config) {
             Ok(identity) => Some(Arc::new(IdentityStore::new(identity))),
             Err(text) => {
@@ -252,9 +256,10 @@ impl Agent {
         let shown = config.shown();
         let source_config = source_of(&config, state.join("source"), &readiness, &metrics);
         let now = clock::instant();
-        let anchors = client.as_ref().and_then(|client| {
-            let anchors = meshfed_ca::pem::encode_certificates([config.authority.anchor()]);
-            injection::start(tasks, &config, bound.webhook, client, anchors.into(), &metrics, &watch)
+        let anchors = client.as_ref().zip(config.inject.clone()).map(|(client, inject)| {
+            let (told, anchors) = watch::channel(Some(anchors_of(&config)));
+            injection::start(tasks, &config.args, inject, bound.webhook, client, anchors, &metrics, &watch);
+            told
         });
         let mut core = core_of(&config.agent, config.namespace.clone(), config.authority, loaded, &bundles);
         let (proxies_file, hosts_file) = (state.join("proxies.json"), state.join("hosts.json"));
@@ -318,8 +323,13 @@ impl Agent {
 /// What is given up at the very end, in this order: the next agent may bind only once the data directory is free.
 struct Held {
     _sockets: files::RemoveOnDrop,
-    _anchors: Option<tokio::sync::watch::Sender<Option<Arc<str>>>>,
+    _anchors: Option<watch::Sender<Option<Arc<str>>>>,
     _lock: std::fs::File,
+}
+
+/// The cluster's anchor, PEM.
+fn anchors_of(config: &Config) -> Arc<str> {
+    meshfed_ca::pem::encode_certificates([config.authority.anchor()]).into()
 }
 
 /// Serves the SPIFFE Workload API. A socket of its own with limits of its own: who exhausts it stops no proxy.

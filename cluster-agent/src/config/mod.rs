@@ -114,7 +114,7 @@ pub struct AgentArgs {
 }
 
 /// What `--injection-config` says; it is about the namespace of this release.
-fn injection(path: &Path, args: &AgentArgs, problems: &mut Problems) -> Option<Arc<InjectConfig>> {
+pub fn injection(path: &Path, args: &AgentArgs, problems: &mut Problems) -> Option<Arc<InjectConfig>> {
     let read = files::read_text(path, INJECTION_MAX).map_err(|e| chain(&e));
     let config = read.and_then(|text| InjectConfig::read(&text).map_err(|e| e.to_string()));
     let named = args.release_namespace.as_ref();
