@@ -20,6 +20,7 @@ pub mod index;
 pub mod inject;
 pub mod lookup;
 pub mod membership;
+pub mod mirror;
 pub mod records;
 pub mod source;
 pub mod status;

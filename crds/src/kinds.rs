@@ -151,10 +151,10 @@ const SERVICE: &[Field] = &[
             used("type", OneOf(&["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"])),
             used("externalIPs", List(&Text)),
             unused("clusterIPs", List(&Text)),
-            unused("sessionAffinity", OneOf(&["None", "ClientIP"])),
-            unused(
+            used("sessionAffinity", OneOf(&["None", "ClientIP"])),
+            used(
                 "sessionAffinityConfig",
-                Fields(&[unused("clientIP", Fields(&[unused("timeoutSeconds", Integer(1, 86400))]))]),
+                Fields(&[used("clientIP", Fields(&[used("timeoutSeconds", Integer(1, 86400))]))]),
             ),
             unused("loadBalancerIP", Text),
             unused("loadBalancerSourceRanges", List(&Text)),
@@ -162,12 +162,12 @@ const SERVICE: &[Field] = &[
             unused("allocateLoadBalancerNodePorts", Bool),
             unused("externalName", Text),
             unused("externalTrafficPolicy", OneOf(&["Cluster", "Local"])),
-            unused("internalTrafficPolicy", OneOf(&["Cluster", "Local"])),
+            used("internalTrafficPolicy", OneOf(&["Cluster", "Local"])),
             unused("healthCheckNodePort", Integer(0, 65535)),
             unused("publishNotReadyAddresses", Bool),
-            unused("ipFamilies", List(&OneOf(&["IPv4", "IPv6"]))),
+            used("ipFamilies", List(&OneOf(&["IPv4", "IPv6"]))),
             unused("ipFamilyPolicy", OneOf(&["SingleStack", "PreferDualStack", "RequireDualStack"])),
-            unused("trafficDistribution", Text),
+            used("trafficDistribution", Text),
         ]),
     ),
     used(
@@ -213,7 +213,7 @@ const SERVICE_EXPORT: &[Field] = &[
     used("apiVersion", Text),
     used("kind", Text),
     used("metadata", METADATA),
-    used("spec", Fields(&[unused("exportedLabels", TextMap), unused("exportedAnnotations", TextMap)])),
+    used("spec", Fields(&[used("exportedLabels", TextMap), used("exportedAnnotations", TextMap)])),
     unused("status", Fields(&[unused("conditions", List(&Any))])),
 ];
 

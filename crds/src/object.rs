@@ -359,7 +359,7 @@ pub struct ServiceObject {
     pub labels: Labels,
     /// Which workloads of its namespace are behind it.
     pub selector: Labels,
-    /// Its TCP ports, as written.
+    /// Its ports, as written; only those of TCP have endpoints.
     pub ports: Vec<ServicePortObject>,
     /// `clusterIP: None` is headless.
     pub service_type: ServiceType,
@@ -369,6 +369,9 @@ pub struct ServiceObject {
     /// What it asks of its clients.
     #[serde(default)]
     pub traits: ServiceTraits,
+    /// `type: ExternalName`: it stands for a name elsewhere, has no endpoints and cannot be exported.
+    #[serde(default)]
+    pub external: bool,
     /// Label `topology.istio.io/network`: with it, and a port `tls`, the service is an east-west gateway.
     pub gateway_network: Option<NetworkName>,
     /// Annotation `federation.meshfed.io/gateway-addresses`.
@@ -380,6 +383,14 @@ pub struct ServiceObject {
     /// `status.loadBalancer.ingress[].hostname`, of a gateway.
     #[serde(default)]
     pub load_balancer_hosts: Vec<Arc<str>>,
+}
+
+impl ServiceObject {
+    /// Whether it is written by an agent and carries the addresses of an import: never a source, and not exportable.
+    #[must_use]
+    pub fn is_derived(&self) -> bool {
+        self.labels.get("app.kubernetes.io/managed-by") == Some("meshfed")
+    }
 }
 
 /// A workload outside Kubernetes.

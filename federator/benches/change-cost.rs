@@ -92,6 +92,7 @@ fn resources(number: usize, ready: u32) -> BTreeMap<OfferKey, OfferValue> {
         ports: vec![port],
         export_to: ExportTo::Everyone,
         identities: BTreeSet::from([format!("spiffe://east.mesh.example/ns/shop/sa/s{number}").parse().unwrap()]),
+        ..ServiceOffer::default()
     };
     let group = GroupKey {
         service: service(number),

@@ -252,27 +252,29 @@ mod tests {
         assert_eq!(judge(&member(&["127.1.0.0/16"], &["10.9.0.0/16"]), gateway("127.1.0.1")), Err("AddressNotAllowed"));
     }
 
-    /// Mutation seen to fail: `check_ports` left out of `check`.
+    /// Mutations seen to fail: `check_ports` left out of `check`; `check_ports` by number alone.
     #[test]
     fn ports_that_cannot_be_told_apart_are_not_allowed() {
         let judge = |ports: &[(&str, u16)]| {
             let port = |(name, port): &(&str, u16)| ServicePort {
                 name: (*name).to_owned(),
                 port: *port,
-                protocol: "TCP".to_owned(),
+                protocol: if name.starts_with("udp") { "UDP" } else { "TCP" }.to_owned(),
                 app_protocol: None,
             };
             let offer = ServiceOffer {
                 service_type: ServiceType::ClusterSetIP,
                 ports: ports.iter().map(port).collect(),
                 export_to: ExportTo::Everyone,
-                identities: BTreeSet::new(),
+                ..ServiceOffer::default()
             };
             let key = OfferKey::Service(ServiceName::new("shop", "b").unwrap());
             check(&member(&[], &[]), [], &key, &OfferValue::Service(offer)).map_err(|e| e.code())
         };
         assert_eq!(judge(&[("", 80)]), Ok(()));
         assert_eq!(judge(&[("http", 80), ("tcp", 81)]), Ok(()));
+        assert_eq!(judge(&[("http", 80), ("udp", 80)]), Ok(()), "one number of two protocols");
+        assert_eq!(judge(&[("udp", 80), ("udp-2", 80)]), Err("PortsNotAllowed"));
         assert_eq!(judge(&[("http", 80), ("tcp", 80)]), Err("PortsNotAllowed"));
         assert_eq!(judge(&[("http", 80), ("http", 81)]), Err("PortsNotAllowed"));
     }

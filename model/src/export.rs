@@ -35,6 +35,13 @@ pub enum ExportTo {
     Selected(BTreeSet<ClusterSelector>),
 }
 
+impl Default for ExportTo {
+    /// Nobody: what is not said is not passed on.
+    fn default() -> Self {
+        Self::Selected(BTreeSet::new())
+    }
+}
+
 impl ExportTo {
     /// Whether the service is exported to that cluster.
     #[must_use]

@@ -1,6 +1,6 @@
 //! Pure. The nouns of meshfed and their invariants.
 //!
-//! What a cluster exports is an [`offer`], what another cluster may see of it is a [`view`], and what one client is
+//! What a cluster exports is an [`offer`], what the exports of one name make together an [`import`], what another cluster may see of it is a [`view`], and what one client is
 //! handed for one service port is an [`horizon::Assignment`], shared out by [`failover`].
 //! Nothing here reads a clock, a socket, a file or a random number: inputs in, values out, and the same input gives
 //! the same bytes.
@@ -11,6 +11,7 @@ pub mod export;
 pub mod failover;
 pub mod horizon;
 pub mod identity;
+pub mod import;
 pub mod locality;
 pub mod member;
 pub mod names;

@@ -1,6 +1,6 @@
 //! Pure. What one cluster exports: keyed resources under a [`Version`](crate::version::Version).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::export::ExportTo;
 use crate::identity::SpiffeId;
 use crate::locality::Locality;
 use crate::names::{NetworkName, ServiceName, SubsetName};
-use crate::service::{ServicePort, ServiceType};
+use crate::service::{ServicePort, ServiceTraits, ServiceType};
 
 /// The key of one resource of an offer. The order of two changes to different keys never matters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -93,17 +93,39 @@ pub enum OfferValue {
     Gateway(GatewayOffer),
 }
 
-/// An exported service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What an export adds to its import (MCS `exportedLabels`, `exportedAnnotations`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exported {
+    /// Labels of the import.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the import.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Exported {
+    /// How many pairs there are, and how many bytes they have.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        let pairs = || self.labels.iter().chain(&self.annotations);
+        (pairs().count(), pairs().map(|(key, value)| key.len() + value.len()).sum())
+    }
+}
+
+/// An exported service. The default one goes to nobody.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceOffer {
     /// Whether it has an address of its own.
     pub service_type: ServiceType,
-    /// Its ports, by number.
+    /// Its ports, by number and protocol.
     pub ports: Vec<ServicePort>,
     /// To whom.
     pub export_to: ExportTo,
     /// Whom a client must find behind it: the identities of its endpoints.
     pub identities: BTreeSet<SpiffeId>,
+    /// What it asks of its clients.
+    pub traits: ServiceTraits,
+    /// What its import carries.
+    pub exported: Exported,
 }
 
 /// Counts of a group. `ready` and `total` are quantised (D5, [`crate::quantise`]); `weight` is that of the ready ones.

@@ -84,16 +84,17 @@ pub struct ServicePort {
     pub name: String,
     /// The number clients use.
     pub port: u16,
-    /// `TCP` (others are not served).
+    /// `TCP`, `UDP` or `SCTP`. Only TCP ports have endpoints.
     pub protocol: String,
     /// `appProtocol` as written, if any.
     pub app_protocol: Option<String>,
 }
 
-/// Two ports of one service that cannot be told apart: traffic is routed by number, and policies name ports by name.
+/// Two ports of one service that cannot be told apart: traffic is routed by protocol and number, and policies name ports
+/// by name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PortClash {
-    /// One number.
+    /// One number of one protocol.
     #[error("ports[{at}].port: {port} is the number of ports[{first}] already; give each port a number of its own")]
     Number {
         /// The first that has it.
@@ -122,7 +123,7 @@ pub enum PortClash {
 pub fn check_ports(ports: &[ServicePort]) -> Result<(), PortClash> {
     let (mut numbers, mut names) = (BTreeMap::new(), BTreeMap::new());
     for (at, port) in ports.iter().enumerate() {
-        if let Some(first) = numbers.insert(port.port, at) {
+        if let Some(first) = numbers.insert((port.port, port.protocol.as_str()), at) {
             return Err(PortClash::Number { first, at, port: port.port });
         }
         if let Some(first) = names.insert(port.name.as_str(), at) {
@@ -132,7 +133,15 @@ pub fn check_ports(ports: &[ServicePort]) -> Result<(), PortClash> {
     Ok(())
 }
 
+/// The protocol whose ports have endpoints.
+pub const TCP: &str = "TCP";
+
 impl ServicePort {
+    /// Whether it can have endpoints: ports of other protocols are there, and nobody serves them yet.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.protocol == TCP
+    }
     /// HTTP by `appProtocol`, else by a name `http` or `http-*`, else TCP (`contracts.md` 1.8).
     #[must_use]
     pub fn speaks(&self) -> PortProtocol {

@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use meshfed_model::export::{ClusterSelector, ExportTo};
 use meshfed_model::names::{ServiceName, SubsetName};
 use meshfed_model::offer::{
-    EndpointKey, EndpointOffer, GatewayKey, GatewayOffer, GroupKey, GroupOffer, OfferKey, OfferValue, ServiceOffer,
+    EndpointKey, EndpointOffer, Exported, GatewayKey, GatewayOffer, GroupKey, GroupOffer, OfferKey, OfferValue,
+    ServiceOffer,
 };
-use meshfed_model::service::{ServicePort, ServiceType};
+use meshfed_model::service::{
+    InternalTrafficPolicy, IpFamily, ServicePort, ServiceTraits, ServiceType, SessionAffinity,
+};
 
 use super::common::{address, at_most, octets, parsed, port, required, text};
 use super::error::{InvalidMessage, Within};
@@ -23,6 +26,14 @@ pub const SELECTORS_MAX: usize = 256;
 pub const WEIGHT_MAX: u32 = 1_000_000;
 /// The highest count in one group.
 pub const COUNT_MAX: u32 = 1_000_000;
+/// Exported labels and annotations of one service.
+pub const EXPORTED_MAX: usize = 256;
+/// Their keys and values together, in bytes.
+pub const EXPORTED_BYTES: usize = 16 << 10;
+/// The longest session affinity, in seconds (Kubernetes: a day).
+const AFFINITY_SECONDS_MAX: u32 = 86_400;
+/// Families of addresses.
+const FAMILIES_MAX: usize = 2;
 /// The longest name of a port or of an application protocol, in bytes.
 const PORT_NAME_MAX: usize = 253;
 /// The longest label key or value, in bytes (Kubernetes: prefix 253, `/`, name 63).
@@ -219,8 +230,65 @@ impl TryFrom<pb::ServiceOffer> for ServiceOffer {
             ports: service_ports(s.ports)?,
             export_to: export_to(s.export_to).within("export_to")?,
             identities: s.identities.iter().map(|i| parsed(i, "identities")).collect::<Result<_, _>>()?,
+            traits: ServiceTraits {
+                session_affinity: affinity(s.affinity_seconds)?,
+                internal_traffic_policy: if s.internal_local {
+                    InternalTrafficPolicy::Local
+                } else {
+                    InternalTrafficPolicy::Cluster
+                },
+                traffic_distribution: s
+                    .traffic_distribution
+                    .map(|t| text(t, PORT_NAME_MAX, "traffic_distribution"))
+                    .transpose()?,
+                ip_families: families(&s.ip_families)?,
+            },
+            exported: exported(s.exported_labels, s.exported_annotations)?,
         })
     }
+}
+
+fn affinity(seconds: Option<u32>) -> Result<SessionAffinity, InvalidMessage> {
+    match seconds {
+        None => Ok(SessionAffinity::None),
+        Some(timeout_seconds @ 1..=AFFINITY_SECONDS_MAX) => Ok(SessionAffinity::ClientIP { timeout_seconds }),
+        Some(other) => {
+            let problem = format!("{other} is not from 1 to {AFFINITY_SECONDS_MAX}");
+            Err(InvalidMessage::new("affinity_seconds", problem))
+        }
+    }
+}
+
+fn families(names: &[String]) -> Result<Vec<IpFamily>, InvalidMessage> {
+    at_most(names.len(), FAMILIES_MAX, "ip_families")?;
+    let family = |name: &String| match name.as_str() {
+        "IPv4" => Ok(IpFamily::IPv4),
+        "IPv6" => Ok(IpFamily::IPv6),
+        _ => Err(InvalidMessage::new("ip_families", "is neither IPv4 nor IPv6")),
+    };
+    names.iter().map(family).collect()
+}
+
+const fn family_name(family: &IpFamily) -> &'static str {
+    match family {
+        IpFamily::IPv4 => "IPv4",
+        IpFamily::IPv6 => "IPv6",
+    }
+}
+
+/// Annotations hold any text, lines too.
+fn exported(
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+) -> Result<Exported, InvalidMessage> {
+    let exported = Exported { labels, annotations };
+    let (pairs, bytes) = exported.size();
+    at_most(pairs, EXPORTED_MAX, "exported_labels and exported_annotations")?;
+    if bytes > EXPORTED_BYTES {
+        let problem = format!("have {bytes} bytes, at most {EXPORTED_BYTES} are allowed");
+        return Err(InvalidMessage::new("exported_labels and exported_annotations", problem));
+    }
+    Ok(exported)
 }
 impl TryFrom<pb::GroupOffer> for GroupOffer {
     type Error = InvalidMessage;
@@ -275,6 +343,15 @@ impl From<&OfferValue> for pb::resource::Value {
                 ports: s.ports.iter().map(Into::into).collect(),
                 export_to: export_to_message(&s.export_to),
                 identities: s.identities.iter().map(ToString::to_string).collect(),
+                affinity_seconds: match s.traits.session_affinity {
+                    SessionAffinity::None => None,
+                    SessionAffinity::ClientIP { timeout_seconds } => Some(timeout_seconds),
+                },
+                internal_local: s.traits.internal_traffic_policy == InternalTrafficPolicy::Local,
+                traffic_distribution: s.traits.traffic_distribution.clone(),
+                ip_families: s.traits.ip_families.iter().map(|f| family_name(f).to_owned()).collect(),
+                exported_labels: s.exported.labels.clone(),
+                exported_annotations: s.exported.annotations.clone(),
             }),
             OfferValue::Group(g) => Self::Group(pb::GroupOffer { ready: g.ready, total: g.total, weight: g.weight }),
             OfferValue::Endpoint(e) => Self::Endpoint(pb::EndpointOffer {

@@ -12,14 +12,16 @@ use meshfed_model::member::{Member, Members};
 use meshfed_model::names::{ClusterName, Namespace, NetworkName, ServiceName, SubsetName};
 use meshfed_model::network::{Cidr, Network};
 use meshfed_model::offer::{
-    EndpointKey, EndpointOffer, GatewayKey, GatewayOffer, GroupKey, GroupOffer, OfferKey, OfferValue, ServiceOffer,
-    Tombstone,
+    EndpointKey, EndpointOffer, Exported, GatewayKey, GatewayOffer, GroupKey, GroupOffer, OfferKey, OfferValue,
+    ServiceOffer, Tombstone,
 };
 use meshfed_model::policy::{
     ExportPolicy, FailoverPolicy, FailoverSpec, FleetPolicies, PolicySource, PolicyTarget, Relative, SelectItem,
     Selector, ServicePattern, Tier,
 };
-use meshfed_model::service::{ServicePort, ServiceType};
+use meshfed_model::service::{
+    InternalTrafficPolicy, IpFamily, ServicePort, ServiceTraits, ServiceType, SessionAffinity,
+};
 use meshfed_model::version::Version;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -82,13 +84,34 @@ fn service_port() -> impl Strategy<Value = ServicePort> {
     })
 }
 
+fn service_traits() -> impl Strategy<Value = ServiceTraits> {
+    let family = prop_oneof![Just(IpFamily::IPv4), Just(IpFamily::IPv6)];
+    (option::of(1u32..=86_400), any::<bool>(), option::of(label()), vec(family, 0..3)).prop_map(
+        |(seconds, local, traffic_distribution, ip_families)| ServiceTraits {
+            session_affinity: seconds
+                .map_or(SessionAffinity::None, |timeout_seconds| SessionAffinity::ClientIP { timeout_seconds }),
+            internal_traffic_policy: if local { InternalTrafficPolicy::Local } else { InternalTrafficPolicy::Cluster },
+            traffic_distribution,
+            ip_families,
+        },
+    )
+}
+fn exported() -> impl Strategy<Value = Exported> {
+    let lines = "[a-z]{0,5}(\n[a-z]{0,5}){0,2}";
+    (btree_map(label(), label(), 0..3), btree_map(label(), lines, 0..3))
+        .prop_map(|(labels, annotations)| Exported { labels, annotations })
+}
+
 fn resource() -> impl Strategy<Value = (OfferKey, OfferValue)> {
-    let a_service = (service(), vec(service_port(), 0..4), export_to(), btree_set(identity(), 0..4), any::<bool>())
-        .prop_map(|(service, ports, export_to, identities, headless)| {
-            let service_type = if headless { ServiceType::Headless } else { ServiceType::ClusterSetIP };
-            let offer = ServiceOffer { service_type, ports, export_to, identities };
-            (OfferKey::Service(service), OfferValue::Service(offer))
-        });
+    let said = (service_traits(), exported());
+    let a_service =
+        (service(), vec(service_port(), 0..4), export_to(), btree_set(identity(), 0..4), any::<bool>(), said).prop_map(
+            |(service, ports, export_to, identities, headless, (traits, exported))| {
+                let service_type = if headless { ServiceType::Headless } else { ServiceType::ClusterSetIP };
+                let offer = ServiceOffer { service_type, ports, export_to, identities, traits, exported };
+                (OfferKey::Service(service), OfferValue::Service(offer))
+            },
+        );
     let a_group = (service(), 1u16.., subset(), network(), locality(), 0..=COUNT_MAX, 0..=COUNT_MAX).prop_map(
         |(service, port, subset, network, locality, a, b)| {
             let offer = GroupOffer { ready: a.min(b), total: a.max(b), weight: u64::from(a.min(b)) };
@@ -380,7 +403,7 @@ fn parts_keep_to_the_limits_of_their_reader() {
             service_type: ServiceType::ClusterSetIP,
             ports: Vec::new(),
             export_to: ExportTo::Selected(selectors.clone()),
-            identities: BTreeSet::new(),
+            ..ServiceOffer::default()
         };
         let key = OfferKey::Service(ServiceName::new("shop", format!("s{n}")).unwrap());
         Upsert { key, revision: 1, value: OfferValue::Service(offer) }
@@ -446,4 +469,45 @@ fn a_service_with_two_ports_of_one_number_is_refused_by_name() {
     assert_eq!(said, want.map(|(s, code, message)| (subject(s), code, message)));
     assert_eq!((part.delta.upserts.len(), part.kept.len()), (1, 3));
     assert_eq!(part.refused_by_code, BTreeMap::from([(code, 3)]), "which is what the metric counts");
+}
+
+/// Mutations seen to fail: `at_most` left out of `seniority`; `clusters` of `services` sorted.
+#[test]
+fn the_order_of_exports_comes_back_and_has_a_limit() {
+    let name = |n: usize| ServiceName::new("shop", format!("s{n}")).unwrap();
+    let clusters = ["west", "east"].map(|c| ClusterName::new(c).unwrap()).to_vec();
+    let order: Seniority = (0..SENIORITY_SERVICES_MAX).map(|n| (name(n), clusters.clone())).collect();
+    assert_eq!(seniority(over_the_wire(&seniority_message(&order))).unwrap(), order);
+    let mut more = order;
+    more.insert(name(SENIORITY_SERVICES_MAX), Vec::new());
+    let error = seniority(seniority_message(&more)).unwrap_err().to_string();
+    assert!(error.starts_with("services: has 257 entries"), "{error}");
+    let nameless = pb::ServiceSeniority { service: None, clusters: vec!["East".to_owned()] };
+    let error = seniority(pb::Seniority { services: vec![nameless] }).unwrap_err().to_string();
+    assert!(error.starts_with("services[0].clusters"), "{error}");
+}
+
+/// What an export adds to its import, and its affinity, have limits of their own.
+///
+/// Mutations seen to fail: `bytes > EXPORTED_BYTES` answered `false`; `1..=AFFINITY_SECONDS_MAX` replaced by `_`.
+#[test]
+fn what_an_export_carries_has_a_limit() {
+    let refused = |offer: pb::ServiceOffer| {
+        let offer = pb::ServiceOffer { r#type: "ClusterSetIP".to_owned(), ..offer };
+        ServiceOffer::try_from(offer).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    let annotations = |bytes: usize| pb::ServiceOffer {
+        exported_annotations: [("k".to_owned(), "v".repeat(bytes))].into(),
+        ..pb::ServiceOffer::default()
+    };
+    assert_eq!(refused(annotations(EXPORTED_BYTES - 1)), "");
+    assert!(refused(annotations(EXPORTED_BYTES)).contains("at most 16384 are allowed"));
+    let labels = (0..=EXPORTED_MAX).map(|n| (n.to_string(), String::new())).collect();
+    assert!(!refused(pb::ServiceOffer { exported_labels: labels, ..pb::ServiceOffer::default() }).is_empty());
+    for seconds in [0, 86_401] {
+        let said = refused(pb::ServiceOffer { affinity_seconds: Some(seconds), ..pb::ServiceOffer::default() });
+        assert!(said.starts_with("affinity_seconds"), "{said}");
+    }
+    let said = refused(pb::ServiceOffer { ip_families: vec!["IPv5".to_owned()], ..pb::ServiceOffer::default() });
+    assert!(said.starts_with("ip_families"), "{said}");
 }

@@ -143,7 +143,9 @@ fn value_size(value: &OfferValue) -> usize {
             let name =
                 |p: &ServicePort| p.name.len() + p.protocol.len() + p.app_protocol.as_ref().map_or(0, String::len);
             let ports: usize = s.ports.iter().map(|p| name(p) + 4 * FIELD).sum();
-            identities + ports + audience_size(&s.export_to)
+            let (pairs, bytes) = s.exported.size();
+            let traits = s.traits.traffic_distribution.as_ref().map_or(0, String::len) + 5 * FIELD;
+            identities + ports + audience_size(&s.export_to) + traits + bytes + pairs * 3 * FIELD
         }
         OfferValue::Group(_) => 0,
         OfferValue::Endpoint(e) => place(&e.locality) + e.workload.len() + identity_size(&e.identity),

@@ -33,6 +33,7 @@ fn offer(n: u16, export_to: ExportTo) -> (OfferKey, OfferValue) {
         ports: Vec::new(),
         export_to,
         identities: BTreeSet::from(["spiffe://east.mesh.example/ns/shop/sa/b".parse().unwrap()]),
+        ..ServiceOffer::default()
     };
     (OfferKey::Service(service(n)), OfferValue::Service(value))
 }

@@ -121,8 +121,8 @@ impl Core {
         outbound.domain == Domain::Clusterset
             && self.index.service(&outbound.service).is_some_and(|s| s.export_to.is_some())
             && self.facts.get(&outbound.service).is_some_and(|f| {
-                let foreign = |port: &PortFacts| port.identities.keys().any(|c| *c != self.settings.cluster);
-                f.cluster.contains_key(&outbound.port) && !f.clusterset.get(&outbound.port).is_none_or(foreign)
+                let alone = |port: &PortFacts| port.identities.keys().eq([&self.settings.cluster]);
+                f.cluster.contains_key(&outbound.port) && f.clusterset.get(&outbound.port).is_some_and(alone)
             })
     }
 
@@ -176,6 +176,8 @@ impl Core {
     /// What a sidecar may call under the name: only clusters that say whom to find there.
     fn identified(&self, outbound: &OutboundName, port: &PortFacts) -> Candidates {
         let mut candidates = self.candidates(outbound);
+        // A port's traffic goes only to clusters that expose it.
+        candidates.endpoints.retain(|e| port.identities.contains_key(&e.cluster));
         let identified = port.identities.iter().filter(|(_, ids)| !ids.is_empty());
         endpoints::keep_identified(&mut candidates, &identified.map(|(c, _)| c.clone()).collect());
         candidates

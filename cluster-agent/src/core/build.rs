@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use meshfed_model::horizon::Client;
-use meshfed_model::identity::TrustDomain;
-use meshfed_model::names::{Namespace, ServiceName};
+use meshfed_model::identity::{SpiffeId, TrustDomain};
+use meshfed_model::import::Import;
+use meshfed_model::names::{ClusterName, Namespace, ServiceName};
 use meshfed_model::service::PortProtocol;
 use meshfed_model::sni::SNI_MAX;
 use meshfed_model::sorted::SortedSet;
 
-use crate::translate::facts::Foreign;
 use crate::translate::names::OUTBOUND_PORT;
 use crate::translate::{
     Domain, Kind, Mode, Node, OutboundName, Resource, ServiceFacts, clusters, listeners, routes, secrets,
@@ -28,6 +28,7 @@ impl Core {
     /// Looks again at the facts of `shapes`, and at the assignments of `assignments`.
     pub(super) fn refresh(&mut self, shapes: &BTreeSet<ServiceName>, assignments: &BTreeSet<ServiceName>) {
         self.revision += 1;
+        self.effects.mirrored.extend(shapes.union(assignments).cloned());
         let mut changed = BTreeSet::new();
         let (mut routes_changed, mut table_changed) = (false, false);
         for service in shapes {
@@ -70,11 +71,21 @@ impl Core {
     }
 
     fn facts_of(&self, service: &ServiceName) -> ServiceFacts {
-        let foreign = self.view.service(service).filter_map(|(cluster, shown)| {
-            let offer = shown.offer.as_ref()?;
-            Some(Foreign { cluster, ports: &offer.ports, identities: &offer.identities })
-        });
-        ServiceFacts::new(&self.settings.cluster, self.index.service(service), foreign)
+        let shown: BTreeMap<&ClusterName, &BTreeSet<SpiffeId>> = self
+            .view
+            .service(service)
+            .filter_map(|(cluster, shown)| Some((cluster, &shown.offer.as_ref()?.identities)))
+            .collect();
+        let import = self.import(service);
+        ServiceFacts::new(&self.settings.cluster, self.index.service(service), import.as_ref(), |cluster| {
+            shown.get(cluster).copied()
+        })
+    }
+
+    /// All exports of a service that this cluster sees, its own included, as one import.
+    #[must_use]
+    pub fn import(&self, service: &ServiceName) -> Option<Import> {
+        self.view.import(service, self.index.export(service).as_ref())
     }
 
     fn refresh_clusters(&mut self, service: &ServiceName, new: &ServiceFacts, old: &ServiceFacts) {

@@ -71,6 +71,8 @@ pub struct Effects {
     pub routes_encoded: u64,
     /// SVIDs issued.
     pub issued: u64,
+    /// Names of which the mirror may have to show something else.
+    pub mirrored: BTreeSet<ServiceName>,
     /// What is kept of proxies over a restart changed: which are ready, or which process is which.
     pub kept_changed: bool,
 }

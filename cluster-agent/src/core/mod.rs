@@ -9,6 +9,7 @@ mod dangling;
 mod holders;
 mod issuing;
 pub mod kept;
+mod mirrored;
 mod policies;
 mod proxies;
 mod resolve;
@@ -24,6 +25,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use meshfed_api::border::Seniority;
 use meshfed_crds::ObjectError;
 use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::TrustDomain;
@@ -307,6 +309,13 @@ impl Core {
         self.settle(now, wall);
     }
 
+    /// In which order the federator first saw exports.
+    pub fn set_order(&mut self, order: Seniority, now: Instant, wall: SystemTime) {
+        let dirty = self.view.set_order(order);
+        self.apply_view_dirty(&dirty);
+        self.settle(now, wall);
+    }
+
     /// Every bundle that is held.
     pub fn set_bundles(&mut self, bundles: &BTreeMap<TrustDomain, Bundle>, now: Instant, wall: SystemTime) {
         let pem = |b: &Bundle| meshfed_ca::pem::encode_certificates(b.anchors.iter().map(Vec::as_slice));
@@ -424,6 +433,10 @@ impl Core {
         } else if dirty.gateways && self.settings.networks.len() > 1 {
             // Own endpoints on another own network are reached over the own gateways.
             endpoints.extend(self.index.services().map(|s| s.name.clone()));
+        }
+        self.effects.mirrored.extend(dirty.exports);
+        if dirty.namespaces {
+            self.effects.mirrored.extend(self.view.services().cloned());
         }
         self.refresh(&dirty.services, &endpoints);
         if dirty.gateways {

@@ -22,6 +22,7 @@ use super::{Core, Kept};
 use crate::downlink::CoreCommand;
 use crate::identity::Peer;
 use crate::lookup::Lookup;
+use crate::mirror::Mailbox;
 use crate::source::SourceUpdate;
 use crate::status;
 use crate::translate::{Kind, Node};
@@ -210,6 +211,7 @@ pub struct Actor {
     view_due: Option<Instant>,
     issuing: Issuing,
     kept: watch::Sender<Kept>,
+    mirror: Option<Mailbox>,
     hosts: watch::Sender<BTreeSet<Arc<str>>>,
 }
 
@@ -237,8 +239,15 @@ impl Actor {
             view_due: None,
             issuing,
             kept,
+            mirror: None,
             hosts,
         }
+    }
+
+    /// Tells the mirror what it has to show.
+    #[must_use]
+    pub fn mirrored(self, mailbox: Mailbox) -> Self {
+        Self { mirror: Some(mailbox), ..self }
     }
 
     /// The host names that are to be resolved, for [`crate::lookup::run`].
@@ -379,6 +388,7 @@ impl Actor {
             CoreCommand::Members(members) => self.core.set_members(members, now, wall),
             CoreCommand::Policies(policies) => self.core.set_policies(policies, now, wall),
             CoreCommand::SharedNetworks(networks) => self.core.set_shared_networks(networks, now, wall),
+            CoreCommand::Order(order) => self.core.set_order(order, now, wall),
             CoreCommand::Bundles(bundles) => self.core.set_bundles(&bundles, now, wall),
             CoreCommand::Endpoints { query, answer } => {
                 // An error: the session ended meanwhile, and with it the question.
@@ -432,6 +442,13 @@ impl Actor {
         }
         if effects.resync {
             self.uplink.resync(self.core.view());
+        }
+        if let Some(mirror) = &self.mirror {
+            for name in effects.mirrored {
+                let facts = self.core.mirrored(&name);
+                mirror.say(name, facts);
+            }
+            mirror.set_whole(self.core.is_open() && self.core.is_whole());
         }
         if let Some(hosts) = effects.hosts {
             self.hosts.send_replace(hosts);

@@ -225,6 +225,7 @@ impl Bench {
             }],
             export_to: ExportTo::Everyone,
             identities: ["spiffe://east.mesh.example/ns/shop/sa/b".parse().unwrap()].into_iter().collect(),
+            ..ServiceOffer::default()
         };
         let net = NetworkName::new("net-east").unwrap();
         let group = GroupKey {

@@ -15,6 +15,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use meshfed_api::border::Seniority;
 use meshfed_api::proto::federation as wire;
 use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::TrustDomain;
@@ -47,6 +48,8 @@ pub enum CoreCommand {
     Policies(FleetPolicies),
     /// Networks of ours on which other clusters are, too: for the index.
     SharedNetworks(BTreeSet<NetworkName>),
+    /// In which order the federator first saw exports: for [`crate::view::View::set_order`].
+    Order(Seniority),
     /// Every bundle that is held, after one of them changed (already persisted and in the trust store).
     Bundles(BTreeMap<TrustDomain, Bundle>),
     /// A question of the HTTP API; the answer goes back over the session. A dropped sender answers 504.

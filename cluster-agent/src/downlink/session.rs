@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshfed_api::border::{Ack, NAMESPACES_MAX};
+use meshfed_api::border::{Ack, NAMESPACES_MAX, Seniority};
 use meshfed_api::proto::federation as wire;
 use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::{Principal, SpiffeId, TrustDomain};
@@ -169,6 +169,8 @@ pub struct Link {
     /// What the core has been handed of each origin, with the hub's filter.
     pub(super) vector: BTreeMap<ClusterName, (Version, u64)>,
     pub(super) interest: BTreeSet<Namespace>,
+    /// In which order the hub first saw exports.
+    pub(super) order: Seniority,
     pub(super) policy_revision: u64,
     pub(super) report: Option<wire::StatusReport>,
     pub(super) pending: Pending,
@@ -215,6 +217,7 @@ impl Link {
             bundles,
             vector: loaded.changes.iter().map(|c| (c.origin.clone(), (c.delta.version, c.filter))).collect(),
             interest: loaded.interest,
+            order: loaded.order,
             policy_revision: loaded.policies.revision,
             report: None,
             pending: Pending::default(),

@@ -1,6 +1,6 @@
 //! Edge. What the hub says, checked, saved, and handed to the core actor.
 
-use meshfed_api::border::{Ack, shared_networks};
+use meshfed_api::border::{Ack, seniority, shared_networks};
 use meshfed_api::proto::federation as wire;
 use meshfed_api::stream::Delta;
 use meshfed_model::bundle::Bundle;
@@ -15,6 +15,9 @@ use super::CoreCommand;
 use super::converse::{Answers, Stream};
 use super::session::{Link, LinkError};
 use crate::view::{RESOURCES_MAX, ViewChange, follows};
+
+/// Services of which the order of exports is kept; a cluster has at most 10,000, and shares few of them with others.
+const ORDERED_MAX: usize = 100_000;
 
 impl Link {
     /// Takes one message; `Some`: the session has to end, for this reason.
@@ -31,6 +34,7 @@ impl Link {
             Some(Message::Members(members)) => self.members(members).await?,
             Some(Message::Policies(policies)) => self.policies(policies).await?,
             Some(Message::SharedNetworks(networks)) => self.shared_networks(networks).await?,
+            Some(Message::Seniority(order)) => self.order(order).await?,
             Some(Message::EndpointsQuery(query)) => {
                 self.ask(query, answers).await?;
                 Ok(())
@@ -128,6 +132,26 @@ impl Link {
         let saved = self.store.save_shared_networks(&networks);
         self.saved(saved);
         self.tell(CoreCommand::SharedNetworks(networks)).await?;
+        Ok(Ok(()))
+    }
+
+    async fn order(&mut self, message: wire::Seniority) -> Result<Result<(), String>, LinkError> {
+        let told = match seniority(message) {
+            Ok(told) => told,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        for (service, clusters) in &told {
+            if clusters.is_empty() {
+                self.order.remove(service);
+            } else if self.order.len() < ORDERED_MAX || self.order.contains_key(service) {
+                self.order.insert(service.clone(), clusters.clone());
+            } else {
+                return Ok(Err(format!("the order of more than {ORDERED_MAX} services")));
+            }
+        }
+        let saved = self.store.save_order(&self.order);
+        self.saved(saved);
+        self.tell(CoreCommand::Order(told)).await?;
         Ok(Ok(()))
     }
 

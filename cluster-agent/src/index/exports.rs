@@ -3,15 +3,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use meshfed_crds::{Code, ExportPolicyObject, Kind, Object};
+use meshfed_crds::{Body, Code, ExportPolicyObject, Kind, Labels, Object};
 use meshfed_model::export::ExportTo;
 use meshfed_model::names::ServiceName;
+use meshfed_model::offer::Exported;
 
 use super::{Dirty, Index, object_key};
 
 impl Index {
     pub(super) fn put_export(&mut self, object: &Arc<Object>, service: &ServiceName, dirty: &mut Dirty) {
-        self.exports.insert(service.clone(), Arc::clone(object));
+        let before = self.exports.insert(service.clone(), Arc::clone(object));
+        if before.is_none_or(|before| before.body != object.body) {
+            dirty.exports.insert(service.clone());
+        }
         self.refresh_export(service, dirty);
         self.check_export(service, dirty);
         self.check_service(service, dirty);
@@ -19,6 +23,7 @@ impl Index {
 
     pub(super) fn remove_export(&mut self, service: &ServiceName, dirty: &mut Dirty) {
         self.exports.remove(service);
+        dirty.exports.insert(service.clone());
         self.refresh_export(service, dirty);
         self.set_errors(object_key(Kind::ServiceExport, service), Vec::new(), dirty);
         self.check_service(service, dirty);
@@ -32,11 +37,11 @@ impl Index {
     }
 
     fn refresh_export(&mut self, name: &ServiceName, dirty: &mut Dirty) {
-        let export_to = self.export_to(name);
+        let (export_to, exported) = (self.export_to(name), self.exported(name));
         if let Some(service) = self.services.get_mut(name)
-            && service.export_to != export_to
+            && (&service.export_to, &service.exported) != (&export_to, &exported)
         {
-            service.export_to = export_to;
+            (service.export_to, service.exported) = (export_to, exported);
             dirty.services.insert(name.clone());
             self.check_service(name, dirty);
         }
@@ -52,6 +57,15 @@ impl Index {
             return Some(ExportTo::Everyone);
         }
         Some(ExportTo::Selected(selectors.into_iter().collect::<BTreeSet<_>>()))
+    }
+
+    /// What the export of a service adds to its import.
+    pub(super) fn exported(&self, service: &ServiceName) -> Exported {
+        let Some(Body::ServiceExport(export)) = self.exports.get(service).map(|object| &object.body) else {
+            return Exported::default();
+        };
+        let pairs = |labels: &Labels| labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        Exported { labels: pairs(&export.labels), annotations: pairs(&export.annotations) }
     }
 
     /// An export of a service that is not there is an error until it is.

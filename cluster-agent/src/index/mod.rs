@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use meshfed_crds::{Body, Change, Kind, Object, ObjectError, ObjectKey};
 use meshfed_model::names::{Namespace, NetworkName, ServiceName, WorkloadRef};
-use meshfed_model::offer::{OfferKey, OfferValue};
+use meshfed_model::offer::{OfferKey, OfferValue, ServiceOffer};
 
 pub use hosts::ADDRESSES_MAX as HOST_ADDRESSES_MAX;
 use hosts::Resolved;
@@ -135,6 +135,7 @@ impl Index {
         }
         match &object.body {
             Body::Namespace(_) => {}
+            Body::Service(service) if service.is_derived() => self.remove_service(&service.name, dirty),
             Body::Service(service) => self.put_service(object, service, dirty),
             Body::WorkloadEntry(workload) => self.put_entry(object, workload, dirty),
             Body::Pod(pod) => self.put_pod(object, pod, dirty),
@@ -299,6 +300,12 @@ impl Index {
         self.namespaces.keys().cloned().collect()
     }
 
+    /// Whether an object names the namespace.
+    #[must_use]
+    pub fn has_namespace(&self, namespace: &Namespace) -> bool {
+        self.namespaces.contains_key(namespace)
+    }
+
     /// The failover policy that holds for a service, own or imported.
     #[must_use]
     pub fn policy_for(&self, service: &ServiceName) -> PolicyChoice {
@@ -309,6 +316,30 @@ impl Index {
     #[must_use]
     pub fn offer_of(&self, service: &ServiceName) -> BTreeMap<OfferKey, OfferValue> {
         offers::offer_of(self, service)
+    }
+
+    /// Whether there is an export of this name.
+    #[must_use]
+    pub fn has_export(&self, service: &ServiceName) -> bool {
+        self.exports.contains_key(service)
+    }
+
+    /// The names of all exports, in order.
+    pub fn exports(&self) -> impl Iterator<Item = &ServiceName> {
+        self.exports.keys()
+    }
+
+    /// Why a service that is there cannot be exported, with what to do; `None`: it can be.
+    #[must_use]
+    pub fn why_not_exported(&self, service: &ServiceName) -> Option<String> {
+        let why = services::unofferable(self.services.get(service)?)?;
+        Some(format!("{}; {}", why.message, why.remedy))
+    }
+
+    /// A service as it is exported, without its endpoints; `None`: it is not exported, or cannot be.
+    #[must_use]
+    pub fn export(&self, service: &ServiceName) -> Option<ServiceOffer> {
+        offers::export_of(self, service)
     }
 
     /// The gateway addresses that are offered.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use meshfed_model::export::ExportTo;
 use meshfed_model::locality::Locality;
 use meshfed_model::names::{NetworkName, ServiceName, SubsetName};
 use meshfed_model::offer::{
@@ -26,17 +27,33 @@ pub(super) fn offer_of(index: &Index, name: &ServiceName) -> BTreeMap<OfferKey, 
     if services::unofferable(service).is_some() {
         return offer;
     }
-    let mut ports = service.ports.clone();
-    ports.sort_by_key(|p| p.port);
-    let identities = service.identities().cloned().collect();
-    let head = ServiceOffer { service_type: service.service_type, ports, export_to, identities };
-    offer.insert(OfferKey::Service(name.clone()), OfferValue::Service(head));
+    offer.insert(OfferKey::Service(name.clone()), OfferValue::Service(head_of(service, export_to)));
     add_groups(index, service, &mut offer);
     if service.is_headless() {
         add_names(service, &mut offer);
     }
     add_endpoints(index, service, &mut offer);
     offer
+}
+
+/// A service of this cluster as it is exported; `None`: it is not, or cannot be.
+pub(super) fn export_of(index: &Index, name: &ServiceName) -> Option<ServiceOffer> {
+    let service = index.services.get(name).filter(|s| !s.gateway)?;
+    let export_to = service.export_to.clone()?;
+    services::unofferable(service).is_none().then(|| head_of(service, export_to))
+}
+
+fn head_of(service: &LocalService, export_to: ExportTo) -> ServiceOffer {
+    let mut ports = service.ports.clone();
+    ports.sort_by(|a, b| (a.port, &a.protocol).cmp(&(b.port, &b.protocol)));
+    ServiceOffer {
+        service_type: service.service_type,
+        ports,
+        export_to,
+        identities: service.identities().cloned().collect(),
+        traits: service.traits.clone(),
+        exported: service.exported.clone(),
+    }
 }
 
 /// One group per ready endpoint name of a headless service. What has one address has one name: the first by workload.

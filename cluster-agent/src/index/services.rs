@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use meshfed_api::border::{IDENTITIES_MAX, SELECTORS_MAX};
+use meshfed_api::border::{EXPORTED_BYTES, EXPORTED_MAX, IDENTITIES_MAX, SELECTORS_MAX};
 use meshfed_crds::{Code, Kind, Labels, Object, ObjectError, ServiceObject, TargetPort, bounds};
 use meshfed_model::export::ExportTo;
 use meshfed_model::names::{ServiceName, SubsetName};
+use meshfed_model::offer::Exported;
 use meshfed_model::service::ServicePort;
 use meshfed_model::sni::{CLUSTERSET_DOMAIN, SNI_MAX, sni};
 
@@ -23,7 +24,10 @@ impl LocalService {
             name: object.name.clone(),
             service_type: object.service_type,
             ports: object.ports.iter().map(|p| p.port.clone()).collect(),
+            traits: object.traits.clone(),
+            external: object.external,
             export_to: None,
+            exported: Exported::default(),
             endpoints: BTreeMap::new(),
             gateway: bounds::is_gateway(object),
             identities: BTreeMap::new(),
@@ -61,6 +65,9 @@ impl LocalService {
         let mut new = Vec::new();
         let mut dangling = false;
         for index in 0..self.ports.len() {
+            if !self.ports.get(index).is_some_and(ServicePort::is_served) {
+                continue;
+            }
             let target = match behind {
                 Behind::Selected(workload) => Some(self.target_on(index, workload)),
                 Behind::Nothing | Behind::Listed(..) => None,
@@ -216,7 +223,7 @@ impl Index {
     fn rebuild_service(&mut self, object: &ServiceObject, dirty: &mut Dirty) {
         let name = &object.name;
         let mut service = LocalService::new(object);
-        service.export_to = self.export_to(name);
+        (service.export_to, service.exported) = (self.export_to(name), self.exported(name));
         let slices = self.slices.of(name);
         let listed = slices.into_iter().flat_map(ServiceSlices::keys);
         let selected: BTreeSet<WorkloadKey> =
@@ -350,8 +357,8 @@ impl Index {
 /// Why a service cannot be exported at all.
 pub(super) struct Unofferable {
     field: &'static str,
-    message: String,
-    remedy: &'static str,
+    pub(super) message: String,
+    pub(super) remedy: &'static str,
 }
 
 /// Finds what no hub would take of a service: one such resource would end the cluster's session, again and again.
@@ -366,6 +373,25 @@ pub(super) fn unofferable(service: &LocalService) -> Option<Unofferable> {
             field: "spec.selector",
             message: format!("the workloads behind it have more than {IDENTITIES_MAX} service accounts"),
             remedy: "let them share service accounts, or split the service",
+        });
+    }
+    if service.external {
+        let message = "it is of type ExternalName, which stands for a name and has no endpoints".to_owned();
+        return Some(Unofferable {
+            field: "spec.type",
+            message,
+            remedy: "export a Service of another type, or take the ServiceExport away",
+        });
+    }
+    let (pairs, bytes) = service.exported.size();
+    if pairs > EXPORTED_MAX || bytes > EXPORTED_BYTES {
+        return Some(Unofferable {
+            field: "metadata.name",
+            message: format!(
+                "its export adds {pairs} labels and annotations of {bytes} bytes, at most {EXPORTED_MAX} of \
+                 {EXPORTED_BYTES} bytes are allowed"
+            ),
+            remedy: "export fewer or shorter ones",
         });
     }
     if let Some(ExportTo::Selected(selectors)) = &service.export_to

@@ -11,8 +11,9 @@ use meshfed_model::identity::{SpiffeId, TrustDomain};
 use meshfed_model::locality::Locality;
 use meshfed_model::names::{ClusterName, Namespace, NetworkName, ServiceName};
 use meshfed_model::network::{Cidr, Network};
+use meshfed_model::offer::Exported;
 use meshfed_model::policy::FailoverSpec;
-use meshfed_model::service::{PortProtocol, ServicePort, ServiceType};
+use meshfed_model::service::{PortProtocol, ServicePort, ServiceTraits, ServiceType};
 use meshfed_model::sorted::SortedSet;
 
 /// What the cluster's token binds it to, and its names.
@@ -157,10 +158,16 @@ pub struct LocalService {
     pub name: ServiceName,
     /// Whether it has an address of its own.
     pub service_type: ServiceType,
-    /// Its TCP ports, in the order of the object.
+    /// Its ports, in the order of the object; only those of TCP have endpoints.
     pub ports: Vec<ServicePort>,
+    /// What it asks of its clients.
+    pub traits: ServiceTraits,
+    /// Whether it stands for a name elsewhere (`type: ExternalName`): then it has no ports, and cannot be exported.
+    pub external: bool,
     /// To whom it is exported; `None`: not at all.
     pub export_to: Option<ExportTo>,
+    /// What its export adds to the import.
+    pub exported: Exported,
     /// Its endpoints by workload: one per port of the service that the workload has.
     pub endpoints: BTreeMap<WorkloadKey, Box<[Endpoint]>>,
     /// Whether it is an east-west gateway.
@@ -179,10 +186,10 @@ impl LocalService {
     pub fn identities(&self) -> impl Iterator<Item = &SpiffeId> {
         self.identities.keys()
     }
-    /// One of its ports.
+    /// One of its ports that have endpoints.
     #[must_use]
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
-        self.ports.iter().find(|p| p.port == number)
+        self.ports.iter().find(|p| p.port == number && p.is_served())
     }
     /// The endpoints of one port, each of its addresses a candidate.
     pub fn candidates(&self, port: u16, cluster: &ClusterName) -> Vec<EndpointCandidate> {
@@ -261,6 +268,8 @@ pub struct InboundPort {
 pub struct Dirty {
     /// Services whose ports, endpoints, export or existence changed.
     pub services: BTreeSet<ServiceName>,
+    /// Services whose export came, changed or went, also of services that are not there.
+    pub exports: BTreeSet<ServiceName>,
     /// Whether a gateway changed.
     pub gateways: bool,
     /// Workloads that changed, came or went.
@@ -288,6 +297,7 @@ impl Dirty {
     /// Adds what another change touched.
     pub fn merge(&mut self, other: Self) {
         self.services.extend(other.services);
+        self.exports.extend(other.exports);
         self.workloads.extend(other.workloads);
         self.gateways |= other.gateways;
         self.hosts |= other.hosts;

@@ -66,7 +66,7 @@ pub fn rows(core: &Core) -> Rows {
     }
     let (mut ready, mut total) = (0_usize, 0_usize);
     for service in index.services().filter(|s| s.export_to.is_some()) {
-        for port in &service.ports {
+        for port in service.ports.iter().filter(|p| p.is_served()) {
             let of_port = || service.endpoints.values().flatten().filter(|e| e.port == port.port);
             let (listed, usable) = (of_port().count(), of_port().filter(|e| e.ready).count());
             if usable == 0 {

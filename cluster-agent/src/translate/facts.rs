@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meshfed_model::export::ExportTo;
 use meshfed_model::identity::SpiffeId;
+use meshfed_model::import::Import;
 use meshfed_model::names::{ClusterName, ServiceName, SubsetName};
 use meshfed_model::service::ServicePort;
 
@@ -15,7 +16,7 @@ use super::names::{Domain, OutboundName};
 /// One port of a service as a client sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortFacts {
-    /// The port; of several clusters that expose it, our own one's words count first, then by cluster name.
+    /// The port; of several clusters that expose it, as the oldest export describes it.
     pub port: ServicePort,
     /// Whom a client must find there, by the cluster that exposes the port.
     pub identities: BTreeMap<ClusterName, BTreeSet<SpiffeId>>,
@@ -36,33 +37,24 @@ pub struct ServiceFacts {
     pub names: BTreeSet<(u16, SubsetName)>,
 }
 
-/// What another cluster says of a service.
-#[derive(Debug)]
-pub struct Foreign<'a> {
-    /// The cluster.
-    pub cluster: &'a ClusterName,
-    /// The ports it exposes.
-    pub ports: &'a [ServicePort],
-    /// The identities behind it.
-    pub identities: &'a BTreeSet<SpiffeId>,
-}
-
 impl ServiceFacts {
-    /// The facts of a service of our own, of others', or of both. Gateways are nobody's service.
+    /// The facts of a service of our own, of others', or of both: `import` is what all exports that this cluster sees
+    /// make together, `identities` who is behind those of other clusters. Gateways are nobody's service, and ports that
+    /// nobody serves yet are nobody's routes.
     #[must_use]
     pub fn new<'a>(
         own_cluster: &ClusterName,
         own: Option<&LocalService>,
-        foreign: impl Iterator<Item = Foreign<'a>>,
+        import: Option<&Import>,
+        identities: impl Fn(&ClusterName) -> Option<&'a BTreeSet<SpiffeId>>,
     ) -> Self {
         let mut facts = Self::default();
         let own = own.filter(|s| !s.gateway);
         if let Some(own) = own {
             let identities: BTreeSet<SpiffeId> = own.identities().cloned().collect();
-            for port in &own.ports {
+            for port in own.ports.iter().filter(|p| p.is_served()) {
                 add(&mut facts.cluster, port, own_cluster, &identities);
                 if own.export_to.is_some() {
-                    add(&mut facts.clusterset, port, own_cluster, &identities);
                     facts.exported.insert(port.port);
                 }
             }
@@ -71,9 +63,15 @@ impl ServiceFacts {
                 facts.names = own.names().map(|(name, endpoint)| (endpoint.port, name)).collect();
             }
         }
-        for origin in foreign {
-            for port in origin.ports {
-                add(&mut facts.clusterset, port, origin.cluster, origin.identities);
+        let served = import.into_iter().flat_map(|import| &import.ports).filter(|p| p.port.is_served());
+        for merged in served {
+            for cluster in &merged.clusters {
+                let known = if cluster == own_cluster {
+                    own.map(|own| own.identities().cloned().collect())
+                } else {
+                    identities(cluster).cloned()
+                };
+                add(&mut facts.clusterset, &merged.port, cluster, &known.unwrap_or_default());
             }
         }
         facts

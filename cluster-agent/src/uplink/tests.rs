@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use meshfed_model::export::ExportTo;
@@ -21,7 +21,7 @@ fn service(n: usize, port: u16) -> Resources {
         service_type: ServiceType::ClusterSetIP,
         ports: vec![ServicePort { name: String::new(), port, protocol: "TCP".to_owned(), app_protocol: None }],
         export_to: ExportTo::Everyone,
-        identities: BTreeSet::new(),
+        ..ServiceOffer::default()
     };
     BTreeMap::from([(OfferKey::Service(name(n)), OfferValue::Service(offer))])
 }

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use meshfed_api::border::Seniority;
 use meshfed_api::stream::Delta;
 use meshfed_model::allowed;
+use meshfed_model::import::{Import, sort_by_seniority};
 use meshfed_model::member::Members;
 use meshfed_model::names::{ClusterName, ServiceName};
-use meshfed_model::offer::{GatewayKey, GatewayOffer, OfferKey, OfferValue};
+use meshfed_model::offer::{GatewayKey, GatewayOffer, OfferKey, OfferValue, ServiceOffer};
 use meshfed_model::version::Version;
 use meshfed_model::view::VersionVector;
 
@@ -124,13 +126,21 @@ pub struct View {
     members: Members,
     origins: BTreeMap<ClusterName, Origin>,
     exporters: BTreeMap<ServiceName, BTreeSet<ClusterName>>,
+    /// In which order the federator first saw exports, the own one among them.
+    order: Seniority,
 }
 
 impl View {
     /// An empty view of cluster `own`.
     #[must_use]
     pub fn new(own: ClusterName) -> Self {
-        Self { own, members: Members::default(), origins: BTreeMap::new(), exporters: BTreeMap::new() }
+        Self {
+            own,
+            members: Members::default(),
+            origins: BTreeMap::new(),
+            exporters: BTreeMap::new(),
+            order: Seniority::new(),
+        }
     }
 
     /// Takes over a change. Resources outside their origin's ranges are refused by name, the rest is taken.
@@ -207,6 +217,23 @@ impl View {
         dirty
     }
 
+    /// Takes what the hub says of the order of exports; what it does not name stays. Gives the services whose import may
+    /// be another.
+    pub fn set_order(&mut self, told: Seniority) -> ViewDirty {
+        let mut dirty = ViewDirty::default();
+        for (service, clusters) in told {
+            let before = if clusters.is_empty() {
+                self.order.remove(&service)
+            } else {
+                self.order.insert(service.clone(), clusters)
+            };
+            if before.as_ref() != self.order.get(&service) {
+                dirty.services.insert(service);
+            }
+        }
+        dirty
+    }
+
     fn judge(&self, origin: &ClusterName, held: &mut Origin, key: OfferKey, value: OfferValue, touched: &mut Touched) {
         let verdict = match self.members.members.get(origin) {
             Some(member) => allowed::check(member, [], &key, &value).map_err(|e| (e.code().to_owned(), e.to_string())),
@@ -265,6 +292,20 @@ impl View {
             .into_iter()
             .flatten()
             .filter_map(move |origin| Some((origin, self.origins.get(origin)?.services.get(name)?)))
+    }
+    /// All exports of a service that this cluster sees as one import, `exported` being its own; `None` of none.
+    #[must_use]
+    pub fn import(&self, name: &ServiceName, exported: Option<&ServiceOffer>) -> Option<Import> {
+        let foreign = self.service(name).filter_map(|(origin, shown)| Some((origin, shown.offer.as_ref()?)));
+        let mut exports: Vec<(&ClusterName, &ServiceOffer)> =
+            exported.map(|offer| (&self.own, offer)).into_iter().chain(foreign).collect();
+        sort_by_seniority(&mut exports, self.order.get(name).map_or(&[], Vec::as_slice));
+        Import::merge(&exports)
+    }
+    /// The order of exports as last told.
+    #[must_use]
+    pub const fn order(&self) -> &Seniority {
+        &self.order
     }
     /// Whether any origin exports the service to us.
     #[must_use]

@@ -11,7 +11,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use meshfed_api::border::{Interest, shared_networks, shared_networks_message};
+use meshfed_api::border::{
+    Interest, Seniority, seniority_message, seniority_services, shared_networks, shared_networks_message,
+};
 use meshfed_api::proto::federation as wire;
 use meshfed_api::stream::{Delta, Upsert};
 use meshfed_model::member::Members;
@@ -26,6 +28,8 @@ use crate::records::{Damage, RecordError, RecordFile, checksum, set_aside, unrea
 
 /// The largest file beside the origins' own, in bytes: 10,000 members or policies.
 const FILE_MAX: usize = 64 << 20;
+/// The file of the order of exports.
+const ORDER: &str = "order";
 /// How the mark of a missing part ends.
 const MISSING: &str = ".missing";
 
@@ -42,6 +46,8 @@ pub struct Loaded {
     pub shared_networks: BTreeSet<NetworkName>,
     /// The namespaces by which the view was filtered.
     pub interest: BTreeSet<Namespace>,
+    /// In which order the federator first saw exports.
+    pub order: Seniority,
     /// Parts that were there once and could not be read back.
     pub missing: BTreeSet<Part>,
 }
@@ -57,6 +63,7 @@ impl Loaded {
                 tracing::warn!(origin = %change.origin, %error, "a saved view is left out");
             }
         }
+        let _all = view.set_order(self.order.clone());
         view
     }
     /// Whether there is a last good view: members were told once.
@@ -89,7 +96,8 @@ impl ViewStore {
             members: store.read(&Part::Members, |m: wire::Members| m.try_into().ok())?,
             policies: store.read(&Part::Policies, |m: wire::Policies| m.try_into().ok())?,
             shared_networks: store.read(&Part::SharedNetworks, |m| shared_networks(m).ok())?,
-            interest: store.read_interest()?,
+            interest: store.read_unmissed("interest", |m: wire::Interest| Interest::try_from(m).ok())?.namespaces,
+            order: store.read_unmissed(ORDER, |m: wire::Seniority| seniority_services(m.services).ok())?,
             ..Loaded::default()
         };
         for origin in origins {
@@ -158,19 +166,23 @@ impl ViewStore {
         }
     }
 
-    /// The interest, which follows from the source and is missed by nobody.
-    fn read_interest(&self) -> Result<BTreeSet<Namespace>, RecordError> {
-        let path = self.directory.join("interest");
-        let read = decoded(&path, |m: wire::Interest| Interest::try_from(m).ok())?;
-        let found = match read {
+    /// What no proxy holds anything of, so that nobody misses it: the interest, which follows from the source, and the
+    /// order of exports, which the hub tells anew.
+    fn read_unmissed<M: Message + Default, T: Default>(
+        &self,
+        name: &str,
+        convert: impl Fn(M) -> Option<T>,
+    ) -> Result<T, RecordError> {
+        let path = self.directory.join(name);
+        let found = match decoded(&path, convert)? {
             Ok(found) => found,
             Err(damage) => {
                 let kept = set_aside(&path)?;
-                tracing::warn!(path = %path.display(), %damage, kept = %kept.display(), "the saved interest is damaged");
+                tracing::warn!(path = %path.display(), %damage, kept = %kept.display(), "a saved file is damaged");
                 None
             }
         };
-        Ok(found.unwrap_or_default().namespaces)
+        Ok(found.unwrap_or_default())
     }
 
     // ---- what is missing ----
@@ -302,6 +314,13 @@ impl ViewStore {
     /// [`FileError`].
     pub fn save_shared_networks(&mut self, networks: &BTreeSet<NetworkName>) -> Result<(), FileError> {
         self.save(&Part::SharedNetworks, &shared_networks_message(networks))
+    }
+    /// Saves the order of exports: before the core actor hears of it.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn save_order(&self, order: &Seniority) -> Result<(), FileError> {
+        self.write(ORDER, &seniority_message(order))
     }
     /// Saves the interest: before the hub hears of it.
     ///

@@ -45,7 +45,7 @@ fn service(s: &str) -> (OfferKey, OfferValue) {
         service_type: ServiceType::ClusterSetIP,
         ports: vec![],
         export_to: ExportTo::Everyone,
-        identities: BTreeSet::new(),
+        ..ServiceOffer::default()
     };
     (OfferKey::Service(name(s)), OfferValue::Service(offer))
 }

@@ -235,6 +235,7 @@ pub(super) fn service(n: usize, ready: u32) -> Resources {
         ports: vec![port],
         export_to: ExportTo::Everyone,
         identities: BTreeSet::from(["spiffe://east.mesh.example/ns/shop/sa/b".parse().unwrap()]),
+        ..ServiceOffer::default()
     };
     let group = GroupKey {
         service: name(n),

@@ -286,6 +286,7 @@ impl Case {
             }],
             export_to: ExportTo::Everyone,
             identities: BTreeSet::from([identity.clone()]),
+            ..ServiceOffer::default()
         };
         let mut all = BTreeMap::from([(OfferKey::Service(service.clone()), OfferValue::Service(offer))]);
         for (n, e) in self.endpoints.iter().enumerate().filter(|(_, e)| e.cluster == cluster && e.mtls) {

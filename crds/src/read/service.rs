@@ -21,6 +21,8 @@ const PORTS_MAX: usize = 256;
 const ADDRESSES_MAX: usize = 64;
 /// The most addresses of one service: one of each family.
 const CLUSTER_IPS_MAX: usize = 2;
+/// The type of a service that stands for a name elsewhere.
+const EXTERNAL_NAME: &str = "ExternalName";
 /// What `clusterIP` says of a headless service.
 const NO_ADDRESS: &str = "None";
 /// How long a client stays on its endpoint where nothing is said, in seconds (Kubernetes' default).
@@ -29,22 +31,15 @@ const ADDRESS_FORM: &str = "write IP:PORT or [IPv6]:PORT, several with commas be
 
 pub(super) fn read(r: &mut Reader<'_>) -> Option<ServiceObject> {
     let name = r.checked("metadata.name", ServiceName::new(&*r.key.namespace, &*r.key.name))?;
-    if let Some(kind) = r.get(&["spec", "type"])
-        && kind.text() == Some("ExternalName")
-    {
-        let remedy = Some("take it out of the source until then".to_owned());
-        r.find(
-            Code::NotInThisVersion,
-            kind.place,
-            "spec.type",
-            "ExternalName is not in this version".to_owned(),
-            remedy,
-        );
+    let external = r.get(&["spec", "type"]).and_then(Node::text) == Some(EXTERNAL_NAME);
+    if external && let Some(kind) = r.get(&["spec", "type"]) {
+        let message = format!("{EXTERNAL_NAME} is not served in this version; nobody is sent there by the mesh");
+        r.find(Code::NoEffectYet, kind.place, "spec.type", message, None);
     }
     let headless = r.get(&["spec", "clusterIP"]).and_then(Node::text) == Some(NO_ADDRESS);
     let cluster_ips = if headless { Box::default() } else { cluster_ips(r) };
     let traits = traits(r, &cluster_ips);
-    let ports = ports(r, headless);
+    let ports = if external { Vec::new() } else { ports(r, headless) };
     let network_label = r.get(&["metadata", "labels", NETWORK]);
     let gateway_network = network_label.and_then(|node| {
         r.mark("metadata.labels.topology.istio.io/network", node);
@@ -85,6 +80,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<ServiceObject> {
         service_type: if headless { ServiceType::Headless } else { ServiceType::ClusterSetIP },
         cluster_ips,
         traits,
+        external,
         gateway_network,
         gateway_addresses,
         external_ips,
@@ -229,9 +225,8 @@ fn port<'a>(
     let target = target_port(r, item, &field("targetPort"));
     if protocol != "TCP" {
         let place = item.get("protocol").map_or(item.place, |n| n.place);
-        let message = format!("{protocol} is not in this version; the port is left out");
+        let message = format!("{protocol} is not served in this version; the port is there and has no endpoints");
         r.find(Code::NoEffectYet, place, &field("protocol"), message, None);
-        return None;
     }
     if let TargetPort::Name(_) = target
         && let Some(node) = item.get("targetPort")

@@ -84,9 +84,9 @@ const ROWS: &[Row] = &[
     (SERVICE, "  ports: [{name: a, port: 1}, {name: b, port: 1}]\n", "MF2005", 5, 47, "spec.ports[1].port"),
     (SERVICE, "  ports: [{port: 1, port: 2}]\n", "MF2005", 5, 21, "spec.ports[0].port"),
     (SERVICE, "  selector: {a: b}\n", "MF2004", 5, 3, "spec.ports"),
-    (SERVICE, "  ports: [{port: 1}]\n  type: ExternalName\n", "MF2006", 6, 9, "spec.type"),
+    (SERVICE, "  ports: [{port: 1}]\n  type: ExternalName\n", "MF2103", 6, 9, "spec.type"),
     (SERVICE, "  ports: [{port: 1}]\n  type: Other\n", "MF2004", 6, 9, "spec.type"),
-    (SERVICE, "  ports: [{port: 1}]\n  sessionAffinity: None\n", "MF2102", 6, 3, "spec.sessionAffinity"),
+    (SERVICE, "  ports: [{port: 1}]\n  loadBalancerClass: x\n", "MF2102", 6, 3, "spec.loadBalancerClass"),
     (SERVICE, "  ports: [{port: 2, protocol: UDP}]\n", "MF2103", 5, 31, "spec.ports[0].protocol"),
     (SERVICE, "  ports: [{port: 1}]\n  externalIPs: [example.com]\n", "MF2004", 6, 17, "spec.externalIPs[0]"),
     (SERVICE, "  ports: [{port: 1}]\nextra: 1\n", "MF2002", 6, 1, "extra"),
@@ -378,4 +378,24 @@ fn traits_and_addresses_of_a_service_are_read() {
     let timeout = "sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 10}}";
     assert_eq!(service(timeout).1.session_affinity, SessionAffinity::ClientIP { timeout_seconds: 10 });
     assert_eq!(service("clusterIP: None"), (Vec::new(), ServiceTraits::default()));
+}
+
+/// Ports of other protocols than TCP are there, for imports and their conflicts; one number may have two protocols. A
+/// service that stands for a name has no ports, and is no error.
+///
+/// Mutations seen to fail: `return None` after the warning of a protocol; `external` always `false`.
+#[test]
+fn ports_of_all_protocols_and_services_that_stand_for_a_name_are_read() {
+    let service = |spec: &str| {
+        let text = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: b, namespace: shop}}\nspec: {{{spec}}}");
+        let found = read(&text);
+        assert!(found.errors.iter().all(|e| !e.is_error()), "{:?}", found.errors);
+        let [object] = &objects(&found)[..] else { panic!("{found:?}") };
+        let Body::Service(service) = &object.body else { panic!("{object:?}") };
+        let ports = service.ports.iter().map(|p| format!("{}/{}", p.port.port, p.port.protocol)).collect::<Vec<_>>();
+        (ports, service.external)
+    };
+    let ports = "ports: [{name: a, port: 42}, {name: b, port: 42, protocol: UDP}, {name: c, port: 43, protocol: SCTP}]";
+    assert_eq!(service(ports), (["42/TCP", "42/UDP", "43/SCTP"].map(str::to_owned).to_vec(), false));
+    assert_eq!(service("type: ExternalName, externalName: example.org"), (Vec::new(), true));
 }

@@ -1,36 +1,13 @@
 //! Pure. What the catalog says about one service over all its exporters (KEP-1645: the first seen wins).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use meshfed_model::import::Import;
 use meshfed_model::names::{ClusterName, NetworkName, ServiceName, SubsetName};
 use meshfed_model::offer::{GatewayKey, GatewayOffer, GroupKey, GroupOffer, OfferKey, OfferValue, ServiceOffer};
-use meshfed_model::service::{ServicePort, ServiceType};
+use meshfed_model::version::Version;
 
 use super::Catalog;
-
-/// A port with those who expose it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MergedPort {
-    /// The port as the first seen of its exporters describes it.
-    pub port: ServicePort,
-    /// Its exporters.
-    pub clusters: BTreeSet<ClusterName>,
-}
-
-/// A service over all its exporters.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Merged {
-    /// The type as the first seen exporter says.
-    pub service_type: ServiceType,
-    /// The union of ports, by number.
-    pub ports: Vec<MergedPort>,
-    /// Who was seen first, when exporters contradict each other.
-    pub winner: Option<ClusterName>,
-    /// Contradicted fields: `type`, `ports`.
-    pub fields: Vec<&'static str>,
-    /// In words; empty without conflict.
-    pub message: String,
-}
 
 /// One exporter of one port that is not exported to somebody.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,11 +61,56 @@ impl Catalog {
 
     /// A service over all its exporters; `None` when nobody exports it.
     #[must_use]
-    pub fn merged(&self, service: &ServiceName) -> Option<Merged> {
+    pub fn merged(&self, service: &ServiceName) -> Option<Import> {
         let clusters = self.by_seniority(service);
         let offers: Vec<(&ClusterName, &ServiceOffer)> =
             clusters.iter().filter_map(|c| Some((c, self.offer(c, service)?))).collect();
-        merge(service, &offers)
+        Import::merge(&offers)
+    }
+
+    /// Who of those that `sees` picks exports a service, first seen first, as far as that is durable; empty where there
+    /// are not two of them. `None`: one that had an export before has not offered since this hub started, and what was
+    /// said before stands.
+    #[must_use]
+    pub fn order(
+        &self,
+        service: &ServiceName,
+        sees: impl Fn(&ClusterName, &ServiceOffer) -> bool,
+    ) -> Option<Vec<ClusterName>> {
+        let claims = self.claims.get(service)?;
+        let silent = |c: &ClusterName| self.history(c).is_some_and(|h| h.version() == Version::default());
+        if claims.keys().any(silent) {
+            return None;
+        }
+        let mut clusters: Vec<(u64, &ClusterName)> = claims.iter().map(|(c, revision)| (*revision, c)).collect();
+        clusters.retain(|(_, c)| self.offer(c, service).is_some_and(|offer| sees(c, offer)));
+        clusters.sort();
+        if clusters.len() < 2 {
+            clusters.clear();
+        }
+        Some(clusters.into_iter().map(|(_, c)| c.clone()).collect())
+    }
+
+    /// Whether several clusters have a claim to the name.
+    #[must_use]
+    pub fn is_shared(&self, service: &ServiceName) -> bool {
+        self.claims.get(service).is_some_and(|claims| claims.len() > 1)
+    }
+    /// Services that several clusters have a claim to, in order.
+    pub fn shared_names(&self) -> impl Iterator<Item = &ServiceName> {
+        self.claims.iter().filter(|(_, claims)| claims.len() > 1).map(|(service, _)| service)
+    }
+
+    /// Claims of clusters that are not among these.
+    #[must_use]
+    pub fn claims_of_others(&self, live: impl Fn(&ClusterName) -> bool) -> BTreeMap<ClusterName, Vec<ServiceName>> {
+        let mut others: BTreeMap<ClusterName, Vec<ServiceName>> = BTreeMap::new();
+        for (service, claims) in &self.claims {
+            for cluster in claims.keys().filter(|c| !live(c)) {
+                others.entry(cluster.clone()).or_default().push(service.clone());
+            }
+        }
+        others
     }
 
     /// Ready and listed endpoints of one cluster's service: over all localities of its busiest port.
@@ -119,43 +141,4 @@ impl Catalog {
             .map(|(network, ready)| PortFacts { network, ready })
             .collect()
     }
-}
-
-/// Merges what exporters say, the first seen first.
-#[must_use]
-pub(crate) fn merge(service: &ServiceName, offers: &[(&ClusterName, &ServiceOffer)]) -> Option<Merged> {
-    let (winner, first) = offers.first()?;
-    let mut ports: BTreeMap<u16, MergedPort> = BTreeMap::new();
-    for (cluster, offer) in offers {
-        for port in &offer.ports {
-            let merged =
-                ports.entry(port.port).or_insert_with(|| MergedPort { port: port.clone(), clusters: BTreeSet::new() });
-            merged.clusters.insert((*cluster).clone());
-        }
-    }
-    // What is shown is compared: `appProtocol: http` says no more than the name `http` does.
-    let said = |p: &ServicePort| (p.port, p.name.clone(), p.protocol.clone(), p.shown_app_protocol().to_owned());
-    let set = |o: &ServiceOffer| o.ports.iter().map(said).collect::<BTreeSet<_>>();
-    let ports_differ = offers.iter().filter(|(_, o)| set(o) != set(first)).count();
-    let types_differ = offers.iter().filter(|(_, o)| o.service_type != first.service_type).count();
-    let mut fields = Vec::new();
-    let mut reasons = Vec::new();
-    for (field, count) in [("ports", ports_differ), ("type", types_differ)] {
-        if count > 0 {
-            fields.push(field);
-            reasons.push(format!("{count} of {} exporters of {service} say otherwise about {field}", offers.len()));
-        }
-    }
-    let message = if reasons.is_empty() {
-        String::new()
-    } else {
-        format!("{}; cluster '{winner}' exported it first and wins", reasons.join(", "))
-    };
-    Some(Merged {
-        service_type: first.service_type,
-        ports: ports.into_values().collect(),
-        winner: (!fields.is_empty()).then(|| (*winner).clone()),
-        fields,
-        message,
-    })
 }

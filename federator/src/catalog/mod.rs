@@ -24,8 +24,7 @@ use meshfed_model::version::Version;
 
 use crate::fleet::GatewayAddress;
 
-pub(crate) use facts::merge;
-pub use facts::{Merged, MergedPort, PortFacts};
+pub use facts::PortFacts;
 use gateways::Gateways;
 pub(crate) use hash::Fnv;
 pub use hold::Loss;
@@ -55,6 +54,8 @@ pub struct Taken {
     pub complete: bool,
     /// Services of which a resource appeared, changed or vanished.
     pub services: BTreeSet<ServiceName>,
+    /// Those of them that came, changed or went themselves, not only their endpoints.
+    pub heads: BTreeSet<ServiceName>,
     /// Whether a gateway did.
     pub gateways: bool,
     /// What was refused, at most [`REFUSED_MAX`] by name.
@@ -124,6 +125,7 @@ impl Catalog {
         let mut taken = Taken { base: origin.history.version(), reached: true, complete: true, ..Taken::default() };
         for service in origin.history.services() {
             taken.services.insert(service.clone());
+            taken.heads.insert(service.clone());
             self.unexport(service, cluster);
         }
         taken.gateways = origin.history.of_service(None).next().is_some();
@@ -186,6 +188,9 @@ impl Catalog {
             match key.service() {
                 Some(service) => {
                     taken.services.insert(service.clone());
+                    if matches!(key.as_ref(), OfferKey::Service(_)) {
+                        taken.heads.insert(service.clone());
+                    }
                 }
                 None => gateways.extend(gateway_at(key)),
             }

@@ -3,20 +3,22 @@
 //! Nothing is queued per event: an origin is dirty or not, and what there is to say is computed when the stream can
 //! take it. A slow importer so costs a set of names, and hears of the latest state, not of every step.
 
+mod order;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use meshfed_api::border::{Ack, HeldOrigin};
+use meshfed_api::border::{Ack, HeldOrigin, Seniority};
 use meshfed_api::stream::{Delta, History, Scope};
 use meshfed_model::identity::TrustDomain;
-use meshfed_model::names::ClusterName;
+use meshfed_model::names::{ClusterName, ServiceName};
 use meshfed_model::version::Version;
 
 use crate::catalog::Catalog;
 use crate::plan::Filter;
+use order::Orders;
 
 /// Questions of the HTTP API that wait for one agent.
 pub const QUERIES_MAX: usize = 64;
@@ -54,6 +56,8 @@ pub enum Next {
     Policies,
     /// The shared networks changed.
     SharedNetworks,
+    /// The order in which exports were first seen is another.
+    Seniority(Seniority),
     /// An origin is no member any more.
     OriginGone(ClusterName),
     /// One part of a change of an origin.
@@ -95,6 +99,7 @@ pub struct Outbox {
     members: bool,
     policies: bool,
     shared_networks: bool,
+    orders: Orders,
     gone: BTreeSet<ClusterName>,
 }
 
@@ -108,7 +113,7 @@ impl Outbox {
     /// members are withdrawn.
     #[must_use]
     pub fn resume(held: BTreeMap<ClusterName, HeldOrigin>, filter: &Arc<Filter>, catalog: &Catalog) -> Self {
-        let mut outbox = Self::default();
+        let mut outbox = Self { orders: Orders::begin(), ..Self::default() };
         for (origin, stands) in held {
             if catalog.history(&origin).is_none() {
                 outbox.gone.insert(origin);
@@ -145,6 +150,7 @@ impl Outbox {
     /// Another filter. An importer that has been sent all that it saw by the old one is told the difference; where
     /// something is still to be sent, it is told everything anew, because what came since may be visible by neither.
     pub fn refilter(&mut self, catalog: &Catalog, old: &Arc<Filter>, new: &Arc<Filter>) {
+        self.orders.all();
         for origin in catalog.clusters() {
             let (Some(history), salt) = (catalog.history(origin), catalog.salt(origin)) else { continue };
             let under_way = self.is_under_way(origin);
@@ -235,6 +241,10 @@ impl Outbox {
     pub const fn shared_networks(&mut self) {
         self.shared_networks = true;
     }
+    /// Exports of these services came, went, or were made durable; whether there may be something to say.
+    pub fn reorder<'a>(&mut self, catalog: &Catalog, services: impl IntoIterator<Item = &'a ServiceName>) -> bool {
+        self.orders.touch(catalog, services)
+    }
     /// The session ends.
     pub fn fence(&mut self, reason: impl Into<String>) {
         self.fenced = Some(reason.into());
@@ -272,6 +282,10 @@ impl Outbox {
         }
         if std::mem::take(&mut self.shared_networks) {
             return Some(Next::SharedNetworks);
+        }
+        // Before the views: what comes in them is merged in the right order at once.
+        if let Some(order) = self.orders.next(catalog, own, filter) {
+            return Some(Next::Seniority(order));
         }
         if let Some(origin) = self.gone.pop_first() {
             return Some(Next::OriginGone(origin));

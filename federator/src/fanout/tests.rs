@@ -54,7 +54,7 @@ impl World {
             service_type: if headless { ServiceType::Headless } else { ServiceType::ClusterSetIP },
             ports: vec![],
             export_to: ExportTo::Everyone,
-            identities: BTreeSet::new(),
+            ..ServiceOffer::default()
         };
         let resources = BTreeMap::from([(OfferKey::Service(name.clone()), OfferValue::Service(offer))]);
         let held = self.catalog.history(&cluster("east")).unwrap().version();

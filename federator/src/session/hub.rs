@@ -301,9 +301,20 @@ impl Hub {
             state.set_members(&members);
             state.set_policies(&policies);
         });
-        // Who is no member any more has given up its gateway addresses.
+        // Who is no member any more has given up its gateway addresses, and was the first of nothing.
         self.keep_gateways_or_say().await;
+        self.drop_claims_of_strangers().await;
         self.inputs.revisions.bump();
+    }
+
+    async fn drop_claims_of_strangers(&self) {
+        for (cluster, services) in self.with(State::claims_of_strangers) {
+            match self.inputs.claims.change(&cluster, Vec::new(), services.clone()).await {
+                Ok(_none) => self.change(|s| s.claimed(&cluster, BTreeMap::new(), &services)),
+                // The next change of the members tries it again; they harm nobody meanwhile.
+                Err(error) => tracing::error!(%cluster, %error, "claims cannot be dropped"),
+            }
+        }
     }
 
     async fn keep_gateways_or_say(&self) {

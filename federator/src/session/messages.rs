@@ -1,6 +1,6 @@
 //! Pure. What the state has to say, as messages.
 
-use meshfed_api::border::shared_networks_message;
+use meshfed_api::border::{seniority_message, shared_networks_message};
 use meshfed_api::proto::federation as wire;
 use wire::hub_message::Message;
 
@@ -33,6 +33,7 @@ pub(super) fn message(state: &State, id: SessionId, next: Next, clock: String) -
             let cluster = &state.session(id)?.cluster;
             Message::SharedNetworks(shared_networks_message(&state.shared(cluster)))
         }
+        Next::Seniority(order) => Message::Seniority(seniority_message(&order)),
         Next::OriginGone(origin) => Message::OriginGone(wire::OriginGone { origin: origin.to_string() }),
         Next::View { origin, filter, delta } => {
             Message::View(wire::ViewDelta { origin: origin.to_string(), delta: Some((&delta).into()), filter })

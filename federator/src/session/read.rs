@@ -10,6 +10,7 @@ use meshfed_api::proto::federation as wire;
 use meshfed_model::export::ExportTo;
 use meshfed_model::horizon::DropReason;
 use meshfed_model::identity::SpiffeId;
+use meshfed_model::import::{Import, ImportPort};
 use meshfed_model::names::{ClusterName, ServiceName, SubsetName};
 use meshfed_model::offer::{OfferKey, ServiceOffer};
 use meshfed_model::policy::{FleetPolicies, PolicySource, PolicyTarget};
@@ -19,7 +20,6 @@ use tokio::sync::oneshot;
 
 use super::hub::Hub;
 use super::state::{FLIPS_MAX, FLIPS_WINDOW, HOLD, Session, State};
-use crate::catalog::Merged;
 use crate::fleet::{ClusterFacts, EndpointsError, EndpointsQuery, FleetRead, MergePreview};
 use crate::plan::Filter;
 
@@ -259,10 +259,10 @@ fn service(state: &State, name: &ServiceName, with_exports: bool) -> Option<http
         clusters: clusters.iter().map(ToString::to_string).collect(),
         endpoints,
         subsets: subsets.into_iter().collect(),
-        conflict: merged.winner.as_ref().map(|winner| http::Conflict {
-            winner: winner.to_string(),
-            fields: merged.fields.iter().map(|f| (*f).to_owned()).collect(),
-            message: merged.message.clone(),
+        conflict: merged.conflict.as_ref().map(|conflict| http::Conflict {
+            winner: conflict.winner.to_string(),
+            fields: conflict.fields.iter().map(|(field, _)| field.as_str().to_owned()).collect(),
+            message: conflict.message(),
         }),
         exports,
         failover: failover(state.policies(), name),
@@ -270,8 +270,8 @@ fn service(state: &State, name: &ServiceName, with_exports: bool) -> Option<http
     })
 }
 
-fn ports(merged: &Merged) -> Vec<http::Port> {
-    let port = |p: &crate::catalog::MergedPort| http::Port {
+fn ports(merged: &Import) -> Vec<http::Port> {
+    let port = |p: &ImportPort| http::Port {
         name: p.port.name.clone(),
         port: p.port.port,
         protocol: p.port.protocol.clone(),
@@ -379,7 +379,7 @@ fn preview(state: &State, cluster: &ClusterName, offers: &[http::PlannedOffer]) 
         let mut all: Vec<(&ClusterName, &ServiceOffer)> =
             with.iter().filter_map(|c| Some((c, catalog.offer(c, &name)?))).collect();
         all.push((cluster, &planned));
-        let conflict = crate::catalog::merge(&name, &all).filter(|m| m.winner.is_some()).map(|m| m.message);
+        let conflict = Import::merge(&all).and_then(|import| import.conflict).map(|conflict| conflict.message());
         let names: BTreeMap<String, ()> = with.iter().map(|c| (c.to_string(), ())).collect();
         preview.merges.push(http::PlanMerge { service: name.to_string(), with: names.into_keys().collect(), conflict });
     }
@@ -403,6 +403,6 @@ fn planned(offer: &http::PlannedOffer) -> ServiceOffer {
             })
             .collect(),
         export_to: ExportTo::Everyone,
-        identities: BTreeSet::new(),
+        ..ServiceOffer::default()
     }
 }

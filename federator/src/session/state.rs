@@ -194,7 +194,8 @@ impl State {
 
     /// Forgets what a cluster offered and ends its sessions.
     fn withdraw(&mut self, cluster: &ClusterName) {
-        self.catalog.remove(cluster);
+        let taken = self.catalog.remove(cluster);
+        self.reorder(&taken.heads);
         self.known.remove(cluster);
         self.stale.remove(cluster);
         self.alarms.remove(cluster);
@@ -402,8 +403,9 @@ impl State {
 
     /// What the agent is told of a change that was taken, after its claims are durable.
     pub fn offered(&mut self, id: SessionId, taken: &Taken, claims: BTreeMap<ServiceName, u64>, idle: &[ServiceName]) {
+        let Some(cluster) = self.sessions.get(&id).map(|s| s.cluster.clone()) else { return };
+        self.claimed(&cluster, claims, idle);
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        self.catalog.claimed(&session.cluster, claims, idle);
         let mut refused = taken.refused.clone();
         refused.truncate(meshfed_api::border::REFUSALS_MAX);
         session.outbox.offer_ack(Ack { origin: session.cluster.clone(), version: taken.version, refused });
@@ -412,11 +414,31 @@ impl State {
 
     /// Records durable claims of a change that nobody has to be told of.
     pub fn claimed(&mut self, cluster: &ClusterName, claims: BTreeMap<ServiceName, u64>, idle: &[ServiceName]) {
+        let services: BTreeSet<ServiceName> = claims.keys().chain(idle).cloned().collect();
         self.catalog.claimed(cluster, claims, idle);
+        self.reorder(&services);
+    }
+
+    /// Marks those that may have to be told another order of the exports of these services.
+    fn reorder(&mut self, services: &BTreeSet<ServiceName>) {
+        for id in self.interests.in_services(services) {
+            if let Some(session) = self.sessions.get_mut(&id)
+                && session.outbox.reorder(&self.catalog, services)
+            {
+                self.woken.insert(id);
+            }
+        }
+    }
+
+    /// Claims of clusters that are no members any more: their exports are gone for good.
+    #[must_use]
+    pub fn claims_of_strangers(&self) -> BTreeMap<ClusterName, Vec<ServiceName>> {
+        self.catalog.claims_of_others(|cluster| self.live.members.contains_key(cluster))
     }
 
     /// Marks the importers that a change concerns.
     fn spread(&mut self, origin: &ClusterName, taken: &Taken) {
+        self.reorder(&taken.heads);
         if taken.complete || taken.gateways {
             let ids: Vec<SessionId> = self.sessions.keys().copied().collect();
             self.touch(&ids, origin, taken.base);

@@ -26,6 +26,7 @@ use crate::fleet;
 use crate::plan::Filter;
 
 mod claims;
+mod order;
 mod rules;
 
 /// Any moment will do: no test here looks at a clock again.
@@ -107,6 +108,7 @@ fn resources(i: usize, s: usize, kind: u8, ready: u32) -> Resources {
         ports: vec![port],
         export_to: export(kind),
         identities: BTreeSet::from([identity.clone()]),
+        ..ServiceOffer::default()
     };
     let group = GroupKey {
         service: service.clone(),
@@ -212,6 +214,7 @@ struct World {
     agents: Vec<Agent>,
     policies: FleetPolicies,
     revision: u64,
+    claimed: u64,
     epoch: u64,
     /// (importer, origin, key) that the hub's own state ever allowed.
     allowed: BTreeSet<(usize, ClusterName, OfferKey)>,
@@ -245,6 +248,7 @@ impl World {
             agents: (0..CLUSTERS.len()).map(agent).collect(),
             policies: FleetPolicies::default(),
             revision: 0,
+            claimed: 0,
             epoch: 1,
             allowed: BTreeSet::new(),
             filters: BTreeMap::new(),
@@ -426,7 +430,9 @@ impl World {
         let Some(part) = agent.parts.pop_front() else { return false };
         let taken = self.hub.offer(id, part, self.now).unwrap();
         if taken.reached {
-            self.hub.offered(id, &taken, BTreeMap::new(), &[]);
+            self.claimed += 1;
+            let claims = taken.added.iter().map(|service| (service.clone(), self.claimed)).collect();
+            self.hub.offered(id, &taken, claims, &taken.removed);
         }
         true
     }
@@ -442,6 +448,14 @@ impl World {
             Next::OriginGone(origin) => {
                 agent.staged = None;
                 agent.view.remove(&origin);
+            }
+            Next::Seniority(order) => {
+                for (service, clusters) in order {
+                    for origin in clusters.into_iter().filter(|c| *c != cluster(at)) {
+                        let seen = self.allowed.contains(&(at, origin.clone(), OfferKey::Service(service.clone())));
+                        assert!(seen, "c{at} was told that {origin} exports {service}");
+                    }
+                }
             }
             Next::View { origin, filter, delta } => {
                 for Upsert { key, .. } in &delta.upserts {

@@ -1,0 +1,260 @@
+//! Edge. Writes to the API server: server-side apply under our own field manager, at most 50 a second.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource};
+use meshfed_model::names::ServiceName;
+use meshfed_model::service::IpFamily;
+use meshfed_runtime::clock;
+use meshfed_runtime::rate::{Bucket, Rate};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::names::{FIELD_MANAGER, IMPORT_NAME, MANAGED_BY, MESHFED};
+use super::objects::{ServiceExport, ServiceImport};
+use super::plan::Obstacle;
+
+/// Writes per second, and at once.
+const WRITES: Rate = Rate { per_second: 50.0, burst: 20.0 };
+/// How long a full bucket is waited for before it is asked again.
+const REFILL: Duration = Duration::from_millis(20);
+/// How long the API server has for one request.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why something was not written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unwritten {
+    /// The API server does not answer, or says that it cannot now.
+    #[error("the API server is away: {0}")]
+    Away(String),
+    /// The object is another one than the one that was seen.
+    #[error("the object has changed: {0}")]
+    Stale(String),
+    /// An object of somebody else has the name.
+    #[error("{0} is there and not ours")]
+    InTheWay(String),
+    /// This cluster has no addresses of these families.
+    #[error("the cluster has no addresses of these families")]
+    Families(Vec<IpFamily>),
+    /// The address is somebody else's.
+    #[error("the address is taken")]
+    AddressTaken,
+    /// The API server does not take it.
+    #[error("the API server refuses it: {0}")]
+    Refused(String),
+}
+
+impl Unwritten {
+    /// What the status of the import says of it; `None`: nothing, it passes.
+    pub(super) fn obstacle(&self) -> Option<Obstacle> {
+        match self {
+            Self::InTheWay(what) => Some(Obstacle {
+                reason: "NameTaken",
+                message: format!("{what} is not ours, and its name is needed: delete or rename it"),
+            }),
+            Self::Refused(said) => {
+                Some(Obstacle { reason: "Refused", message: format!("the API server refuses its Service: {said}") })
+            }
+            Self::Away(_) | Self::Stale(_) | Self::Families(_) | Self::AddressTaken => None,
+        }
+    }
+}
+
+/// Who writes.
+pub(super) struct Writer {
+    client: Client,
+    recorder: Recorder,
+    bucket: Bucket,
+}
+
+impl Writer {
+    pub(super) fn new(client: Client, instance: Option<String>) -> Self {
+        let reporter = Reporter { controller: "federation.meshfed.io/agent".to_owned(), instance };
+        Self { recorder: Recorder::new(client.clone(), reporter), client, bucket: Bucket::default() }
+    }
+
+    fn api<K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>>(
+        &self,
+        name: &ServiceName,
+    ) -> Api<K> {
+        Api::namespaced(self.client.clone(), name.namespace.as_str())
+    }
+
+    /// Waits until one more write is within the rate.
+    async fn place(&mut self) {
+        while !self.bucket.take(WRITES, clock::instant()) {
+            tokio::time::sleep(REFILL).await;
+        }
+    }
+
+    /// Applies an object in the namespace of `owner`; one that is `new` must not be somebody else's.
+    pub(super) async fn apply<K>(&mut self, owner: &ServiceName, object: &K, new: bool) -> Result<K, Unwritten>
+    where
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
+    {
+        let api = self.api::<K>(owner);
+        let name = object.meta().name.clone().unwrap_or_default();
+        let mut ours = !new;
+        if new && let Some(there) = within(api.get_metadata_opt(&name)).await? {
+            let has =
+                |map: &Option<BTreeMap<String, String>>, key: &str| map.as_ref().and_then(|m| m.get(key)).cloned();
+            let others = has(&there.metadata.annotations, IMPORT_NAME).is_some_and(|of| of != owner.name());
+            ours = !others && has(&there.metadata.labels, MANAGED_BY).is_some_and(|by| by == MESHFED);
+            if !ours {
+                return Err(Unwritten::InTheWay(format!("{} {}/{name}", K::kind(&()), owner.namespace)));
+            }
+        }
+        let mut body = serde_json::to_value(object).map_err(|e| Unwritten::Refused(e.to_string()))?;
+        if let Some(fields) = body.as_object_mut() {
+            fields.insert("apiVersion".to_owned(), K::api_version(&()).into());
+            fields.insert("kind".to_owned(), K::kind(&()).into());
+        }
+        self.place().await;
+        // What is ours is ours alone. What was not there a moment ago is not taken from whoever made it since.
+        let params = PatchParams { force: ours, ..PatchParams::apply(FIELD_MANAGER) };
+        within(api.patch(&name, &params, &Patch::Apply(&body))).await
+    }
+
+    pub(super) async fn service(
+        &mut self,
+        owner: &ServiceName,
+        object: &Service,
+        new: bool,
+    ) -> Result<Service, Unwritten> {
+        let families = object.spec.iter().flat_map(|s| s.ip_families.clone().unwrap_or_default()).collect::<Vec<_>>();
+        match self.apply(owner, object, new).await {
+            Err(Unwritten::Refused(said)) => Err(refused_service(&families, said)),
+            applied => applied,
+        }
+    }
+
+    /// Applies a status; nothing else of the object is written.
+    async fn status<K>(&mut self, owner: &ServiceName, object: &K, status: serde_json::Value) -> Result<K, Unwritten>
+    where
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let name = object.meta().name.clone().unwrap_or_default();
+        let body = serde_json::json!({
+            "apiVersion": K::api_version(&()),
+            "kind": K::kind(&()),
+            "metadata": {"name": name, "namespace": owner.namespace.as_str(), "uid": object.meta().uid},
+            "status": status,
+        });
+        self.place().await;
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        within(self.api::<K>(owner).patch_status(&name, &params, &Patch::Apply(&body))).await
+    }
+
+    pub(super) async fn import_status(
+        &mut self,
+        owner: &ServiceName,
+        object: &ServiceImport,
+    ) -> Result<ServiceImport, Unwritten> {
+        self.status(owner, object, serde_json::json!(object.status)).await
+    }
+
+    pub(super) async fn export_status(
+        &mut self,
+        owner: &ServiceName,
+        object: &ServiceExport,
+    ) -> Result<ServiceExport, Unwritten> {
+        self.status(owner, object, serde_json::json!(object.status)).await
+    }
+
+    /// Takes an object away, if it still is the one that was seen.
+    pub(super) async fn delete<K>(
+        &mut self,
+        owner: &ServiceName,
+        name: &str,
+        uid: Option<String>,
+    ) -> Result<(), Unwritten>
+    where
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        self.place().await;
+        let preconditions = Some(Preconditions { uid, resource_version: None });
+        let params = DeleteParams { preconditions, ..DeleteParams::default() };
+        match within(self.api::<K>(owner).delete(name, &params)).await {
+            Ok(_) => Ok(()),
+            Err(Unwritten::Stale(said)) if said.contains("not found") => Ok(()),
+            Err(other) => Err(other),
+        }
+    }
+
+    pub(super) async fn delete_slice(
+        &mut self,
+        owner: &ServiceName,
+        name: &str,
+        uid: Option<String>,
+    ) -> Result<(), Unwritten> {
+        self.delete::<EndpointSlice>(owner, name, uid).await
+    }
+
+    /// A warning event on an export.
+    pub(super) async fn warn(&mut self, export: &ServiceExport, note: String) -> Result<(), Unwritten> {
+        self.place().await;
+        let event = Event {
+            type_: EventType::Warning,
+            reason: "ProtocolNotServed".to_owned(),
+            note: Some(note),
+            action: "Export".to_owned(),
+            secondary: None,
+        };
+        within(self.recorder.publish(&event, &export.object_ref(&()))).await
+    }
+}
+
+/// What the refusal of a derived Service means: a family that the cluster does not have, an address that is taken, or
+/// something else.
+fn refused_service(families: &[String], said: String) -> Unwritten {
+    let refused = families.iter().enumerate().filter(|(at, _)| said.contains(&format!("spec.ipFamilies[{at}]")));
+    let refused: Vec<IpFamily> = refused
+        .filter_map(|(_, family)| match family.as_str() {
+            "IPv4" => Some(IpFamily::IPv4),
+            "IPv6" => Some(IpFamily::IPv6),
+            _ => None,
+        })
+        .collect();
+    if !refused.is_empty() {
+        Unwritten::Families(refused)
+    } else if said.contains("spec.clusterIP") {
+        Unwritten::AddressTaken
+    } else {
+        Unwritten::Refused(said)
+    }
+}
+
+/// One request, with an end.
+async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Unwritten> {
+    match tokio::time::timeout(PATIENCE, request).await {
+        Ok(answer) => answer.map_err(unwritten),
+        Err(_elapsed) => Err(Unwritten::Away(format!("no answer within {} s", PATIENCE.as_secs()))),
+    }
+}
+
+fn unwritten(error: kube::Error) -> Unwritten {
+    let kube::Error::Api(status) = error else { return Unwritten::Away(meshfed_runtime::telemetry::chain(&error)) };
+    let causes = status.details.iter().flat_map(|d| &d.causes);
+    let fields: Vec<&str> = causes.map(|c| c.field.as_str()).filter(|f| !f.is_empty()).collect();
+    let said = format!("{} ({})", status.message, fields.join(", "));
+    match status.code {
+        404 | 409 => Unwritten::Stale(said),
+        429 | 500..=599 => Unwritten::Away(said),
+        _ => Unwritten::Refused(said),
+    }
+}
+
+/// When the API server is asked again after it was away.
+pub(super) fn again(backoff: &mut meshfed_runtime::backoff::Backoff, now: Instant) -> Instant {
+    now + backoff.failed(now)
+}

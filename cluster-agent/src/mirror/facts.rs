@@ -1,0 +1,65 @@
+//! Pure. What the core says of one name that is exported here or imported: all that objects and statuses are made of.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use meshfed_model::import::Import;
+use meshfed_model::names::ClusterName;
+
+/// What is known of one name. The default: nothing is exported, nothing imported.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// All exports that this cluster sees, as one service.
+    pub import: Option<Import>,
+    /// This cluster's own ServiceExport.
+    pub export: Option<ExportFacts>,
+    /// What is dialled for the endpoints of each exporting cluster.
+    pub backends: BTreeMap<ClusterName, Vec<Backend>>,
+}
+
+impl Facts {
+    /// Whether there is nothing to be shown.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.import.is_none() && self.export.is_none()
+    }
+}
+
+/// What became of a ServiceExport.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportFacts {
+    /// Whether it is offered.
+    pub state: ExportState,
+    /// Workloads behind the service.
+    pub workloads: usize,
+    /// Those of them without a sidecar: they are not offered.
+    pub plain: usize,
+    /// Ports that nobody serves yet, as `PORT/PROTOCOL`.
+    pub unserved: Vec<String>,
+}
+
+/// Whether an export is offered to other clusters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExportState {
+    /// It is.
+    Offered,
+    /// There is no Service of its name.
+    NoService,
+    /// Its Service stands for a name elsewhere.
+    External,
+    /// It cannot be, for this reason, with what to do.
+    Refused(String),
+}
+
+/// One address that is dialled for endpoints of a port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Backend {
+    /// The address: of a workload on an own network, else of a gateway.
+    pub address: IpAddr,
+    /// The service's port.
+    pub port: u16,
+    /// What is dialled.
+    pub target: u16,
+    /// Whether it takes requests.
+    pub ready: bool,
+}

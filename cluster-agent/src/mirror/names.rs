@@ -1,0 +1,133 @@
+//! Pure. Names and labels of the objects that are written (contracts, Kubernetes part, 5.5).
+
+use data_encoding::BASE32HEX_NOPAD;
+use meshfed_model::names::{ClusterName, ServiceName};
+use meshfed_model::service::IpFamily;
+
+/// The field manager of all writes.
+pub const FIELD_MANAGER: &str = "meshfed-agent";
+/// Whose object it is.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The value of [`MANAGED_BY`]: ours.
+pub const MESHFED: &str = "meshfed";
+/// The service that a slice belongs to (MCS API).
+pub const SERVICE_NAME: &str = "multicluster.kubernetes.io/service-name";
+/// The cluster that the endpoints of a slice are of (MCS API).
+pub const SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
+/// The Service that carries the addresses of an import.
+pub const DERIVED_SERVICE: &str = "multicluster.kubernetes.io/derived-service";
+/// The import that a derived Service belongs to, which its hashed name does not tell.
+pub const IMPORT_NAME: &str = "federation.meshfed.io/service-import";
+/// Who writes a slice (Kubernetes).
+pub const SLICE_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The value of [`SLICE_MANAGED_BY`].
+pub const SLICE_MANAGER: &str = "meshfed.io";
+/// Keeps kube-proxy away from a slice.
+pub const HEADLESS: &str = "service.kubernetes.io/headless";
+
+/// Characters of the hash in a derived name: 100 bits, so that no two names of a cluster share one by chance; an object
+/// that is there under the name and belongs to another import is never overwritten.
+const HASH_CHARACTERS: usize = 20;
+
+fn hash(text: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    let mut encoded = BASE32HEX_NOPAD.encode(digest.as_ref());
+    encoded.make_ascii_lowercase();
+    encoded.truncate(HASH_CHARACTERS);
+    encoded
+}
+
+/// The Service that carries the addresses of an import.
+#[must_use]
+pub fn derived_service(import: &ServiceName) -> String {
+    format!("meshfed-{}", hash(&format!("{}/{}", import.namespace, import.name())))
+}
+
+/// The slice of one import, source cluster and family.
+#[must_use]
+pub fn slice(import: &ServiceName, cluster: &ClusterName, family: IpFamily) -> String {
+    let family = match family {
+        IpFamily::IPv4 => "ipv4",
+        IpFamily::IPv6 => "ipv6",
+    };
+    format!("{}-{cluster}-{family}", derived_service(import))
+}
+
+/// Whether Kubernetes takes it as the key of a label or annotation: `[PREFIX/]NAME`, the name at most 63 of letters,
+/// digits, `-`, `_` and `.`, the prefix a DNS name.
+#[must_use]
+pub fn is_key(key: &str) -> bool {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let dns = |part: &str| {
+        !part.is_empty()
+            && part.len() <= 63
+            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    prefix.is_none_or(|p| p.len() <= 253 && p.split('.').all(dns)) && !name.is_empty() && is_value(name)
+}
+
+/// Whether Kubernetes takes it as the value of a label.
+#[must_use]
+pub fn is_value(value: &str) -> bool {
+    let end = |b: Option<&u8>| b.is_none_or(u8::is_ascii_alphanumeric);
+    let bytes = value.as_bytes();
+    bytes.len() <= 63
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && end(bytes.first())
+        && end(bytes.last())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(namespace: &str, name: &str) -> ServiceName {
+        ServiceName::new(namespace, name).unwrap()
+    }
+
+    /// The hash was computed with another program: `printf %s shop/b | openssl dgst -sha256 -binary | basenc
+    /// --base32hex | tr A-Z a-z | cut -c 1-20`.
+    ///
+    /// Mutation seen to fail: `/` left out of what is hashed.
+    #[test]
+    fn a_derived_name_follows_from_namespace_and_name() {
+        assert_eq!(derived_service(&name("shop", "b")), "meshfed-fpb10cdl9jeo0624lg99");
+        assert_ne!(derived_service(&name("shop", "b")), derived_service(&name("sho", "pb")));
+        let cluster = ClusterName::new("c".repeat(63)).unwrap();
+        let long = slice(&name("shop", "b"), &cluster, IpFamily::IPv4);
+        assert!(long.len() <= 253 && long.ends_with("-ipv4"), "{long}");
+        assert_ne!(long, slice(&name("shop", "b"), &cluster, IpFamily::IPv6));
+    }
+
+    /// No two of 200,000 names share one (CR9).
+    ///
+    /// Mutation seen to fail: `HASH_CHARACTERS` of 6.
+    #[test]
+    fn derived_names_do_not_collide() {
+        let all = (0..200_000).map(|n| derived_service(&name("shop", &format!("s{n}"))));
+        assert_eq!(all.collect::<std::collections::BTreeSet<_>>().len(), 200_000);
+    }
+
+    /// Mutations seen to fail: `&& end(bytes.last())` left out; `split('.').all(dns)` answered `true`.
+    #[test]
+    fn keys_and_values_are_those_of_kubernetes() {
+        let long = "a".repeat(64);
+        for (key, want) in [
+            ("tier", true),
+            ("a.b/C_d", true),
+            ("A.b/c", false),
+            ("/c", false),
+            ("a/", false),
+            ("a b", false),
+            ("a/b/c", false),
+            (long.as_str(), false),
+        ] {
+            assert_eq!(is_key(key), want, "{key}");
+        }
+        for (value, want) in [("", true), ("x", true), ("-x", false), ("x-", false), ("ä", false), (&long, false)] {
+            assert_eq!(is_value(value), want, "{value}");
+        }
+    }
+}

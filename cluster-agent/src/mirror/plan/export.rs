@@ -1,0 +1,87 @@
+//! Pure. The conditions of a ServiceExport: Valid, Ready, Conflict (MCS API v1beta1).
+
+use std::borrow::Cow;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use meshfed_model::import::Import;
+
+use super::{Context, Said, Seen, Write, condition, meta};
+use crate::mirror::facts::{ExportFacts, ExportState};
+use crate::mirror::objects::{ServiceExport, ServiceExportStatus};
+
+/// The conditions that are ours to write.
+const OURS: [&str; 3] = ["Valid", "Ready", "Conflict"];
+
+pub(super) fn plan(
+    export: &ExportFacts,
+    import: Option<&Import>,
+    seen: &Seen,
+    context: &Context,
+    import_is_foreign: bool,
+) -> Vec<Write> {
+    let Some(there) = &seen.export else { return Vec::new() };
+    let before = there.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    let conditions = said(export, import, import_is_foreign)
+        .map(|said| condition(before, &context.now, there.metadata.generation, said));
+    let mut writes = Vec::new();
+    if !export.unserved.is_empty() && export.state == ExportState::Offered {
+        writes.push(Write::Warn(format!(
+            "{} of the Service {} no endpoints in other clusters: only TCP is served in this version",
+            export.unserved.join(", "),
+            if export.unserved.len() == 1 { "has" } else { "have" }
+        )));
+    }
+    let ours = before.iter().filter(|c| OURS.contains(&c.type_.as_str())).collect::<Vec<&Condition>>();
+    let same = ours.len() == conditions.len() && conditions.iter().all(|c| ours.contains(&c));
+    if !same {
+        let status = Some(ServiceExportStatus { conditions: conditions.to_vec() });
+        writes.push(Write::ExportStatus(Box::new(ServiceExport { metadata: meta::identity(&there.metadata), status })));
+    }
+    writes
+}
+
+fn said(export: &ExportFacts, import: Option<&Import>, import_is_foreign: bool) -> [Said; 3] {
+    let say = |r#type, status, reason: &'static str, message: &str| {
+        (r#type, status, Cow::Borrowed(reason), message.to_owned())
+    };
+    let valid = match &export.state {
+        ExportState::NoService => {
+            say("Valid", false, "NoService", "there is no Service of this name in this namespace; create it")
+        }
+        ExportState::External => {
+            let message = "a Service of type ExternalName has no endpoints; export one of another type";
+            say("Valid", false, "InvalidServiceType", message)
+        }
+        ExportState::Offered | ExportState::Refused(_) => {
+            say("Valid", true, "Valid", "the Service is there and can be exported")
+        }
+    };
+    let ready = match &export.state {
+        ExportState::NoService => say("Ready", false, "Pending", "waits for the Service"),
+        ExportState::External => say("Ready", false, "Failed", "the Service cannot be exported"),
+        ExportState::Refused(why) => say("Ready", false, "Failed", why),
+        ExportState::Offered if import_is_foreign => {
+            let message = "exported; the ServiceImport of this name in this cluster is not ours and stays as it is: \
+                           delete it, and it is made anew";
+            say("Ready", true, "Exported", message)
+        }
+        ExportState::Offered => say("Ready", true, "Exported", &exported(export)),
+    };
+    let conflict = match import.and_then(|import| import.conflict.as_ref()) {
+        // Several reasons are joined as the MCS API says.
+        Some(conflict) => ("Conflict", true, Cow::Owned(conflict.reasons()), conflict.message()),
+        None => say("Conflict", false, "NoConflicts", "all exports of this name say the same"),
+    };
+    [valid, ready, conflict]
+}
+
+fn exported(export: &ExportFacts) -> String {
+    match (export.workloads, export.plain) {
+        (0, _) => "exported; no workload is behind the Service".to_owned(),
+        (_, 0) => "exported".to_owned(),
+        (all, plain) => {
+            let (have, are) = if plain == 1 { ("has", "is") } else { ("have", "are") };
+            format!("exported; {plain} of {all} workloads behind the Service {have} no sidecar and {are} not offered")
+        }
+    }
+}

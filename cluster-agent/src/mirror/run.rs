@@ -1,0 +1,455 @@
+//! Edge. The mirror as a task: watches, and one name after the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::stream::{SelectAll, Stream, StreamExt, select_all};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource};
+use meshfed_model::names::ServiceName;
+use meshfed_model::service::IpFamily;
+use meshfed_runtime::backoff::Backoff;
+use meshfed_runtime::clock;
+use meshfed_runtime::drain::Watch;
+use meshfed_runtime::metrics::Metrics;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use tokio::sync::watch;
+
+use super::apply::{Unwritten, Writer, again};
+use super::mailbox::Mailbox;
+use super::names::{MANAGED_BY, MESHFED, SLICE_MANAGED_BY, SLICE_MANAGER, derived_service};
+use super::objects::{ServiceExport, ServiceImport};
+use super::plan::{Context, Deleted, ImportAddresses, Obstacle, Seen, Write, cluster_ips, plan};
+use super::queue::Queue;
+use super::store::{Objects, Owned};
+
+/// Rounds of one turn: the Service, its addresses in the import, the statuses; one more where a family was refused.
+const ROUNDS_MAX: usize = 6;
+
+/// How long addresses of imports are gathered before they are told: each telling is of all.
+const ADDRESSES_PAUSE: Duration = Duration::from_millis(10);
+
+/// How the mirror works.
+#[derive(Debug, Clone)]
+pub struct MirrorSettings {
+    /// The pod that writes, for events.
+    pub instance: Option<String>,
+}
+
+/// The label of writes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct WriteLabel {
+    /// `ok` or the kind of failure.
+    pub result: &'static str,
+}
+
+/// What the mirror counts.
+#[derive(Debug, Clone)]
+pub struct MirrorMetrics {
+    writes: Family<WriteLabel, Counter>,
+    watches: Counter,
+}
+
+impl MirrorMetrics {
+    /// Registers the mirror's metrics.
+    #[must_use]
+    pub fn register(metrics: &Metrics) -> Self {
+        Self {
+            writes: metrics.counters("meshfed_mirror_writes", "Writes of imports and statuses, by result"),
+            watches: metrics.counter("meshfed_mirror_watch_errors", "Watches of the API server that failed"),
+        }
+    }
+    fn count(&self, result: &'static str) {
+        self.writes.get_or_create(&WriteLabel { result }).inc();
+    }
+}
+
+enum News {
+    Import(Box<Event<ServiceImport>>),
+    Export(Box<Event<ServiceExport>>),
+    Service(Box<Event<Service>>),
+    Slice(Box<Event<EndpointSlice>>),
+}
+
+type Watches = SelectAll<Pin<Box<dyn Stream<Item = watcher::Result<News>> + Send>>>;
+
+/// The mirror of one replica.
+pub struct Mirror {
+    client: Client,
+    mailbox: Mailbox,
+    leads: watch::Receiver<bool>,
+    addresses: watch::Sender<Arc<ImportAddresses>>,
+    metrics: MirrorMetrics,
+    writer: Writer,
+    queue: Queue,
+    imports: Objects<ServiceImport>,
+    exports: Objects<ServiceExport>,
+    services: Objects<Service>,
+    slices: Objects<EndpointSlice>,
+    /// What stands in the way of a derived Service.
+    obstacles: BTreeMap<ServiceName, Obstacle>,
+    /// Names whose old address is somebody else's.
+    taken: BTreeSet<ServiceName>,
+    unsupported: BTreeSet<IpFamily>,
+    /// What was warned of, by export.
+    warned: BTreeMap<ServiceName, String>,
+    backoff: Backoff,
+    paused: Option<Instant>,
+    /// When addresses are to be told.
+    addresses_due: Option<Instant>,
+}
+
+/// A watch of all objects of a kind, with the labels.
+fn watched<K>(client: &Client, labels: Option<String>) -> impl Stream<Item = watcher::Result<Event<K>>> + use<K>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+{
+    let config = watcher::Config::default();
+    let config = labels.iter().fold(config, |config, labels| config.labels(labels));
+    watcher(Api::<K>::all(client.clone()), config).default_backoff()
+}
+
+fn watches(client: &Client) -> Watches {
+    let ours = format!("{MANAGED_BY}={MESHFED}");
+    let slices = format!("{SLICE_MANAGED_BY}={SLICE_MANAGER}");
+    select_all([
+        watched(client, None).map(|e| e.map(|e| News::Import(Box::new(e)))).boxed(),
+        watched(client, None).map(|e| e.map(|e| News::Export(Box::new(e)))).boxed(),
+        watched(client, Some(ours)).map(|e| e.map(|e| News::Service(Box::new(e)))).boxed(),
+        watched(client, Some(slices)).map(|e| e.map(|e| News::Slice(Box::new(e)))).boxed(),
+    ])
+}
+
+fn take<K: Owned>(objects: &mut Objects<K>, event: Event<K>) -> BTreeSet<ServiceName> {
+    match event {
+        Event::Init => {
+            objects.begin();
+            BTreeSet::new()
+        }
+        Event::InitApply(object) | Event::Apply(object) => objects.put(object),
+        Event::InitDone => objects.end(),
+        Event::Delete(object) => objects.remove(&object).into_iter().collect(),
+    }
+}
+
+impl Mirror {
+    /// A mirror that writes while `leads`, and says in `addresses` what imports have which addresses.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        settings: MirrorSettings,
+        mailbox: Mailbox,
+        leads: watch::Receiver<bool>,
+        addresses: watch::Sender<Arc<ImportAddresses>>,
+        metrics: MirrorMetrics,
+    ) -> Self {
+        Self {
+            writer: Writer::new(client.clone(), settings.instance),
+            client,
+            mailbox,
+            leads,
+            addresses,
+            metrics,
+            queue: Queue::default(),
+            imports: Objects::default(),
+            exports: Objects::default(),
+            services: Objects::default(),
+            slices: Objects::default(),
+            obstacles: BTreeMap::new(),
+            taken: BTreeSet::new(),
+            unsupported: BTreeSet::new(),
+            warned: BTreeMap::new(),
+            backoff: Backoff::new(),
+            paused: None,
+            addresses_due: None,
+        }
+    }
+
+    /// Runs until the drain.
+    ///
+    /// # Errors
+    /// None: the API server may be away for as long as it likes.
+    pub async fn run(mut self, drain: Watch) -> Result<(), std::convert::Infallible> {
+        let mut watches = watches(&self.client);
+        let mailbox = self.mailbox.clone();
+        let mut leads = self.leads.clone();
+        let mut led = false;
+        loop {
+            let leading = *leads.borrow_and_update();
+            if leading && !led {
+                self.look_at_all();
+            }
+            led = leading;
+            let turn = self.next(leading);
+            let due = [turn, self.addresses_due].into_iter().flatten().min();
+            let timer = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = drain.signaled() => return Ok(()),
+                Ok(()) = leads.changed() => {}
+                () = mailbox.news() => self.hear(),
+                Some(news) = watches.next() => self.see(news),
+                () = timer => {
+                    let now = clock::instant();
+                    if self.addresses_due.is_some_and(|at| at <= now) {
+                        self.addresses_due = None;
+                        self.tell_addresses();
+                    }
+                    if turn.is_some_and(|at| at <= now) {
+                        tokio::select! {
+                            () = drain.signaled() => return Ok(()),
+                            () = self.turn() => {}
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// When something can be written next; `None`: not before something else happens.
+    fn next(&self, leading: bool) -> Option<Instant> {
+        let seen =
+            self.imports.is_whole() && self.exports.is_whole() && self.services.is_whole() && self.slices.is_whole();
+        if !leading || !seen || !self.mailbox.is_whole() {
+            return None;
+        }
+        let due = self.queue.next()?;
+        Some(self.paused.map_or(due, |until| due.max(until)))
+    }
+
+    fn look_at_all(&mut self) {
+        let now = clock::instant();
+        let mut names = self.mailbox.names();
+        names.extend(self.imports.owners().chain(self.exports.owners()).cloned());
+        names.extend(self.services.owners().chain(self.slices.owners()).cloned());
+        names.into_iter().for_each(|name| self.queue.said(name, now));
+    }
+
+    fn hear(&mut self) {
+        let now = clock::instant();
+        for name in self.mailbox.take_changed() {
+            self.queue.said(name, now);
+        }
+    }
+
+    fn see(&mut self, news: watcher::Result<News>) {
+        let touched = match news {
+            Ok(News::Import(event)) => take(&mut self.imports, *event),
+            Ok(News::Export(event)) => take(&mut self.exports, *event),
+            Ok(News::Service(event)) => {
+                self.addresses_due.get_or_insert_with(|| clock::instant() + ADDRESSES_PAUSE);
+                take(&mut self.services, *event)
+            }
+            Ok(News::Slice(event)) => take(&mut self.slices, *event),
+            Err(error) => {
+                self.metrics.watches.inc();
+                let error = meshfed_runtime::telemetry::chain(&error);
+                tracing::warn!(error, "a watch of the API server failed; what was seen stands, and it is begun anew");
+                return;
+            }
+        };
+        let now = clock::instant();
+        touched.into_iter().for_each(|name| self.queue.changed(name, now));
+    }
+
+    /// Says which addresses imports have.
+    fn tell_addresses(&self) {
+        if !self.services.is_whole() {
+            return;
+        }
+        let derived = self
+            .services
+            .all()
+            .filter(|(owner, service)| service.metadata.name.as_deref() == Some(derived_service(owner).as_str()));
+        let addresses: ImportAddresses = derived
+            .map(|(owner, service)| (owner.clone(), cluster_ips(service)))
+            .filter(|(_, ips)| !ips.is_empty())
+            .collect();
+        self.addresses.send_if_modified(|before| {
+            let changed = **before != addresses;
+            if changed {
+                *before = Arc::new(addresses);
+            }
+            changed
+        });
+    }
+
+    fn seen(&self, name: &ServiceName) -> Seen {
+        Seen {
+            import: self.imports.one(name, name.name()).cloned(),
+            service: self.services.one(name, &derived_service(name)).cloned(),
+            slices: self.slices.of(name),
+            export: self.exports.one(name, name.name()).cloned(),
+        }
+    }
+
+    /// One name: what has to be written of it is written.
+    async fn turn(&mut self) {
+        let Some((name, news)) = self.queue.take(clock::instant()) else { return };
+        let said = self.mailbox.facts(&name);
+        let mut failed: Option<Unwritten> = None;
+        let mut blocked = false;
+        for round in 0..ROUNDS_MAX {
+            let context = Context {
+                now: Time(clock::timestamp()),
+                obstacle: self.obstacles.get(&name).cloned(),
+                unsupported: self.unsupported.clone(),
+                address_taken: self.taken.contains(&name),
+            };
+            let mut writes = plan(&name, &said, &self.seen(&name), &context);
+            writes.retain(|w| !self.was_warned(&name, w) && (!blocked || !matches!(w, Write::Service { .. })));
+            if writes.is_empty() {
+                break;
+            }
+            if round == 0 && !news {
+                self.queue.repaired(&name, clock::instant());
+            }
+            for write in writes {
+                let service = matches!(write, Write::Service { .. });
+                match self.write(&name, write).await {
+                    Ok(()) => {
+                        self.metrics.count("ok");
+                        self.backoff.connected(clock::instant());
+                        if service {
+                            self.obstacles.remove(&name);
+                        }
+                    }
+                    Err(unwritten) => {
+                        blocked |= service;
+                        self.learn(&name, &unwritten, service, &mut blocked);
+                        failed = Some(unwritten);
+                    }
+                }
+                if matches!(failed, Some(Unwritten::Away(_))) {
+                    break;
+                }
+            }
+            if matches!(failed, Some(Unwritten::Away(_) | Unwritten::Stale(_))) {
+                break;
+            }
+        }
+        self.end(name, failed);
+    }
+
+    /// What a failure says for the next attempt.
+    fn learn(&mut self, name: &ServiceName, unwritten: &Unwritten, service: bool, blocked: &mut bool) {
+        let result = match unwritten {
+            Unwritten::Away(_) => "away",
+            Unwritten::Stale(_) => "stale",
+            Unwritten::InTheWay(_) => "in_the_way",
+            Unwritten::Families(_) | Unwritten::AddressTaken | Unwritten::Refused(_) => "refused",
+        };
+        self.metrics.count(result);
+        tracing::warn!(%name, error = %unwritten, "an object of an import or export was not written");
+        match unwritten {
+            Unwritten::Families(families) => {
+                self.unsupported.extend(families);
+                *blocked = false;
+            }
+            Unwritten::AddressTaken => {
+                self.taken.insert(name.clone());
+                *blocked = false;
+            }
+            Unwritten::Away(_) | Unwritten::Stale(_) | Unwritten::InTheWay(_) | Unwritten::Refused(_) => {
+                if let Some(obstacle) = unwritten.obstacle().filter(|_| service) {
+                    self.obstacles.insert(name.clone(), obstacle);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, name: ServiceName, failed: Option<Unwritten>) {
+        let now = clock::instant();
+        match failed {
+            None | Some(Unwritten::Families(_) | Unwritten::AddressTaken) => {
+                self.taken.remove(&name);
+                self.queue.settled(&name);
+            }
+            Some(Unwritten::Away(_)) => {
+                self.paused = Some(again(&mut self.backoff, now));
+                self.queue.said(name, now);
+            }
+            Some(Unwritten::Stale(_) | Unwritten::InTheWay(_) | Unwritten::Refused(_)) => {
+                self.queue.refused(name, now, fastrand::f64());
+            }
+        }
+    }
+
+    fn was_warned(&self, name: &ServiceName, write: &Write) -> bool {
+        matches!(write, Write::Warn(note) if self.warned.get(name) == Some(note))
+    }
+
+    async fn write(&mut self, name: &ServiceName, write: Write) -> Result<(), Unwritten> {
+        match write {
+            Write::Service { object, new } => {
+                let written = self.writer.service(name, &object, new).await?;
+                self.services.put(written);
+                self.addresses_due.get_or_insert_with(|| clock::instant() + ADDRESSES_PAUSE);
+            }
+            Write::Import { object, new } => {
+                let written = self.writer.apply(name, &*object, new).await?;
+                self.imports.put(written);
+            }
+            Write::Slice { object, new } => {
+                let written = self.writer.apply(name, &*object, new).await?;
+                self.slices.put(written);
+            }
+            Write::ImportStatus(object) => {
+                let written = self.writer.import_status(name, &object).await?;
+                self.imports.put(written);
+            }
+            Write::ExportStatus(object) => {
+                let written = self.writer.export_status(name, &object).await?;
+                self.exports.put(written);
+            }
+            Write::Delete { kind, name: object, uid } => self.delete(name, kind, &object, uid).await?,
+            Write::Warn(note) => {
+                if let Some(export) = self.exports.one(name, name.name()).cloned() {
+                    self.writer.warn(&export, note.clone()).await?;
+                    self.warned.insert(name.clone(), note);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete(
+        &mut self,
+        name: &ServiceName,
+        kind: Deleted,
+        object: &str,
+        uid: Option<String>,
+    ) -> Result<(), Unwritten> {
+        match kind {
+            Deleted::Service => {
+                self.writer.delete::<Service>(name, object, uid).await?;
+                let gone = self.services.one(name, object).cloned();
+                gone.and_then(|gone| self.services.remove(&gone));
+                self.addresses_due.get_or_insert_with(|| clock::instant() + ADDRESSES_PAUSE);
+            }
+            Deleted::Import => {
+                self.writer.delete::<ServiceImport>(name, object, uid).await?;
+                let gone = self.imports.one(name, object).cloned();
+                gone.and_then(|gone| self.imports.remove(&gone));
+            }
+            Deleted::Slice => {
+                self.writer.delete_slice(name, object, uid).await?;
+                let gone = self.slices.one(name, object).cloned();
+                gone.and_then(|gone| self.slices.remove(&gone));
+            }
+        }
+        Ok(())
+    }
+}
