@@ -42,6 +42,8 @@ pub mod inbound;
 pub mod passthrough;
 pub mod tcp;
 
+pub mod capture;
+
 pub mod admin;
 pub mod app;
 pub mod kubelet;

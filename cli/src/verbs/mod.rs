@@ -12,6 +12,7 @@ mod join_kube;
 mod later;
 mod leave;
 mod plan;
+mod proxy;
 mod reactor;
 mod services;
 mod status;
@@ -53,8 +54,8 @@ enum Verb {
     Federator(meshfed_federator::FederatorArgs),
     /// Run a cluster's agent: it offers what the cluster exports, and configures the cluster's proxies
     Agent(meshfed_cluster_agent::AgentArgs),
-    /// Run the data plane of one workload: sidecar or gateway
-    Proxy(meshfed_proxy::ProxyArgs),
+    /// Run the data plane of one workload: sidecar or gateway; `init` and `clean` lead its connections there
+    Proxy(Box<proxy::ProxyVerb>),
     /// Make, list and revoke join tokens
     Token(token::TokenArgs),
     /// Print the CustomResourceDefinitions of meshfed's own kinds
@@ -98,7 +99,7 @@ pub fn run(cli: Cli, signals: Option<Signals>) -> ExitCode {
     match cli.verb {
         Verb::Federator(args) => meshfed_federator::run(args, signals),
         Verb::Agent(args) => meshfed_cluster_agent::run(args, signals),
-        Verb::Proxy(args) => meshfed_proxy::run(args, signals),
+        Verb::Proxy(verb) => proxy::run(*verb, signals),
         Verb::Demo(args) => exit::finish(block_on(demo::run(args, signals))),
         Verb::Token(args) => exit::finish(block_on(token::run(args))),
         Verb::Crds(args) => exit::finish(crds::run(&args)),
@@ -123,7 +124,7 @@ pub fn configuration_errors(cli: Cli) -> Vec<String> {
     meshfed_cli::flags::lines(match cli.verb {
         Verb::Federator(args) => meshfed_federator::configure(args).err(),
         Verb::Agent(args) => meshfed_cluster_agent::configure(args).err(),
-        Verb::Proxy(args) => meshfed_proxy::configure(&args).err(),
+        Verb::Proxy(verb) => verb.args.as_ref().and_then(|args| meshfed_proxy::configure(args).err()),
         Verb::Demo(_)
         | Verb::Token(_)
         | Verb::Crds(_)
