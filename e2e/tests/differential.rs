@@ -472,7 +472,7 @@ struct DiscoveryResponse {
 
 /// An Envoy that serves the routes of an inbound port without TLS: this version's Envoys are clients only.
 fn inbound_envoy(pair: &Pair, others: &[String], listen: SocketAddr, application: SocketAddr) -> Process {
-    let routes = routes::inbound(8080, &OtherHosts::named(others));
+    let routes = routes::inbound(8080, &OtherHosts::named(others), false);
     let type_url = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration".to_owned();
     let resource = prost_types::Any { type_url: type_url.clone(), value: routes.body.to_vec() };
     let file = pair.fleet.path("routes.pb");

@@ -265,7 +265,9 @@ impl Agent {
         let (proxies_file, hosts_file) = (state.join("proxies.json"), state.join("hosts.json"));
         core.restore_proxies(kept::load(&proxies_file), now);
         core.restore_resolved(lookup::load(&hosts_file));
-        let actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), readiness.clone(), guards);
+        let (imports, numbers) = kept::ImportsFile::open(state.join("imports.json"));
+        core.restore_imports(numbers);
+        let actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), readiness.clone(), guards, imports);
         tasks.spawn("proxies-file", kept::keep(proxies_file, actor.kept()));
         let (answers, lookups) = mpsc::channel(LOOKUPS_MAX);
         tasks.spawn("lookup", lookup::run(hosts_file, lookup::System, Pauses::default(), actor.hosts(), answers));

@@ -12,7 +12,7 @@ use meshfed_model::service::PortProtocol;
 use meshfed_model::sni::SNI_MAX;
 use meshfed_model::sorted::SortedSet;
 
-use crate::translate::names::OUTBOUND_PORT;
+use crate::translate::names::{OUTBOUND_PORT, UNDECLARED_PORT};
 use crate::translate::{
     Domain, Kind, Mode, Node, OutboundName, Resource, ServiceFacts, clusters, listeners, routes, secrets,
 };
@@ -48,6 +48,7 @@ impl Core {
             if !new.is_empty() {
                 self.facts.insert(service.clone(), new);
             }
+            self.refresh_virtual(service);
         }
         self.refresh_endpoints(assignments);
         if routes_changed {
@@ -197,6 +198,12 @@ impl Core {
                         .or_default()
                         .extend(at.into_iter().filter_map(|a| listeners::gateway(&bind, a, &table)));
                 }
+                Mode::Sidecar if node.captured => {
+                    built.insert(Kind::Listener, self.captured_listeners(workload, node, &bind));
+                    let ports = self.index.inbound(&workload.key).into_keys();
+                    let target = |port| Self::captured_target(workload, node, port);
+                    built.insert(Kind::Cluster, ports.map(target).collect());
+                }
                 Mode::Sidecar => {
                     built.entry(Kind::Listener).or_default().extend(outbound_listeners(node, &bind));
                     let ports = if node.client_only { BTreeMap::new() } else { self.index.inbound(&workload.key) };
@@ -227,7 +234,7 @@ impl Core {
     }
 
     /// The hosts of the services that hold a port, their own cluster's names first: what the proxy's metrics name.
-    fn hosts_of(&self, services: &[(ServiceName, u16)]) -> Vec<String> {
+    pub(super) fn hosts_of(&self, services: &[(ServiceName, u16)]) -> Vec<String> {
         let names: BTreeSet<&ServiceName> = services.iter().map(|(service, _)| service).collect();
         let hosts = |service: &ServiceName| {
             let known = self.facts.get(service).into_iter().flat_map(ServiceFacts::domains);
@@ -241,23 +248,23 @@ impl Core {
     /// Routes of inbound ports: what workloads behind the same services have in common is made once.
     fn rebuild_inbound_routes(&mut self, streams: &[StreamId]) {
         let mut others: BTreeMap<Behind, routes::OtherHosts> = BTreeMap::new();
-        let mut made: BTreeMap<(Behind, u16), Arc<Resource>> = BTreeMap::new();
+        let mut made: BTreeMap<(Behind, u16, bool), Arc<Resource>> = BTreeMap::new();
         for id in streams {
             let Some(entry) = self.streams.get(id) else { continue };
             let Phase::Admitted(admitted) = &entry.phase else { continue };
             if entry.secrets_only || entry.node.client_only || admitted.class.mode == Mode::Gateway {
                 continue;
             }
-            let workload = &admitted.workload;
+            let (workload, captured) = (&admitted.workload, entry.node.captured);
             let behind: Behind = (workload.key.namespace.clone(), workload.services.clone());
             let mut built = Vec::new();
             for (port, inbound) in self.index.inbound(&workload.key) {
                 if inbound.protocol == PortProtocol::Http {
-                    let route = made.entry((behind.clone(), port)).or_insert_with(|| {
+                    let route = made.entry((behind.clone(), port, captured)).or_insert_with(|| {
                         let hosts = others
                             .entry(behind.clone())
                             .or_insert_with_key(|(ns, holding)| routes::other_hosts(ns, holding, &self.routes));
-                        routes::inbound(port, hosts)
+                        routes::inbound(port, hosts, captured)
                     });
                     built.push(Arc::clone(route));
                 }
@@ -305,6 +312,11 @@ impl Core {
                     secrets::inbound_trust(*port, &self.bundles, &allowed)
                 })
                 .collect();
+            let undeclared = entry.node.captured.then(|| {
+                let own = BTreeSet::from([self.settings.trust_domain.clone()]);
+                secrets::inbound_trust(UNDECLARED_PORT, &self.bundles, &own)
+            });
+            let built: Vec<_> = built.into_iter().chain(undeclared).collect();
             self.store.replace(&Scope::Stream(*id), Kind::Secret, built);
         }
     }

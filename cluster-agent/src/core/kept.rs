@@ -9,7 +9,7 @@ use meshfed_model::names::Namespace;
 use meshfed_runtime::{files, tasks};
 use tokio::sync::watch;
 
-use super::{Admission, Kept};
+use super::{Admission, Kept, Numbers};
 use crate::index::WorkloadKey;
 use crate::uplink::journal::boot_id;
 
@@ -72,6 +72,46 @@ pub async fn keep(path: PathBuf, mut kept: watch::Receiver<Kept>) -> Result<(), 
     }
     // The core has ended: the drain.
     std::future::pending().await
+}
+
+/// The file of the numbers of imports' own addresses.
+#[derive(Debug)]
+pub struct ImportsFile(PathBuf);
+
+impl ImportsFile {
+    /// The file, and what it holds. A file that cannot be read is told of, set aside, and its imports get other addresses.
+    #[must_use]
+    pub fn open(path: PathBuf) -> (Self, Numbers) {
+        let read = match files::read_limited(&path, FILE_MAX) {
+            Ok(bytes) => serde_json::from_slice::<BTreeMap<String, u16>>(&bytes).map_err(|e| e.to_string()),
+            Err(_) if !path.exists() => Ok(BTreeMap::new()),
+            Err(error) => Err(meshfed_runtime::telemetry::chain(&error)),
+        };
+        let numbers = read.unwrap_or_else(|error| {
+            let aside = path.with_extension("damaged");
+            let kept = std::fs::rename(&path, &aside).is_ok();
+            tracing::error!(file = %path.display(), error, kept, aside = %aside.display(), "the addresses of imports cannot be read: they get others");
+            BTreeMap::new()
+        });
+        (Self(path), numbers.into_iter().filter_map(|(text, number)| Some((text.parse().ok()?, number))).collect())
+    }
+
+    /// Writes the numbers so that they outlive the machine: what a client was told must stay true. A file that cannot be
+    /// written is logged, and the addresses hold until the agent ends.
+    pub async fn keep(&self, numbers: Numbers) {
+        let path = self.0.clone();
+        let written = tasks::spawn_blocking("imports-file", move || {
+            let texts: BTreeMap<String, u16> = numbers.iter().map(|(s, number)| (s.to_string(), *number)).collect();
+            let bytes = serde_json::to_vec(&texts).unwrap_or_default();
+            files::write_atomic(&path, &bytes, files::MODE_SECRET)
+        })
+        .await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the addresses of imports could not be kept"),
+            Err(error) => tracing::error!(%error, "the addresses of imports could not be kept"),
+        }
+    }
 }
 
 #[cfg(test)]

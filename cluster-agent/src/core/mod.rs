@@ -3,10 +3,12 @@
 
 mod assignments;
 mod build;
+mod captured;
 mod certificates;
 pub mod command;
 mod dangling;
 mod holders;
+mod imports;
 mod issuing;
 pub mod kept;
 mod mirrored;
@@ -46,6 +48,8 @@ use crate::view::{Part, View, ViewChange, ViewDirty};
 use crate::workload::{BundleSet, Holders};
 
 use command::Effects;
+use imports::Imports;
+pub use imports::Numbers;
 pub use proxies::Kept;
 use proxies::{Entry, Proxy, Report};
 pub use resolve::Admission;
@@ -101,6 +105,11 @@ pub struct Core {
     /// What each service is in everybody's routes.
     routes: AllRoutes,
     store: Store,
+    imports: Imports,
+    /// What is shown of each service at its virtual addresses.
+    virtuals: BTreeMap<ServiceName, Vec<captured::Virtual>>,
+    /// Whether a client ever captured.
+    captures: bool,
     bundles: Bundles,
     serials: BTreeMap<TrustDomain, u64>,
     /// Which assignments of a class are asked for, by service.
@@ -148,6 +157,9 @@ impl Core {
             facts: BTreeMap::new(),
             routes: AllRoutes::new(),
             store: Store::default(),
+            imports: Imports::default(),
+            virtuals: BTreeMap::new(),
+            captures: false,
             bundles: Bundles::new(),
             serials: BTreeMap::new(),
             demanded: BTreeMap::new(),

@@ -260,7 +260,7 @@ impl Core {
                 }
                 Scope::Namespace(_) | Scope::Stream(_) => self.store.drop_scope(scope),
                 // A certificate outlives its streams until its renewal is due: who comes back is not sent another.
-                Scope::Workload(_) | Scope::Sidecars | Scope::Gateways | Scope::Everybody => {}
+                Scope::Workload(_) | Scope::Sidecars | Scope::Captured | Scope::Gateways | Scope::Everybody => {}
             }
         }
     }
@@ -283,7 +283,7 @@ impl Core {
                 return;
             }
         };
-        let (mode, secrets_only) = (entry.node.mode, entry.secrets_only);
+        let (mode, secrets_only, captured) = (entry.node.mode, entry.secrets_only, entry.node.captured);
         if let Some(admission) = Admission::of(&entry.peer, &entry.node)
             && self.admissions.get(&workload.key) != Some(&admission)
         {
@@ -300,7 +300,11 @@ impl Core {
             return;
         }
         let class = Arc::new(self.class_of(&workload, mode));
-        let scopes = scopes_of(id, &workload, &class, local);
+        let mut scopes = scopes_of(id, &workload, &class, local);
+        if captured && mode == Mode::Sidecar {
+            scopes.push(Scope::Captured);
+            self.begin_capture();
+        }
         for scope in &scopes {
             self.store.add_reader(scope, id);
         }
@@ -399,7 +403,8 @@ impl Core {
         if moved {
             let names: Vec<Arc<str>> = entry.machine.subscribed(Kind::Endpoint).cloned().collect();
             let local = matches!(entry.peer, Peer::Unix { .. });
-            let new = scopes_of(id, &workload, &class, local);
+            let mut new = scopes_of(id, &workload, &class, local);
+            new.extend(admitted.scopes.iter().filter(|s| **s == Scope::Captured).cloned());
             for scope in &new {
                 self.store.add_reader(scope, id);
             }

@@ -1,10 +1,12 @@
 //! Edge. The core actor: one task that feeds the core its inputs one by one, and carries out what it says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use meshfed_model::identity::SpiffeId;
+use meshfed_model::names::ServiceName;
 use meshfed_runtime::clock;
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::metrics::Metrics;
@@ -17,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::command::{Effects, Outbound};
 use super::issuing::Issuing;
+use super::kept::ImportsFile;
 use super::store::StreamId;
 use super::{Core, Kept};
 use crate::downlink::CoreCommand;
@@ -118,6 +121,8 @@ pub enum Command {
         /// Where the certificate goes, DER, or why there is none.
         answer: oneshot::Sender<Result<Vec<u8>, String>>,
     },
+    /// The addresses of all derived Services, by import.
+    ImportAddresses(BTreeMap<ServiceName, Vec<IpAddr>>),
     /// `GET /debug/source`.
     DebugSource {
         /// Where the body goes.
@@ -213,6 +218,7 @@ pub struct Actor {
     kept: watch::Sender<Kept>,
     mirror: Option<Mailbox>,
     hosts: watch::Sender<BTreeSet<Arc<str>>>,
+    imports: ImportsFile,
 }
 
 /// The core actor has ended: an input is gone.
@@ -223,7 +229,14 @@ pub struct InputGone(&'static str);
 impl Actor {
     /// An actor around a core.
     #[must_use]
-    pub fn new(core: Core, uplink: UplinkHandle, metrics: CoreMetrics, readiness: Readiness, guards: Guards) -> Self {
+    pub fn new(
+        core: Core,
+        uplink: UplinkHandle,
+        metrics: CoreMetrics,
+        readiness: Readiness,
+        guards: Guards,
+        imports: ImportsFile,
+    ) -> Self {
         let issuing = Issuing::start(readiness, metrics.clock_jump.clone());
         let (kept, _) = watch::channel(Kept::default());
         let (hosts, _) = watch::channel(BTreeSet::new());
@@ -241,6 +254,7 @@ impl Actor {
             kept,
             mirror: None,
             hosts,
+            imports,
         }
     }
 
@@ -294,7 +308,10 @@ impl Actor {
                 () = timer => self.time(),
                 () = drain.signaled() => return Ok(()),
             }
-            let effects = self.core.take_effects();
+            let mut effects = self.core.take_effects();
+            if let Some(numbers) = effects.imports.take() {
+                self.imports.keep(numbers).await;
+            }
             self.carry_out(effects);
             let missing = self.core.missing().count();
             self.metrics.missing.set(i64::try_from(missing).unwrap_or(i64::MAX));
@@ -371,6 +388,7 @@ impl Actor {
                 // An error: who asked went away.
                 let _gone = answer.send(self.core.certify(&id, &key, named, wall));
             }
+            Command::ImportAddresses(addresses) => self.core.set_import_addresses(addresses, now, wall),
             Command::DebugSource { answer } => {
                 self.core.check_names();
                 let (source, errors) = (self.core.source(), self.core.faults());

@@ -27,6 +27,8 @@ pub struct Class {
 pub enum Scope {
     /// Every sidecar: outbound clusters, the bundles.
     Sidecars,
+    /// Every sidecar to which connections are captured: services at their virtual addresses.
+    Captured,
     /// Every gateway: its table's clusters.
     Gateways,
     /// Everybody: the bundles.

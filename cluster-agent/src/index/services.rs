@@ -23,6 +23,7 @@ impl LocalService {
         Self {
             name: object.name.clone(),
             service_type: object.service_type,
+            addresses: object.cluster_ips.clone(),
             ports: object.ports.iter().map(|p| p.port.clone()).collect(),
             traits: object.traits.clone(),
             external: object.external,

@@ -158,6 +158,8 @@ pub struct LocalService {
     pub name: ServiceName,
     /// Whether it has an address of its own.
     pub service_type: ServiceType,
+    /// Its own addresses (`spec.clusterIPs`): none where it is headless, or nobody gave it any.
+    pub addresses: Box<[IpAddr]>,
     /// Its ports, in the order of the object; only those of TCP have endpoints.
     pub ports: Vec<ServicePort>,
     /// What it asks of its clients.

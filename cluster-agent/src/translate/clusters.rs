@@ -1,16 +1,16 @@
 //! Pure. CDS: where a client's, a gateway's and an inbound listener's connections go, and how they are protected.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, TransportSocketMatch,
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
-use envoy_types::pb::envoy::config::core::v3::{BindConfig, TransportSocket};
+use envoy_types::pb::envoy::config::core::v3::{BindConfig, ExtraSourceAddress, TransportSocket};
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
 };
@@ -27,11 +27,15 @@ use meshfed_model::service::PortProtocol;
 
 use super::facts::PortFacts;
 use super::messages::{SECRET_TRUST, Validation, ads, common_tls, sds, seconds, socket, transport_socket, uint32};
-use super::names::{OutboundName, inbound_cluster};
+use super::names::{BLACK_HOLE, INBOUND_PASSTHROUGH, OutboundName, PASSTHROUGH, inbound_cluster};
 use super::resource::{Kind, Resource};
 
 /// Nobody has this identity: what an endpoint without a matching transport must show.
 const NOBODY: &str = "spiffe://none.invalid/ns/none/sa/none";
+/// Where connections to a captured application come from.
+const INBOUND_SOURCE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
+/// The only loopback address of IPv6.
+const INBOUND_SOURCE_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 /// Time for a connect.
 const CONNECT_TIMEOUT_SECONDS: i64 = 5;
 /// The share of a cluster's requests under way that may be on their way again (L7-12).
@@ -83,16 +87,13 @@ pub fn gateway(name: &OutboundName) -> Arc<Resource> {
 #[must_use]
 pub fn inbound(port: u16, target: SocketAddr, source: Option<IpAddr>) -> Arc<Resource> {
     let name = inbound_cluster(port);
-    let host = Endpoint { address: Some(super::messages::address(target)), ..Endpoint::default() };
-    let endpoint = LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(host)), ..LbEndpoint::default() };
-    let locality = LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..LocalityLbEndpoints::default() };
     let source = source.filter(|s| s.is_ipv4() == target.ip().is_ipv4());
     let cluster = Cluster {
         name: name.clone(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
         load_assignment: Some(ClusterLoadAssignment {
             cluster_name: name,
-            endpoints: vec![locality],
+            endpoints: vec![host(target, 0)],
             ..ClusterLoadAssignment::default()
         }),
         upstream_bind_config: source
@@ -100,6 +101,64 @@ pub fn inbound(port: u16, target: SocketAddr, source: Option<IpAddr>) -> Arc<Res
         ..common()
     };
     Resource::encode(Kind::Cluster, &cluster.name, &cluster)
+}
+
+fn host(at: SocketAddr, priority: u32) -> LocalityLbEndpoints {
+    let host = Endpoint { address: Some(super::messages::address(at)), ..Endpoint::default() };
+    let endpoint = LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(host)), ..LbEndpoint::default() };
+    LocalityLbEndpoints { lb_endpoints: vec![endpoint], priority, ..LocalityLbEndpoints::default() }
+}
+
+/// The application behind one port of a captured workload: at the first of these addresses that takes connections.
+#[must_use]
+pub fn captured_inbound(port: u16, targets: &[SocketAddr]) -> Arc<Resource> {
+    let name = inbound_cluster(port);
+    let cluster = Cluster {
+        name: name.clone(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: name,
+            endpoints: targets.iter().zip(0..).map(|(at, priority)| host(*at, priority)).collect(),
+            ..ClusterLoadAssignment::default()
+        }),
+        upstream_bind_config: Some(from_loopback()),
+        ..common()
+    };
+    Resource::encode(Kind::Cluster, &cluster.name, &cluster)
+}
+
+/// What is handed to a captured application comes from loopback: by that the rules tell it from what the proxy sends to its
+/// own workload as any client does (`meshfed proxy init`).
+fn from_loopback() -> BindConfig {
+    let extra = ExtraSourceAddress { address: Some(socket(INBOUND_SOURCE_V6, 0)), ..ExtraSourceAddress::default() };
+    BindConfig {
+        source_address: Some(socket(INBOUND_SOURCE_V4, 0)),
+        extra_source_addresses: vec![extra],
+        ..BindConfig::default()
+    }
+}
+
+/// The clusters of captured connections that are for no service.
+#[must_use]
+pub fn passthrough() -> [Arc<Resource>; 3] {
+    let original = |name: &str, bind: Option<BindConfig>| Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32)),
+        lb_policy: LbPolicy::ClusterProvided as i32,
+        upstream_bind_config: bind,
+        ..common()
+    };
+    let nowhere = Cluster {
+        name: BLACK_HOLE.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: BLACK_HOLE.to_owned(),
+            ..ClusterLoadAssignment::default()
+        }),
+        ..common()
+    };
+    [original(PASSTHROUGH, None), nowhere, original(INBOUND_PASSTHROUGH, Some(from_loopback()))]
+        .map(|cluster| Resource::encode(Kind::Cluster, &cluster.name, &cluster))
 }
 
 fn common() -> Cluster {

@@ -43,14 +43,14 @@ const IDLE_SECONDS: i64 = 60;
 const STREAM_IDLE_SECONDS: i64 = 0;
 
 /// A list of strings in our metadata.
-fn texts(values: impl Iterator<Item = String>) -> Value {
+pub(super) fn texts(values: impl Iterator<Item = String>) -> Value {
     let values = values.map(|text| Value { kind: Some(ValueKind::StringValue(text)) }).collect();
     Value { kind: Some(ValueKind::ListValue(ListValue { values })) }
 }
 
 /// `bind` tells the proxy the hosts of its other listeners (metrics, readiness, admin): it learns its workload's
 /// addresses from here only.
-fn listener(
+pub(super) fn listener(
     name: &str,
     bind: &[IpAddr],
     addresses: &[SocketAddr],
@@ -73,7 +73,7 @@ fn listener(
     })
 }
 
-fn encoded(listener: &Listener) -> Arc<Resource> {
+pub(super) fn encoded(listener: &Listener) -> Arc<Resource> {
     Resource::encode(Kind::Listener, &listener.name, listener)
 }
 
@@ -81,7 +81,7 @@ fn filter(name: &str, message_name: &str, message: &impl prost::Message) -> Filt
     Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(any(message_name, message))) }
 }
 
-fn tcp_proxy(stat_prefix: &str, cluster: String) -> Filter {
+pub(super) fn tcp_proxy(stat_prefix: &str, cluster: String) -> Filter {
     let proxy = TcpProxy {
         stat_prefix: stat_prefix.to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
@@ -91,7 +91,14 @@ fn tcp_proxy(stat_prefix: &str, cluster: String) -> Filter {
     filter("envoy.filters.network.tcp_proxy", "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", &proxy)
 }
 
-fn http(stat_prefix: &str, routes: &str, peer_identity: bool) -> Filter {
+/// HTTP by a route configuration of RDS.
+pub(super) fn http(stat_prefix: &str, routes: &str, peer_identity: bool) -> Filter {
+    let rds = Rds { config_source: Some(ads()), route_config_name: routes.to_owned() };
+    http_by(stat_prefix, RouteSpecifier::Rds(rds), peer_identity)
+}
+
+/// HTTP by routes from anywhere.
+pub(super) fn http_by(stat_prefix: &str, routes: RouteSpecifier, peer_identity: bool) -> Filter {
     let router = HttpFilter {
         name: "envoy.filters.http.router".to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(any(
@@ -123,10 +130,7 @@ fn http(stat_prefix: &str, routes: &str, peer_identity: bool) -> Filter {
         forward_client_cert_details: forward as i32,
         set_current_client_cert_details: peer_identity
             .then(|| SetCurrentClientCertDetails { uri: true, ..SetCurrentClientCertDetails::default() }),
-        route_specifier: Some(RouteSpecifier::Rds(Rds {
-            config_source: Some(ads()),
-            route_config_name: routes.to_owned(),
-        })),
+        route_specifier: Some(routes),
         ..HttpConnectionManager::default()
     };
     filter(
@@ -137,7 +141,7 @@ fn http(stat_prefix: &str, routes: &str, peer_identity: bool) -> Filter {
 }
 
 /// Connections from this host only: anybody else could speak as the workload.
-fn own_host_only() -> Option<FilterChainMatch> {
+pub(super) fn own_host_only() -> Option<FilterChainMatch> {
     Some(FilterChainMatch { source_type: ConnectionSourceType::SameIpOrLoopback as i32, ..FilterChainMatch::default() })
 }
 
@@ -164,7 +168,7 @@ pub fn outbound_tcp(bind: &[IpAddr], listen: SocketAddr, target: &OutboundName) 
     listener(&name, bind, &[listen], vec![chain]).as_ref().map(encoded)
 }
 
-fn downstream_tls(port: u16, http: bool) -> TransportSocket {
+pub(super) fn downstream_tls(port: u16, http: bool) -> TransportSocket {
     let validation = ValidationContextType::ValidationContextSdsSecretConfig(sds(&inbound_name(port)));
     let context = DownstreamTlsContext {
         common_tls_context: Some(common_tls(http, validation)),
@@ -203,6 +207,18 @@ pub fn inbound(
     Some(encoded(&message))
 }
 
+/// Tells TLS and its server name.
+pub(super) fn tls_inspector() -> ListenerFilter {
+    ListenerFilter {
+        name: "envoy.filters.listener.tls_inspector".to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(any(
+            "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+            &TlsInspector::default(),
+        ))),
+        ..ListenerFilter::default()
+    }
+}
+
 /// `gateway|<address>`: the exact table of server names that are forwarded; anything else has no filter chain.
 #[must_use]
 pub fn gateway(bind: &[IpAddr], listen: SocketAddr, table: &[OutboundName]) -> Option<Arc<Resource>> {
@@ -219,15 +235,7 @@ pub fn gateway(bind: &[IpAddr], listen: SocketAddr, table: &[OutboundName]) -> O
             ..FilterChain::default()
         }
     });
-    let inspector = ListenerFilter {
-        name: "envoy.filters.listener.tls_inspector".to_owned(),
-        config_type: Some(listener_filter::ConfigType::TypedConfig(any(
-            "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
-            &TlsInspector::default(),
-        ))),
-        ..ListenerFilter::default()
-    };
     let mut message = listener(&name, bind, &[listen], chains.collect())?;
-    message.listener_filters = vec![inspector];
+    message.listener_filters = vec![tls_inspector()];
     Some(encoded(&message))
 }

@@ -1,5 +1,6 @@
 //! Pure. Objects and views become Envoy's messages: (index, view, client) in, bytes out. Same input, same bytes.
 
+pub mod captured;
 pub mod clusters;
 pub mod endpoints;
 pub mod facts;

@@ -105,6 +105,16 @@ pub fn depends_on_view(kind: Kind, name: &str) -> bool {
 pub const OUTBOUND_ROUTES: &str = "15001";
 /// The outbound port when a proxy does not say.
 pub const OUTBOUND_PORT: u16 = 15001;
+/// The port of captured inbound connections when a proxy does not say.
+pub const INBOUND_PORT: u16 = 15006;
+/// The number that stands in names for every port that a workload does not declare.
+pub const UNDECLARED_PORT: u16 = 0;
+/// Where captured connections to addresses go that nobody in the mesh has.
+pub const PASSTHROUGH: &str = "PassthroughCluster";
+/// Where connections go that lead nowhere.
+pub const BLACK_HOLE: &str = "BlackHoleCluster";
+/// The application behind a port that its workload does not declare.
+pub const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
 
 /// `inbound|<port>`: listener, routes and validation context of a workload's port.
 #[must_use]

@@ -57,6 +57,10 @@ pub struct Node {
     pub inbound: BTreeMap<u16, SocketAddr>,
     /// Plain TCP listeners for one service each.
     pub outbound: Vec<(SocketAddr, OutboundName)>,
+    /// Whether connections are captured (`--capture redirect`): then where they were meant to go decides.
+    pub captured: bool,
+    /// Where captured inbound connections are taken; `None`: the bind addresses at 15006.
+    pub listen_inbound: Option<Vec<SocketAddr>>,
     /// Outbound HTTP listeners; `None`: the bind addresses at 15001.
     pub listen_outbound: Option<Vec<SocketAddr>>,
     /// Gateway listeners; `None`: as `contracts.md` 1.8 says.
@@ -105,6 +109,8 @@ impl Node {
             bind: Vec::new(),
             inbound: BTreeMap::new(),
             outbound: Vec::new(),
+            captured: false,
+            listen_inbound: None,
             listen_outbound: None,
             listen_gateway: None,
             host_addresses: Vec::new(),
@@ -141,12 +147,19 @@ impl Node {
             Some("sidecar") | None => Mode::Sidecar,
             Some(other) => return Err(wrong("mode", format!("'{other}' is neither sidecar nor gateway"))),
         };
+        let captured = match ours.get("capture").and_then(as_text) {
+            Some("redirect") => true,
+            Some("none") | None => false,
+            Some(other) => return Err(wrong("capture", format!("'{other}' is neither redirect nor none"))),
+        };
         let listen = ours.get("listen").and_then(as_struct).unwrap_or(&empty);
         Ok(Self {
             mode,
             bind: list(ours.get("bind"), "bind")?,
             inbound: inbound(ours.get("inbound"))?,
             outbound: outbound(ours.get("outbound"))?,
+            captured,
+            listen_inbound: listen.get("inbound").map(|v| list(Some(v), "listen.inbound")).transpose()?,
             listen_outbound: listen.get("outbound").map(|v| list(Some(v), "listen.outbound")).transpose()?,
             listen_gateway: listen.get("gateway").map(|v| list(Some(v), "listen.gateway")).transpose()?,
             host_addresses: list(ours.get("hostAddresses"), "hostAddresses")?,

@@ -160,8 +160,10 @@ pub fn other_hosts(namespace: &Namespace, holding: &SortedSet<ServiceName>, serv
 }
 
 /// Routes of one inbound port: 421 for the names of other services, everything else goes to the application.
+///
+/// `again`: the application may be at several addresses, and the next one is tried where one takes no connection.
 #[must_use]
-pub fn inbound(port: u16, others: &OtherHosts) -> Arc<Resource> {
+pub fn inbound(port: u16, others: &OtherHosts, again: bool) -> Arc<Resource> {
     let name = inbound_name(port);
     let mut writer = Writer::with_capacity(others.0.len() + 256);
     writer.text(CONFIGURATION_NAME, &name);
@@ -178,7 +180,7 @@ pub fn inbound(port: u16, others: &OtherHosts) -> Arc<Resource> {
     let rest = VirtualHost {
         name: name.clone(),
         domains: vec!["*".to_owned()],
-        routes: vec![to_cluster(inbound_cluster(port), None)],
+        routes: vec![to_cluster(inbound_cluster(port), again.then(next_address))],
         ..VirtualHost::default()
     };
     let rest = RouteConfiguration {
@@ -220,6 +222,33 @@ fn to_cluster(cluster: String, retry_policy: Option<RetryPolicy>) -> Route {
         retry_policy,
         ..RouteAction::default()
     }))
+}
+
+/// Everything to one cluster: the routes of a service that was dialled by its address. The authority is not looked at.
+pub(super) fn one_cluster(name: &OutboundName) -> RouteConfiguration {
+    let host = VirtualHost {
+        name: format!("{}:{}", name.host(), name.port),
+        domains: vec!["*".to_owned()],
+        routes: vec![to_cluster(name.to_string(), Some(retries()))],
+        ..VirtualHost::default()
+    };
+    RouteConfiguration { name: name.to_string(), virtual_hosts: vec![host], ..RouteConfiguration::default() }
+}
+
+/// A failed connect tries the next address.
+fn next_address() -> RetryPolicy {
+    RetryPolicy {
+        retry_on: "connect-failure".to_owned(),
+        retriable_headers: Vec::new(),
+        retry_priority: retries().retry_priority.map(|mut p| {
+            p.config_type = Some(PriorityConfigType::TypedConfig(any(
+                "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+                &PreviousPrioritiesConfig { update_frequency: 1 },
+            )));
+            p
+        }),
+        ..retries()
+    }
 }
 
 /// A failed connect tries another address, and so does the word of a peer's proxy that it reached no application; nothing

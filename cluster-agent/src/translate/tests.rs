@@ -154,7 +154,7 @@ fn an_inbound_port_refuses_other_services_names() {
     let shop = Namespace::new("shop").unwrap();
     let holding = [ServiceName::new("shop", "a").unwrap()].into_iter().collect();
     let others = routes::other_hosts(&shop, &holding, &services());
-    let made = routes::inbound(8080, &others);
+    let made = routes::inbound(8080, &others, false);
     let routes = RouteConfiguration::decode(made.body.clone()).unwrap();
     assert_eq!(made.body, routes.encode_to_vec(), "the parts put together are what the whole message would have been");
     assert!(routes.ignore_port_in_host_matching);

@@ -355,8 +355,16 @@ fn serve() -> Served {
     let (downlink, from_hub) = mpsc::channel(1);
     let (updates, scanned) = mpsc::channel(1);
     let (lookups, resolved) = mpsc::channel(1);
-    let actor =
-        Actor::new(core, UplinkHandle::new(), CoreMetrics::register(&metrics), Readiness::new(), Guards::default());
+    let (imports, _none) =
+        crate::core::kept::ImportsFile::open(std::env::temp_dir().join("no-such-folder/imports.json"));
+    let actor = Actor::new(
+        core,
+        UplinkHandle::new(),
+        CoreMetrics::register(&metrics),
+        Readiness::new(),
+        Guards::default(),
+        imports,
+    );
     let inputs = Inputs { commands: received, downlink: from_hub, source: scanned, lookups: resolved };
     tasks::spawn("core", actor.run(inputs, watch.clone()));
     let server = WorkloadServer::new(commands, watch.clone(), WorkloadMetrics::register(&metrics));

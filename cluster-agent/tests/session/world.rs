@@ -219,7 +219,10 @@ pub(super) async fn core(
                 let detail = format!("no service {}/{}", query.namespace, query.name);
                 answer.send(EndpointsAnswer::Problem { status: 404, detail }).unwrap();
             }
-            CoreCommand::Policies(_) | CoreCommand::SharedNetworks(_) | CoreCommand::Session { .. } => {}
+            CoreCommand::Policies(_)
+            | CoreCommand::Order(_)
+            | CoreCommand::SharedNetworks(_)
+            | CoreCommand::Session { .. } => {}
         }
     }
 }

@@ -405,8 +405,16 @@ pub(crate) async fn serve_also(case: &Case, socket: &Path) -> (Served, XdsServer
     let (commands, received) = mpsc::channel(COMMANDS_MAX);
     let (downlink, from_hub) = mpsc::channel(1);
     let (updates, scanned) = mpsc::channel(1);
-    let actor =
-        Actor::new(core, UplinkHandle::new(), CoreMetrics::register(&metrics), Readiness::new(), Guards::default());
+    let (imports, _none) =
+        meshfed_cluster_agent::core::kept::ImportsFile::open(std::env::temp_dir().join("no-such-folder/imports.json"));
+    let actor = Actor::new(
+        core,
+        UplinkHandle::new(),
+        CoreMetrics::register(&metrics),
+        Readiness::new(),
+        Guards::default(),
+        imports,
+    );
     let (lookups, resolved) = mpsc::channel(1);
     let inputs = Inputs { commands: received, downlink: from_hub, source: scanned, lookups: resolved };
     tasks::spawn("core", actor.run(inputs, watch.clone()));

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::state::{Cluster, Listener, ListenerKind, RouteAction, RouteTable, StateHandle, Transport};
+use crate::state::{CapturedPort, Cluster, Listener, ListenerKind, RouteAction, RouteTable, StateHandle, Transport};
 
 /// Everything that is in use, in the order of names.
 #[must_use]
@@ -66,6 +66,14 @@ fn listener(listener: &Listener) -> Value {
     let (kind, to) = match &listener.kind {
         ListenerKind::OutboundHttp { routes } => ("outboundHttp", json!(&**routes.name())),
         ListenerKind::OutboundTcp { cluster } => ("outboundTcp", json!(&**cluster.name())),
+        ListenerKind::OutboundAny { cluster, .. } => ("outboundAny", json!(&**cluster.name())),
+        ListenerKind::CapturedOutbound { unknown } => ("capturedOutbound", json!({ "unknown": &**unknown.name() })),
+        ListenerKind::CapturedInbound(captured) => {
+            let mode = |port: &CapturedPort| if port.plain.is_some() { "PERMISSIVE" } else { "STRICT" };
+            let ports: std::collections::BTreeMap<u16, &str> =
+                captured.ports.iter().map(|(number, port)| (*number, mode(port))).collect();
+            ("capturedInbound", json!({ "ports": ports, "others": captured.others.as_ref().map(mode) }))
+        }
         ListenerKind::InboundHttp { routes, .. } => ("inboundHttp", json!(&**routes.name())),
         ListenerKind::InboundTcp { cluster, .. } => ("inboundTcp", json!(&**cluster.name())),
         ListenerKind::Gateway { sni } => {

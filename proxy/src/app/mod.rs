@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 
 use crate::admin::Admin;
 use crate::attest::Attestation;
-use crate::config::{AgentAddress, AppProbe, CODE_FLAG, Config, Mode, ProxyArgs, node};
+use crate::config::{AgentAddress, AppProbe, CODE_FLAG, Capture, Config, Mode, ProxyArgs, node};
 use crate::discovery::{Agent, Discovery, DiscoveryConfig};
 use crate::listen::{Limits, Listeners, Shared};
 use crate::passthrough::GatewayMetrics;
@@ -155,6 +155,7 @@ fn build(config: &Config, readiness: &Readiness, watch: &drain::Watch) -> Result
     let discovery_config = DiscoveryConfig {
         agent,
         node,
+        captures: config.capture == Capture::Redirect,
         inbound_listen: config.listen.get("inbound").cloned().unwrap_or_default(),
         inbound: config.inbound.keys().copied().collect(),
     };
@@ -261,7 +262,7 @@ fn shown(config: &Config) -> serde_json::Value {
         "workload": config.workload.to_string(),
         "mode": config.mode.as_str(),
         "bind": config.bind.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "capture": "none",
+        "capture": config.capture.as_str(),
         "inbound": config.inbound.iter().map(|(p, a)| (p.to_string(), a.to_string())).collect::<std::collections::BTreeMap<_, _>>(),
         "outbound": config.outbound.iter().map(|(l, s)| (l.to_string(), s.clone())).collect::<std::collections::BTreeMap<_, _>>(),
         "listen": config.listen.iter().map(|(k, v)| (*k, texts(v))).collect::<std::collections::BTreeMap<_, _>>(),

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::run_dir::RunDir;
 use crate::admin::Admin;
-use crate::config::{Config, Mode, OwnListeners};
+use crate::config::{Capture, Config, Mode, OwnListeners};
 use crate::discovery::Sockets;
 use crate::listen::Listeners;
 use crate::state::{Listener, ListenerCell};
@@ -21,6 +21,7 @@ const ADMIN_PORT: u16 = 15000;
 const METRICS_PORT: u16 = 15020;
 const READY_PORT: u16 = 15021;
 const OUTBOUND_PORT: u16 = 15001;
+const INBOUND_PORT: u16 = 15006;
 
 /// Notes every address in use among those that the flags alone tell. None of them is bound before attestation, readiness
 /// excepted, and none is left bound by this: what is wrong is told at once, and not address by address as they are needed.
@@ -39,6 +40,9 @@ pub(super) fn check_known(config: &Config, problems: &mut Problems) {
     own_port("--admin-listen", &own.admin, &admin_host, ADMIN_PORT);
     if config.mode == Mode::Sidecar && !config.listen.contains_key("outbound") {
         own_port("--outbound-listen", &[], bind, OUTBOUND_PORT);
+    }
+    if config.capture == Capture::Redirect && !config.listen.contains_key("inbound") {
+        own_port("--inbound-listen", &[], bind, INBOUND_PORT);
     }
     let mut addresses = |flag: &str, of: &mut dyn Iterator<Item = SocketAddr>| {
         wrong.extend(of.filter_map(|address| check(flag, address).err()));

@@ -1,5 +1,15 @@
-//! Edge. Transparent capture: the rules that lead a workload's connections to its proxy.
+//! Edge. Transparent capture: the rules that lead a workload's connections here, and what is done with them.
+//!
+//! ```text
+//! application ─nftables─► outbound ─► (virtual address: service | pod | unknown) ─► outbound::serve or tcp
+//! peer        ─nftables─► inbound  ─► (port, first bytes: mesh | own TLS | plain) ─► inbound::serve or tcp
+//! ```
 
+mod detect;
+mod first;
+pub mod inbound;
 pub mod nft;
+mod original;
+pub mod outbound;
 pub mod resolvers;
 pub mod rules;

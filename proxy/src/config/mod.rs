@@ -1,7 +1,7 @@
 //! Pure. What the proxy was started with: flags, checked all at once.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,10 +49,22 @@ impl Mode {
 pub enum Capture {
     /// The application names the proxy
     None,
-    /// By nftables REDIRECT (not in this version)
+    /// By nftables REDIRECT, as `meshfed proxy init` sets it up
     Redirect,
     /// By nftables TPROXY (not in this version)
     Tproxy,
+}
+
+impl Capture {
+    /// As in flags and metadata.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Redirect => "redirect",
+            Self::Tproxy => "tproxy",
+        }
+    }
 }
 
 /// `meshfed proxy`: the data plane, beside a workload or as east-west gateway.
@@ -82,7 +94,8 @@ pub struct ProxyArgs {
     /// What to be
     #[arg(long, value_enum, default_value = "sidecar")]
     pub mode: Mode,
-    /// Host of all listeners, several times [default: all addresses of the WorkloadEntry]
+    /// Host of all listeners, several times [default: all addresses of the WorkloadEntry; with --capture redirect all
+    /// addresses of the host]
     #[arg(long, value_name = "HOST")]
     pub bind: Vec<String>,
     /// How connections come to the proxy
@@ -100,7 +113,8 @@ pub struct ProxyArgs {
     /// Where the application's outbound HTTP is taken, several times [default: BIND:15001]
     #[arg(long, value_name = "HOST:PORT|off")]
     pub outbound_listen: Vec<ListenFlag>,
-    /// Where peers are taken, several times [default: BIND:PORT for each port of the workload]
+    /// Where peers are taken, several times [default: BIND:PORT for each port of the workload; with --capture redirect
+    /// BIND:15006]
     #[arg(long, value_name = "HOST:PORT")]
     pub inbound_listen: Vec<ListenFlag>,
     /// Where a gateway listens, several times [default: its declared addresses]
@@ -174,6 +188,8 @@ pub struct Config {
     pub workload: WorkloadRef,
     /// What we are.
     pub mode: Mode,
+    /// How connections come to us.
+    pub capture: Capture,
     /// `--bind`, resolved; empty: the workload's addresses.
     pub bind: Vec<IpAddr>,
     /// Port of the workload to the application's address.
@@ -211,12 +227,7 @@ impl Config {
         let agent = agent::agent(args, &mut problems);
         let workload =
             args.workload.parse::<WorkloadRef>().map_err(|e| problems.flag(CODE_FLAG, "--workload", e.to_string()));
-        match args.capture {
-            Capture::None => {}
-            Capture::Redirect | Capture::Tproxy => {
-                problems.flag(CODE_LATER, "--capture", "redirect and tproxy are not in this version; use none");
-            }
-        }
+        capture(args, &mut problems);
         let mut bind: Vec<IpAddr> = Vec::new();
         for host in &args.bind {
             match (host.trim_matches(['[', ']']), 0u16).to_socket_addrs() {
@@ -227,6 +238,9 @@ impl Config {
                     format!("'{host}' does not resolve ({e}); write an address of this host, or a name of one"),
                 ),
             }
+        }
+        if bind.is_empty() && args.capture == Capture::Redirect {
+            bind = wildcards();
         }
         bind.dedup();
         let inbound = inbound(args, &mut problems);
@@ -254,6 +268,7 @@ impl Config {
             agent,
             workload,
             mode: args.mode,
+            capture: args.capture,
             bind,
             inbound,
             outbound,
@@ -274,6 +289,18 @@ impl Config {
             drain_timeout,
             kubelet,
         })
+    }
+}
+
+fn capture(args: &ProxyArgs, problems: &mut Problems) {
+    match args.capture {
+        Capture::Redirect if args.mode == Mode::Gateway => {
+            problems.flag(CODE_FLAG, "--capture", "a gateway captures nothing; leave the flag out");
+        }
+        Capture::None | Capture::Redirect => {}
+        Capture::Tproxy => {
+            problems.flag(CODE_LATER, "--capture", "tproxy is not in this version; use redirect or none");
+        }
     }
 }
 
@@ -390,6 +417,13 @@ fn listen_flags(args: &ProxyArgs, problems: &mut Problems) -> BTreeMap<&'static 
         }
     }
     map
+}
+
+/// The wildcard of each family that this host has: captured connections come to any of its addresses.
+fn wildcards() -> Vec<IpAddr> {
+    let v6 = std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    let v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    if v6 { vec![v4, IpAddr::V6(Ipv6Addr::UNSPECIFIED)] } else { vec![v4] }
 }
 
 /// `500ms`, `10s`, `2m`, `1h`.

@@ -33,7 +33,7 @@ pub fn node(config: &Config, host_addresses: &[IpAddr]) -> Node {
         ("workload".to_owned(), text(workload.to_string())),
         ("mode".to_owned(), text(mode)),
         ("bind".to_owned(), list(config.bind.iter().map(ToString::to_string))),
-        ("capture".to_owned(), text("none")),
+        ("capture".to_owned(), text(config.capture.as_str())),
         ("hostAddresses".to_owned(), list(host_addresses.iter().map(ToString::to_string))),
         ("inbound".to_owned(), object(config.inbound.iter().map(|(p, a)| (p.to_string(), text(a.to_string()))))),
         ("outbound".to_owned(), object(config.outbound.iter().map(|(l, s)| (l.to_string(), text(s))))),

@@ -30,7 +30,7 @@ fn the_example_of_the_contract_is_understood() {
 fn all_wrong_flags_are_reported_at_once() {
     let problems = config(&[
         "--capture",
-        "redirect",
+        "tproxy",
         "--bind",
         "no such host",
         "--inbound",

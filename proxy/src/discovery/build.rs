@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use meshfed_runtime::tls::{IdentityStore, TrustStore};
 
-use super::convert::{Assignment, ClusterSpec, EndpointSpec, TransportSpec};
+use super::convert::{Assignment, ClusterSpec, EndpointSource, EndpointSpec, TransportSpec};
 use crate::state::{
     Cluster, ClusterCounters, Endpoint, EndpointCounters, EndpointSet, TlsTransport, Transport, TransportMatch,
     name_parts,
@@ -63,7 +63,8 @@ pub(super) fn cluster(
         port,
         connect_timeout: spec.connect_timeout,
         circuit_breakers: spec.circuit_breakers,
-        source: spec.source,
+        source: spec.source.clone(),
+        original_destination: spec.endpoints == EndpointSource::OriginalDestination,
         transports: Arc::clone(&built.matches),
         default_transport: Arc::clone(&built.default),
         endpoints: Arc::default(),

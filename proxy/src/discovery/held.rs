@@ -9,20 +9,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use meshfed_api::proto::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource};
-use meshfed_runtime::tls::{ClientAuth, IdentityStore, TrustStore};
+use meshfed_runtime::tls::{IdentityStore, TrustStore};
 use prost::Message as _;
 
 use super::Kind;
 use super::build;
 use super::convert::{
     self, ActionSpec, Assignment, ClusterSpec, EndpointSource, ListenerSpec, ListenerSpecKind, RouteSpec, SecretSpec,
-    ServerTlsSpec,
 };
+use super::listeners::references;
 use super::nowhere::nowhere;
 use super::sni::SniRoutes;
 use crate::state::{
-    Cell, ClusterCell, ClusterCounters, Listener, ListenerCell, ListenerKind, RouteAction, RouteCell, RouteTable,
-    ServerTls, SniTable, StateHandle,
+    Cell, ClusterCell, ClusterCounters, Listener, ListenerCell, RouteAction, RouteCell, RouteTable, StateHandle,
 };
 
 /// The secret with our identity.
@@ -56,23 +55,25 @@ struct HeldCluster {
 /// All that is held.
 #[derive(Debug)]
 pub struct Held {
-    state: Arc<StateHandle>,
-    identity: Arc<IdentityStore>,
+    pub(super) state: Arc<StateHandle>,
+    pub(super) identity: Arc<IdentityStore>,
     /// Replaces the addresses of inbound listeners (`--inbound-listen`).
     inbound_listen: Vec<SocketAddr>,
+    /// Whether connections are captured, so that endpoints are looked up by address.
+    captures: bool,
     trusts: BTreeMap<Arc<str>, Arc<TrustStore>>,
-    secrets: BTreeSet<Arc<str>>,
+    pub(super) secrets: BTreeSet<Arc<str>>,
     clusters: BTreeMap<Arc<str>, HeldCluster>,
     assignments: BTreeMap<Arc<str>, Arc<Assignment>>,
-    routes: BTreeSet<Arc<str>>,
-    listeners: BTreeMap<Arc<str>, ListenerSpec>,
+    pub(super) routes: BTreeSet<Arc<str>>,
+    pub(super) listeners: BTreeMap<Arc<str>, ListenerSpec>,
     /// Listeners whose newest version was not handed to the sockets yet.
     waiting: BTreeSet<Arc<str>>,
     removed: BTreeSet<Arc<str>>,
     cluster_cells: BTreeMap<Arc<str>, Arc<ClusterCell>>,
     route_cells: BTreeMap<Arc<str>, Arc<RouteCell>>,
-    listener_cells: BTreeMap<Arc<str>, Arc<ListenerCell>>,
-    sni_routes: SniRoutes,
+    pub(super) listener_cells: BTreeMap<Arc<str>, Arc<ListenerCell>>,
+    pub(super) sni_routes: SniRoutes,
     versions: BTreeMap<Kind, BTreeMap<String, String>>,
     maps_changed: bool,
     /// Our identity comes from elsewhere: it is neither asked for nor taken here.
@@ -92,6 +93,7 @@ impl Held {
             state,
             identity,
             inbound_listen,
+            captures: false,
             trusts: BTreeMap::from([(TRUST_SECRET.into(), trust)]),
             secrets: BTreeSet::new(),
             clusters: BTreeMap::new(),
@@ -116,6 +118,12 @@ impl Held {
         self.own_identity = true;
         self.secrets.insert(IDENTITY_SECRET.into());
         self
+    }
+
+    /// Connections are captured.
+    #[must_use]
+    pub fn capturing(self, captures: bool) -> Self {
+        Self { captures, ..self }
     }
 
     /// Applies a response: what is good of it at once, the rest is refused by name.
@@ -168,7 +176,9 @@ impl Held {
             Kind::Listener => {
                 let message = envoy_types::pb::envoy::config::listener::v3::Listener::decode(body).map_err(broken)?;
                 let mut spec = convert::listener(&message).map_err(refused)?;
-                if !self.inbound_listen.is_empty() && name.starts_with("inbound|") {
+                let moved =
+                    name.starts_with("inbound|") || matches!(spec.kind, ListenerSpecKind::CapturedInbound { .. });
+                if !self.inbound_listen.is_empty() && moved {
                     spec.addresses.clone_from(&self.inbound_listen);
                 }
                 self.removed.remove(&name);
@@ -211,7 +221,7 @@ impl Held {
         Ok(())
     }
 
-    fn trust(&mut self, name: &Arc<str>) -> Arc<TrustStore> {
+    pub(super) fn trust(&mut self, name: &Arc<str>) -> Arc<TrustStore> {
         Arc::clone(self.trusts.entry(Arc::clone(name)).or_insert_with(|| Arc::new(TrustStore::new())))
     }
 
@@ -243,15 +253,20 @@ impl Held {
     }
 
     fn take_route(&mut self, name: &Arc<str>, spec: &RouteSpec) {
+        let table = self.route_table(spec);
+        let cell = self.route_cell(name);
+        cell.set(Some(Arc::new(table)));
+        self.maps_changed |= self.routes.insert(Arc::clone(name));
+    }
+
+    pub(super) fn route_table(&mut self, spec: &RouteSpec) -> RouteTable {
         let action = |this: &mut Self, a: &ActionSpec| match a {
             ActionSpec::Cluster(cluster, policy) => RouteAction::Cluster(this.cluster_cell(cluster), *policy),
             ActionSpec::Respond(status) => RouteAction::Respond(*status),
         };
         let hosts = spec.hosts.iter().map(|(host, a)| (host.as_str().into(), action(self, a))).collect();
         let fallback = spec.fallback.as_ref().map(|a| action(self, a));
-        let cell = self.route_cell(name);
-        cell.set(Some(Arc::new(RouteTable { ignore_port: spec.ignore_port, hosts, fallback })));
-        self.maps_changed |= self.routes.insert(Arc::clone(name));
+        RouteTable { ignore_port: spec.ignore_port, hosts, fallback }
     }
 
     fn remove(&mut self, kind: Kind, name: &str) {
@@ -267,6 +282,8 @@ impl Held {
                 if self.clusters.remove(name).is_some() {
                     self.maps_changed = true;
                     if let Some(cell) = self.cluster_cells.get(name) {
+                        let old = cell.get();
+                        self.state.pods().moved(cell, old.as_ref().map(|o| &*o.endpoints), None);
                         cell.set(None);
                     }
                 }
@@ -300,6 +317,7 @@ impl Held {
         }
         let assignment = match &held.spec.endpoints {
             EndpointSource::Fixed(assignment) => Arc::new(assignment.clone()),
+            EndpointSource::OriginalDestination => Arc::new(Assignment::default()),
             EndpointSource::Discovered(from) => match self.assignments.get(from.as_str()) {
                 Some(found) => Arc::clone(found),
                 None => return,
@@ -322,10 +340,13 @@ impl Held {
         let cell = self.cluster_cell(name);
         let old = cell.get();
         let cluster = build::cluster(name, &spec, &built, &assignment, old.as_deref(), counters);
+        if self.captures && name.starts_with("outbound|") {
+            self.state.pods().moved(&cell, old.as_ref().map(|o| &*o.endpoints), Some(&cluster.endpoints));
+        }
         cell.set(Some(Arc::new(cluster)));
     }
 
-    fn cluster_cell(&mut self, name: &str) -> Arc<ClusterCell> {
+    pub(super) fn cluster_cell(&mut self, name: &str) -> Arc<ClusterCell> {
         if let Some(cell) = self.cluster_cells.get(name) {
             return Arc::clone(cell);
         }
@@ -334,7 +355,7 @@ impl Held {
         cell
     }
 
-    fn route_cell(&mut self, name: &str) -> Arc<RouteCell> {
+    pub(super) fn route_cell(&mut self, name: &str) -> Arc<RouteCell> {
         if let Some(cell) = self.route_cells.get(name) {
             return Arc::clone(cell);
         }
@@ -386,83 +407,10 @@ impl Held {
         }
     }
 
-    /// What a listener still waits for; `None` when it can be used.
-    #[must_use]
-    pub fn missing(&self, name: &str) -> Option<String> {
-        let spec = self.listeners.get(name)?;
-        let (tls, routes) = match &spec.kind {
-            ListenerSpecKind::OutboundHttp { routes } => (None, Some(routes)),
-            ListenerSpecKind::InboundHttp { tls, routes, .. } => (Some(tls), Some(routes)),
-            ListenerSpecKind::InboundTcp { tls, .. } => (Some(tls), None),
-            ListenerSpecKind::OutboundTcp { .. } | ListenerSpecKind::Gateway { .. } => (None, None),
-        };
-        if let Some(secret) =
-            tls.into_iter().flat_map(|t| [&t.identity, &t.trust]).find(|s| !self.secrets.contains(s.as_str()))
-        {
-            return Some(format!("secret '{secret}' has not arrived"));
-        }
-        routes
-            .filter(|r| !self.routes.contains(r.as_str()))
-            .map(|r| format!("route configuration '{r}' has not arrived"))
-    }
-
     /// Listeners that wait for something.
     #[must_use]
     pub fn waiting(&self) -> &BTreeSet<Arc<str>> {
         &self.waiting
-    }
-
-    fn build_listener(&mut self, name: &Arc<str>, spec: &ListenerSpec) -> Result<Listener, rustls::Error> {
-        let kind = match &spec.kind {
-            ListenerSpecKind::OutboundHttp { routes } => ListenerKind::OutboundHttp { routes: self.route_cell(routes) },
-            ListenerSpecKind::OutboundTcp { cluster } => {
-                ListenerKind::OutboundTcp { cluster: self.cluster_cell(cluster) }
-            }
-            ListenerSpecKind::InboundHttp { port, tls, routes, services } => ListenerKind::InboundHttp {
-                port: *port,
-                tls: self.server_tls(tls)?,
-                routes: self.route_cell(routes),
-                services: shared(services),
-            },
-            ListenerSpecKind::InboundTcp { port, tls, cluster, services } => ListenerKind::InboundTcp {
-                port: *port,
-                tls: self.server_tls(tls)?,
-                cluster: self.cluster_cell(cluster),
-                services: shared(services),
-            },
-            ListenerSpecKind::Gateway { names } => ListenerKind::Gateway { sni: Arc::new(self.sni_table(name, names)) },
-        };
-        Ok(Listener { name: Arc::clone(name), addresses: spec.addresses.clone(), kind })
-    }
-
-    fn server_tls(&mut self, spec: &ServerTlsSpec) -> Result<ServerTls, rustls::Error> {
-        let trust = self.trust(&spec.trust.as_str().into());
-        let alpn: Vec<&[u8]> = spec.alpn.iter().map(Vec::as_slice).collect();
-        // Who is trusted is what the secret says; every workload of those trust domains may speak, until policies come.
-        let workloads = Arc::new(meshfed_model::identity::SpiffeId::is_workload);
-        let config = meshfed_runtime::tls::server_config(
-            Arc::clone(&self.identity),
-            Arc::clone(&trust),
-            workloads,
-            ClientAuth::Required,
-            &alpn,
-        )?;
-        Ok(ServerTls { config, trust })
-    }
-
-    fn sni_table(&mut self, listener: &str, names: &BTreeMap<String, String>) -> SniTable {
-        let keep: BTreeSet<&str> = names.keys().map(String::as_str).collect();
-        self.withdraw_names(listener, &keep);
-        let wanted: Vec<(&str, Arc<ClusterCell>)> =
-            names.iter().map(|(sni, cluster)| (sni.as_str(), self.cluster_cell(cluster))).collect();
-        self.sni_routes.table(wanted)
-    }
-
-    /// Tells the tunnels of names that no gateway listener has any more. `keep`: the names of `listener`'s new version.
-    fn withdraw_names(&mut self, listener: &str, keep: &BTreeSet<&str>) {
-        let others: Vec<&ListenerSpec> =
-            self.listeners.iter().filter(|(n, _)| n.as_ref() != listener).map(|(_, spec)| spec).collect();
-        self.sni_routes.retain(|sni| keep.contains(sni) || others.iter().any(|spec| spec.forwards(sni)));
     }
 
     fn publish(&mut self) {
@@ -494,6 +442,7 @@ impl Held {
     pub fn publish_listeners(&self) {
         let listeners = self.listener_cells.iter().filter(|(_, c)| c.load().is_some());
         self.state.publish(None, None, Some(listeners.map(|(n, c)| (Arc::clone(n), Arc::clone(c))).collect()));
+        self.publish_addresses();
     }
 
     /// The names to subscribe to.
@@ -506,14 +455,8 @@ impl Held {
                 let mut names: BTreeSet<String> = [IDENTITY_SECRET, TRUST_SECRET].map(str::to_owned).into();
                 names.extend(self.clusters.values().flat_map(|c| c.spec.secrets()).map(str::to_owned));
                 for spec in self.listeners.values() {
-                    match &spec.kind {
-                        ListenerSpecKind::InboundHttp { tls, .. } | ListenerSpecKind::InboundTcp { tls, .. } => {
-                            names.extend([tls.identity.clone(), tls.trust.clone()]);
-                        }
-                        ListenerSpecKind::OutboundHttp { .. }
-                        | ListenerSpecKind::OutboundTcp { .. }
-                        | ListenerSpecKind::Gateway { .. } => {}
-                    }
+                    let (tls, _) = references(&spec.kind);
+                    names.extend(tls.into_iter().flat_map(|t| [t.identity.clone(), t.trust.clone()]));
                 }
                 if self.own_identity {
                     names.remove(IDENTITY_SECRET);
@@ -521,15 +464,8 @@ impl Held {
                 names
             }
             Kind::Route => {
-                let routes = |spec: &ListenerSpec| match &spec.kind {
-                    ListenerSpecKind::OutboundHttp { routes } | ListenerSpecKind::InboundHttp { routes, .. } => {
-                        Some(routes.clone())
-                    }
-                    ListenerSpecKind::OutboundTcp { .. }
-                    | ListenerSpecKind::InboundTcp { .. }
-                    | ListenerSpecKind::Gateway { .. } => None,
-                };
-                self.listeners.values().filter_map(routes).collect()
+                let routes = |spec| references(spec).1.into_iter().map(str::to_owned).collect::<Vec<_>>();
+                self.listeners.values().flat_map(|spec| routes(&spec.kind)).collect()
             }
         }
     }
@@ -568,10 +504,15 @@ impl Held {
                 ListenerSpecKind::InboundHttp { port, .. } | ListenerSpecKind::InboundTcp { port, .. } => {
                     ports.insert(*port);
                 }
-                ListenerSpecKind::OutboundTcp { cluster } => {
+                ListenerSpecKind::CapturedInbound { ports: declared, .. } => ports.extend(declared.keys()),
+                ListenerSpecKind::OutboundTcp { cluster } if spec.bound => {
                     outbound.extend(spec.addresses.iter().map(|listen| (*listen, cluster.as_str())));
                 }
-                ListenerSpecKind::OutboundHttp { .. } | ListenerSpecKind::Gateway { .. } => {}
+                ListenerSpecKind::OutboundHttp { .. }
+                | ListenerSpecKind::OutboundTcp { .. }
+                | ListenerSpecKind::OutboundAny { .. }
+                | ListenerSpecKind::CapturedOutbound { .. }
+                | ListenerSpecKind::Gateway { .. } => {}
             }
         }
         nowhere(inbound, &ports, outbound.into_iter(), |cluster| self.clusters.contains_key(cluster))
@@ -606,8 +547,4 @@ impl Held {
         told.retain(|ip| seen.insert(*ip));
         told
     }
-}
-
-fn shared(names: &[String]) -> Arc<[Arc<str>]> {
-    names.iter().map(|name| Arc::from(name.as_str())).collect()
 }

@@ -6,6 +6,7 @@
 mod build;
 pub mod convert;
 mod held;
+mod listeners;
 mod metrics;
 mod nowhere;
 mod sni;
@@ -98,6 +99,8 @@ pub struct DiscoveryConfig {
     pub node: Node,
     /// Replaces the addresses of inbound listeners.
     pub inbound_listen: Vec<SocketAddr>,
+    /// Whether connections are captured.
+    pub captures: bool,
     /// The workload's ports that the application takes.
     pub inbound: BTreeSet<u16>,
 }
@@ -124,7 +127,8 @@ impl Discovery {
         trust: Arc<TrustStore>,
         metrics: &Metrics,
     ) -> (Self, watch::Receiver<Option<Channel>>) {
-        let held = Held::new(Arc::clone(state), identity, trust, config.inbound_listen.clone());
+        let held =
+            Held::new(Arc::clone(state), identity, trust, config.inbound_listen.clone()).capturing(config.captures);
         let held = match config.agent {
             Agent::Unix(_) => held,
             Agent::Tcp(_) => held.with_own_identity(),

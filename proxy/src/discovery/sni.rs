@@ -47,6 +47,9 @@ impl ListenerSpec {
             ListenerSpecKind::Gateway { names } => names.contains_key(sni),
             ListenerSpecKind::OutboundHttp { .. }
             | ListenerSpecKind::OutboundTcp { .. }
+            | ListenerSpecKind::OutboundAny { .. }
+            | ListenerSpecKind::CapturedOutbound { .. }
+            | ListenerSpecKind::CapturedInbound { .. }
             | ListenerSpecKind::InboundHttp { .. }
             | ListenerSpecKind::InboundTcp { .. } => false,
         }

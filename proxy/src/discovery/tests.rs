@@ -258,6 +258,7 @@ impl Rig {
         let (identity, trust) = (Arc::new(IdentityStore::empty()), Arc::new(TrustStore::new()));
         let state = StateHandle::new(Arc::clone(&identity), Arc::clone(&trust));
         let config = DiscoveryConfig {
+            captures: false,
             agent: super::Agent::Unix(path),
             node: Node { id: "sidecar~x".to_owned(), ..Default::default() },
             inbound_listen: Vec::new(),

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::forward::{Core, Guest, Side, serve as serve_http};
-use crate::state::{Listener, ListenerKind, name_parts};
+use crate::state::{Listener, ListenerKind, RouteCell, name_parts};
 use crate::telemetry::{Parties, Party, Reporter, Security};
 use crate::tls::{self, Stream};
 
@@ -46,6 +46,35 @@ pub async fn serve(core: Rc<Core>, tcp: TcpStream, peer: SocketAddr, listener: A
         guest: Some(Guest::new(id, Arc::clone(&terminated.trust))),
     };
     serve_http(core, Stream::Server(Box::new(stream)), side).await;
+}
+
+/// Serves a connection that is no mTLS to its end, where the port takes such: nobody's identity, and nothing believed that a
+/// header says of one.
+pub async fn serve_plain(
+    core: Rc<Core>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    routes: Arc<RouteCell>,
+    services: &[Arc<str>],
+) {
+    let parties = Parties {
+        reporter: Reporter::Destination,
+        source: Party::default(),
+        destination: core.own_party(),
+        service: service(services, None),
+        protocol: "http",
+        security: Security::of(false),
+    };
+    let side = Side {
+        reporter: Reporter::Destination,
+        routes,
+        client: peer,
+        strip_forwarded: true,
+        add: Vec::new(),
+        series: core.series(parties),
+        guest: None,
+    };
+    serve_http(core, Stream::Plain(tcp), side).await;
 }
 
 /// The service that a peer means: the one in its server name, where that is one of the port's own; else the port's first.

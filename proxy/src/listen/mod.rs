@@ -105,6 +105,10 @@ impl Listeners {
     /// # Errors
     /// Every address that cannot be bound; then the version before stays in use.
     pub fn install(&mut self, cell: &Arc<ListenerCell>, listener: &Arc<Listener>) -> Result<(), Vec<BindError>> {
+        if !listener.bound {
+            cell.set(Some(Arc::clone(listener)));
+            return Ok(());
+        }
         let held = self.bound.get(&listener.name).map(|b| b.addresses.clone()).unwrap_or_default();
         let group = listener.kind.group();
         let mut fresh: Vec<(SocketAddr, SocketAddr, Vec<TcpListener>)> = Vec::new();

@@ -77,7 +77,8 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr]) -> Arc<ClusterCell> 
         port: 8080,
         connect_timeout: Duration::from_secs(5),
         circuit_breakers: crate::state::CircuitBreakers::default(),
-        source: None,
+        source: Vec::new(),
+        original_destination: false,
         transports: Arc::new([]),
         default_transport: Arc::clone(&transport),
         endpoints: Arc::new(endpoints),
@@ -97,6 +98,7 @@ pub(crate) fn gateway(
     let listener = Listener {
         name: "gateway|test".into(),
         addresses: addresses.to_vec(),
+        bound: true,
         kind: ListenerKind::Gateway { sni: Arc::new(table) },
     };
     (Arc::new(Cell::new("gateway|test")), Arc::new(listener))

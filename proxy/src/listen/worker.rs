@@ -18,7 +18,7 @@ use super::{Command, Limits, Shared};
 use crate::forward::Core;
 use crate::passthrough::{Gateway, SweepLimits};
 use crate::state::{ListenerCell, ListenerKind};
-use crate::{inbound, outbound, tcp};
+use crate::{capture, inbound, outbound, tcp};
 
 /// Pause after an accept that failed for want of descriptors or memory: the connection waits in the queue meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -145,10 +145,11 @@ fn take(worker: &Rc<Worker>, cell: &ListenerCell, stream: TcpStream, peer: Socke
     if !worker.limits.enter() {
         match &listener.kind {
             ListenerKind::Gateway { .. } => worker.gateway.refused_by_limit(),
-            ListenerKind::OutboundHttp { .. } | ListenerKind::OutboundTcp { .. } => {
-                worker.core.telemetry.denied("outbound", "limit")
-            }
-            ListenerKind::InboundHttp { .. } | ListenerKind::InboundTcp { .. } => {
+            ListenerKind::OutboundHttp { .. }
+            | ListenerKind::OutboundTcp { .. }
+            | ListenerKind::OutboundAny { .. }
+            | ListenerKind::CapturedOutbound { .. } => worker.core.telemetry.denied("outbound", "limit"),
+            ListenerKind::InboundHttp { .. } | ListenerKind::InboundTcp { .. } | ListenerKind::CapturedInbound(_) => {
                 worker.core.telemetry.denied("inbound", "limit")
             }
         }
@@ -161,8 +162,12 @@ fn take(worker: &Rc<Worker>, cell: &ListenerCell, stream: TcpStream, peer: Socke
     match &listener.kind {
         ListenerKind::OutboundHttp { .. } => spawn(open, outbound::serve(core, stream, peer, listener)),
         ListenerKind::InboundHttp { .. } => spawn(open, inbound::serve(core, stream, peer, listener)),
-        ListenerKind::OutboundTcp { .. } => spawn(open, tcp::serve_outbound(core, stream, peer, listener)),
-        ListenerKind::InboundTcp { .. } => spawn(open, tcp::serve_inbound(core, stream, peer, listener)),
+        ListenerKind::OutboundTcp { .. } | ListenerKind::OutboundAny { .. } => {
+            spawn(open, tcp::serve_outbound(core, stream, peer, listener))
+        }
+        ListenerKind::InboundTcp { .. } => spawn(open, tcp::serve_inbound(core, stream, peer, listener, None)),
+        ListenerKind::CapturedOutbound { .. } => spawn(open, capture::outbound::serve(core, stream, peer, listener)),
+        ListenerKind::CapturedInbound(_) => spawn(open, capture::inbound::serve(core, stream, peer, listener)),
         ListenerKind::Gateway { .. } => spawn(open, Rc::clone(&worker.gateway).serve(core, stream, peer, listener)),
     }
 }

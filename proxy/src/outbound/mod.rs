@@ -14,7 +14,9 @@ use crate::tls::Stream;
 /// Serves a connection of the application to its end. Others than this host are closed and counted: they would speak
 /// with the workload's identity.
 pub async fn serve(core: Rc<Core>, tcp: TcpStream, peer: SocketAddr, listener: Arc<Listener>) {
-    let ListenerKind::OutboundHttp { routes } = &listener.kind else { return };
+    let (ListenerKind::OutboundHttp { routes } | ListenerKind::OutboundAny { routes, .. }) = &listener.kind else {
+        return;
+    };
     if !is_this_host(peer.ip(), &tcp) {
         core.telemetry.denied("outbound", "foreign_host");
         return;

@@ -61,7 +61,7 @@ pub(super) async fn dial(core: &Core, route: &SniRoute, hello: &[u8]) -> Result<
 }
 
 async fn connect(cluster: &Cluster, endpoint: &Arc<Endpoint>, hello: &[u8]) -> io::Result<TcpStream> {
-    let mut stream = begin(endpoint.address, cluster.source)?;
+    let mut stream = begin(endpoint.address, &cluster.source)?;
     // On a short way the connection stands already, and one turn of the event loop is saved.
     let mut sent = match rustix::net::send(stream.as_fd(), hello, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
         Ok(count) => count,
@@ -86,10 +86,10 @@ async fn connect(cluster: &Cluster, endpoint: &Arc<Endpoint>, hello: &[u8]) -> i
 }
 
 /// Begins a connect without waiting for it.
-fn begin(address: SocketAddr, source: Option<std::net::IpAddr>) -> io::Result<TcpStream> {
+fn begin(address: SocketAddr, sources: &[std::net::IpAddr]) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
-    if let Some(source) = source.filter(|s| s.is_ipv4() == address.is_ipv4()) {
+    if let Some(&source) = sources.iter().find(|s| s.is_ipv4() == address.is_ipv4()) {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     // The hello follows at once and carries the acknowledgement that ends the handshake: one packet less. Best effort.

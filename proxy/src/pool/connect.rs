@@ -53,7 +53,7 @@ pub enum ConnectError {
 pub async fn connect(cluster: &Cluster, endpoint: &Endpoint, limit: Duration) -> Result<Stream, ConnectError> {
     let address = endpoint.address;
     let limit = limit.min(cluster.connect_timeout);
-    let tcp = match tokio::time::timeout(limit, dial(address, cluster.source)).await {
+    let tcp = match tokio::time::timeout(limit, dial(address, &cluster.source)).await {
         Ok(Ok(tcp)) => tcp,
         Ok(Err(source)) => return Err(ConnectError::Tcp { address, source }),
         Err(_elapsed) => return Err(ConnectError::Timeout { address, limit }),
@@ -67,9 +67,9 @@ pub async fn connect(cluster: &Cluster, endpoint: &Endpoint, limit: Duration) ->
     }
 }
 
-async fn dial(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+async fn dial(address: SocketAddr, sources: &[IpAddr]) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(source) = source.filter(|s| s.is_ipv4() == address.is_ipv4()) {
+    if let Some(&source) = sources.iter().find(|s| s.is_ipv4() == address.is_ipv4()) {
         // Ports of connections that just ended may be taken again: the remote end tells them apart.
         socket.set_reuseaddr(true)?;
         socket.bind(SocketAddr::new(source, 0))?;

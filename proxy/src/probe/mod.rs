@@ -73,33 +73,39 @@ pub async fn run(probe: AppProbe, state: Arc<StateHandle>, report: watch::Sender
     report.send_replace(AppState { ready: false, reason: "the proxy drains".to_owned() });
 }
 
-/// A connect to each inbound target, which the agent configured from `--inbound`. What is seen is known to the ports of
-/// raw TCP, too.
+/// A connect to each inbound target, which the agent configured from `--inbound`; where a port may be at several addresses,
+/// to one of them. What is seen is known to the ports of raw TCP, too.
 async fn all_targets(state: &StateHandle) -> Result<(), String> {
     let mut clusters = Vec::new();
     for (name, cell) in state.clusters().iter().filter(|(n, _)| n.starts_with("inbound|")) {
         let Some(cluster) = cell.get() else { return Err(format!("{name} is not known yet")) };
         clusters.push(cluster);
     }
-    let one = async |cluster: &Cluster, address| match connect(address, cluster.source).await {
-        Ok(_stream) => {
-            cluster.counters.reach.find();
-            Ok(())
+    let one = async |cluster: &Cluster| {
+        let mut failed = Ok(());
+        for endpoint in cluster.endpoints.iter() {
+            match connect(endpoint.address, &cluster.source).await {
+                Ok(_stream) => {
+                    cluster.counters.reach.find();
+                    return Ok(());
+                }
+                Err(error) if failed.is_ok() => failed = Err(format!("{}: {error}", endpoint.address)),
+                Err(_other) => {}
+            }
         }
-        Err(error) => {
+        if failed.is_err() {
             cluster.counters.reach.lose();
-            Err(format!("{address}: {error}"))
         }
+        failed
     };
     // At the same time: one that does not answer must not hold up what is known of the others.
-    let targets = clusters.iter().flat_map(|cluster| cluster.endpoints.iter().map(move |e| (cluster, e.address)));
-    let all = futures::future::join_all(targets.map(|(cluster, address)| one(cluster, address))).await;
+    let all = futures::future::join_all(clusters.iter().map(|cluster| one(cluster))).await;
     all.into_iter().collect()
 }
 
-async fn connect(address: SocketAddr, source: Option<IpAddr>) -> std::io::Result<TcpStream> {
+async fn connect(address: SocketAddr, sources: &[IpAddr]) -> std::io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(source) = source.filter(|s| s.is_ipv4() == address.is_ipv4()) {
+    if let Some(&source) = sources.iter().find(|s| s.is_ipv4() == address.is_ipv4()) {
         socket.bind(SocketAddr::new(source, 0))?;
     }
     tokio::time::timeout(TIMEOUT, socket.connect(address)).await?
@@ -108,7 +114,7 @@ async fn connect(address: SocketAddr, source: Option<IpAddr>) -> std::io::Result
 /// `GET path`: a status from 200 to 399 is a success.
 async fn http(address: SocketAddr, authority: &str, path: &str) -> Result<(), String> {
     let exchange = async {
-        let mut stream = connect(address, None).await?;
+        let mut stream = connect(address, &[]).await?;
         let request = format!(
             "GET {path} HTTP/1.1\r\nhost: {authority}\r\nuser-agent: meshfed-probe\r\nconnection: close\r\n\r\n"
         );

@@ -26,12 +26,14 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// Limits per process.
     pub circuit_breakers: CircuitBreakers,
-    /// Source address of connections to the endpoints.
-    pub source: Option<IpAddr>,
+    /// Source addresses of connections to the endpoints, at most one of each family.
+    pub source: Vec<IpAddr>,
     /// `(name, metadata that an endpoint must carry, transport)`: the first match is an endpoint's transport.
     pub transports: Arc<[TransportMatch]>,
     /// What endpoints without a match use.
     pub default_transport: Arc<Transport>,
+    /// Whether connections go to the address that they were meant for before they were captured. There are no endpoints then.
+    pub original_destination: bool,
     /// The endpoints as they are now.
     pub endpoints: Arc<EndpointSet>,
     /// Counters per process, kept over versions.

@@ -1,9 +1,10 @@
 //! Pure. What the proxy listens on and what is done with connections.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::cell::Cell;
 use super::cluster::ClusterCell;
@@ -20,6 +21,9 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Where it listens: port 0 takes any.
     pub addresses: Vec<SocketAddr>,
+    /// Whether it has sockets. Without, its addresses are virtual ones: connections that were meant for them come by a
+    /// listener that captures.
+    pub bound: bool,
     /// What is done with its connections.
     pub kind: ListenerKind,
 }
@@ -37,6 +41,22 @@ pub enum ListenerKind {
         /// The service's cluster.
         cluster: Arc<ClusterCell>,
     },
+    /// The application's connections to one service on a port that does not say what it speaks (`captured|…`).
+    OutboundAny {
+        /// The route configuration of what turns out to be HTTP/1.
+        routes: Arc<RouteCell>,
+        /// The service's cluster, for everything else.
+        cluster: Arc<ClusterCell>,
+        /// How long the client's first bytes are waited for; where the server speaks first there are none.
+        patience: Duration,
+    },
+    /// Every captured connection of the application (`virtualOutbound`): where it was meant to go decides.
+    CapturedOutbound {
+        /// Where connections to addresses go that nobody in the mesh has.
+        unknown: Arc<ClusterCell>,
+    },
+    /// Every captured connection to the application (`virtualInbound`): the port that it was meant for decides.
+    CapturedInbound(Arc<CapturedInbound>),
     /// HTTP of peers over mTLS (`inbound|PORT`).
     InboundHttp {
         /// The workload's port.
@@ -71,17 +91,56 @@ impl ListenerKind {
     #[must_use]
     pub const fn group(&self) -> (&'static str, &'static str) {
         match self {
-            Self::OutboundHttp { .. } => ("outbound", "--outbound-listen"),
+            Self::OutboundHttp { .. } | Self::OutboundAny { .. } | Self::CapturedOutbound { .. } => {
+                ("outbound", "--outbound-listen")
+            }
             Self::OutboundTcp { .. } => ("outbound", "--outbound"),
-            Self::InboundHttp { .. } | Self::InboundTcp { .. } => ("inbound", "--inbound-listen"),
+            Self::InboundHttp { .. } | Self::InboundTcp { .. } | Self::CapturedInbound(_) => {
+                ("inbound", "--inbound-listen")
+            }
             Self::Gateway { .. } => ("gateway", "--gateway-listen"),
         }
     }
     /// Whether only connections from this host are taken: anybody else could speak as the workload.
     #[must_use]
     pub const fn is_outbound(&self) -> bool {
-        matches!(self, Self::OutboundHttp { .. } | Self::OutboundTcp { .. })
+        matches!(
+            self,
+            Self::OutboundHttp { .. }
+                | Self::OutboundTcp { .. }
+                | Self::OutboundAny { .. }
+                | Self::CapturedOutbound { .. }
+        )
     }
+}
+
+/// What is done with captured connections to a workload, by the port that they were meant for.
+#[derive(Debug)]
+pub struct CapturedInbound {
+    /// Ports that the workload declares.
+    pub ports: BTreeMap<u16, CapturedPort>,
+    /// All others; `None`: refused.
+    pub others: Option<CapturedPort>,
+}
+
+/// One port of a captured workload.
+#[derive(Debug)]
+pub struct CapturedPort {
+    /// What a mesh peer is given to: [`ListenerKind::InboundHttp`] or [`ListenerKind::InboundTcp`].
+    pub mesh: Arc<Listener>,
+    /// What everybody else is given to; `None`: mTLS alone is taken (STRICT).
+    pub plain: Option<Plain>,
+    /// The hosts of the services that hold the workload and port.
+    pub services: Arc<[Arc<str>]>,
+}
+
+/// Where what is no mTLS goes.
+#[derive(Debug)]
+pub struct Plain {
+    /// The routes of HTTP; `None`: the port does not speak it.
+    pub routes: Option<Arc<RouteCell>>,
+    /// The application: for TCP, and for its own TLS.
+    pub cluster: Arc<ClusterCell>,
 }
 
 /// The exact server names that a gateway forwards.

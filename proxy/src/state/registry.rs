@@ -1,6 +1,7 @@
 //! Pure. All cells by name: what discovery writes and the admin port shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -9,6 +10,7 @@ use serde::Serialize;
 
 use super::cluster::ClusterCell;
 use super::listener::ListenerCell;
+use super::pods::Pods;
 use super::route::RouteCell;
 
 type Cells<T> = ArcSwap<BTreeMap<Arc<str>, Arc<T>>>;
@@ -19,6 +21,8 @@ pub struct StateHandle {
     clusters: Cells<ClusterCell>,
     routes: Cells<RouteCell>,
     listeners: Cells<ListenerCell>,
+    virtual_addresses: ArcSwap<HashMap<SocketAddr, Arc<ListenerCell>>>,
+    pods: Pods,
     identity: OnceLock<Arc<IdentityStore>>,
     trust: OnceLock<Arc<TrustStore>>,
 }
@@ -66,6 +70,20 @@ impl StateHandle {
     #[must_use]
     pub fn listeners(&self) -> Arc<BTreeMap<Arc<str>, Arc<ListenerCell>>> {
         self.listeners.load_full()
+    }
+    /// The listener of a virtual address, where it is one.
+    #[must_use]
+    pub fn at(&self, address: &SocketAddr) -> Option<Arc<ListenerCell>> {
+        self.virtual_addresses.load().get(address).cloned()
+    }
+    /// Endpoints that are dialled by their own address.
+    #[must_use]
+    pub const fn pods(&self) -> &Pods {
+        &self.pods
+    }
+    /// Replaces the virtual addresses.
+    pub fn publish_addresses(&self, addresses: HashMap<SocketAddr, Arc<ListenerCell>>) {
+        self.virtual_addresses.store(Arc::new(addresses));
     }
     /// Publishes the maps that changed.
     pub fn publish(

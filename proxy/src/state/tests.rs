@@ -64,7 +64,8 @@ fn an_endpoint_gets_the_first_transport_whose_metadata_it_carries() {
         port: 0,
         connect_timeout: Duration::from_secs(1),
         circuit_breakers: CircuitBreakers::default(),
-        source: None,
+        source: Vec::new(),
+        original_destination: false,
         transports: Arc::new([
             matching("both", vec![pair("cluster", "east"), pair("mode", "x")]),
             matching("east", vec![pair("cluster", "east")]),

@@ -28,8 +28,21 @@ const TRUST_TICK: Duration = Duration::from_secs(1);
 const WITHDRAWN_GRACE: Duration = Duration::from_secs(20);
 
 /// Serves a connection of the application to its end. Others than this host are closed and counted.
-pub async fn serve_outbound(core: Rc<Core>, mut client: TcpStream, peer: SocketAddr, listener: Arc<Listener>) {
-    let ListenerKind::OutboundTcp { cluster } = &listener.kind else { return };
+pub async fn serve_outbound(core: Rc<Core>, client: TcpStream, peer: SocketAddr, listener: Arc<Listener>) {
+    let (ListenerKind::OutboundTcp { cluster } | ListenerKind::OutboundAny { cluster, .. }) = &listener.kind else {
+        return;
+    };
+    relay(core, client, peer, cluster, None).await;
+}
+
+/// The same to a cluster; `meant` is the address that the application dialled, where the connection was captured.
+pub async fn relay(
+    core: Rc<Core>,
+    mut client: TcpStream,
+    peer: SocketAddr,
+    cluster: &ClusterCell,
+    meant: Option<SocketAddr>,
+) {
     if !is_this_host(peer.ip(), &client) {
         core.telemetry.denied("outbound", "foreign_host");
         return;
@@ -42,7 +55,7 @@ pub async fn serve_outbound(core: Rc<Core>, mut client: TcpStream, peer: SocketA
         protocol: "tcp",
         security: Security::Unknown,
     };
-    let (endpoint, cluster, mut upstream) = match reach(&core, cluster).await {
+    let (endpoint, cluster, mut upstream) = match reach(&core, cluster, meant).await {
         Ok(reached) => reached,
         Err(flag) => {
             tracing::info!(cluster = %cluster.name(), %peer, flag = flag.as_str(), "no endpoint could be reached");
@@ -65,7 +78,15 @@ pub async fn serve_outbound(core: Rc<Core>, mut client: TcpStream, peer: SocketA
 
 /// Serves a connection of a peer to its end: mTLS outside, plaintext to the application. While the application cannot be
 /// connected to, the handshake is not answered: to the peer's proxy that is a failed connect, and it goes elsewhere.
-pub async fn serve_inbound(core: Rc<Core>, client: TcpStream, peer: SocketAddr, listener: Arc<Listener>) {
+///
+/// `meant` is the address that the peer dialled, where the connection was captured.
+pub async fn serve_inbound(
+    core: Rc<Core>,
+    client: TcpStream,
+    peer: SocketAddr,
+    listener: Arc<Listener>,
+    meant: Option<SocketAddr>,
+) {
     let ListenerKind::InboundTcp { tls: terminated, cluster, services, .. } = &listener.kind else { return };
     if !is_reachable(&core, cluster).await {
         tracing::debug!(%peer, listener = %listener.name, "the application cannot be reached: handshake not answered");
@@ -97,11 +118,11 @@ pub async fn serve_inbound(core: Rc<Core>, client: TcpStream, peer: SocketAddr, 
         protocol: "tcp",
         security: Security::MutualTls,
     };
-    match reach(&core, cluster).await {
+    match reach(&core, cluster, meant).await {
         Ok((_endpoint, _cluster, mut upstream)) => carry(&core, parties, &mut client, &mut upstream, standing).await,
         Err(flag) => {
             tracing::info!(listener = %listener.name, flag = flag.as_str(), "the application could not be reached");
-            if let Some(cluster) = cluster.get() {
+            if let Some(cluster) = cluster.get().filter(|c| !c.original_destination) {
                 cluster.counters.reach.lose();
             }
             count(&core, parties, flag);
@@ -115,7 +136,7 @@ async fn is_reachable(core: &Core, cell: &ClusterCell) -> bool {
     let Some(cluster) = cell.get().filter(|cluster| cluster.counters.reach.is_lost()) else { return true };
     let known = &cluster.counters.reach;
     let Some(_asking) = known.ask() else { return false };
-    let answers = reach(core, cell).await.is_ok();
+    let answers = reach(core, cell, None).await.is_ok();
     if answers {
         known.find();
     }
@@ -123,8 +144,29 @@ async fn is_reachable(core: &Core, cell: &ClusterCell) -> bool {
 }
 
 /// Connects to an endpoint, to another one where that fails. A gateway stands for many: where its handshake fails and there
-/// is no other address, it is asked again.
-async fn reach(core: &Core, cell: &ClusterCell) -> Result<(Arc<Endpoint>, Arc<Cluster>, Stream), Flag> {
+/// is no other address, it is asked again. `meant`: where a captured connection was to go.
+///
+/// # Errors
+/// The flag of the access log.
+pub(crate) async fn reach(
+    core: &Core,
+    cell: &ClusterCell,
+    meant: Option<SocketAddr>,
+) -> Result<(Arc<Endpoint>, Arc<Cluster>, Stream), Flag> {
+    if let Some(meant) = meant {
+        let Some(cluster) = cell.get() else { return Err(Flag::NoRoute) };
+        let listed = cluster.endpoints.iter().find(|e| e.address == meant).map(Arc::clone);
+        let endpoint = listed.or_else(|| cluster.original_destination.then(|| Arc::new(unlisted(&cluster, meant))));
+        if let Some(endpoint) = endpoint {
+            return match connect(&cluster, &endpoint, cluster.connect_timeout).await {
+                Ok(stream) => Ok((endpoint, cluster, stream)),
+                Err(error) => {
+                    tracing::debug!(cluster = %cluster.name, error = %meshfed_runtime::telemetry::chain(&error), "the address cannot be connected to");
+                    Err(Flag::UpstreamConnectionFailure)
+                }
+            };
+        }
+    }
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut attempts = 0;
     while attempts < ATTEMPTS_MAX {
@@ -147,8 +189,30 @@ async fn reach(core: &Core, cell: &ClusterCell) -> Result<(Arc<Endpoint>, Arc<Cl
     Err(if attempts == 0 { Flag::NoHealthyUpstream } else { Flag::UpstreamConnectionFailure })
 }
 
-async fn carry<C>(core: &Core, parties: Parties, client: &mut C, upstream: &mut Stream, standing: impl Fn() -> Standing)
-where
+/// An address that is in no assignment.
+fn unlisted(cluster: &Cluster, address: SocketAddr) -> Endpoint {
+    let none: Arc<str> = "".into();
+    Endpoint {
+        address,
+        weight: 1,
+        cluster: Arc::clone(&none),
+        network: Arc::clone(&none),
+        service: Arc::clone(&none),
+        locality: none,
+        via_gateway: false,
+        transport: Arc::clone(&cluster.default_transport),
+        counters: Arc::default(),
+    }
+}
+
+/// Copies in both directions to the end, as long as the peer is trusted.
+pub(crate) async fn carry<C>(
+    core: &Core,
+    parties: Parties,
+    client: &mut C,
+    upstream: &mut Stream,
+    standing: impl Fn() -> Standing,
+) where
     C: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     let listener = if parties.reporter == Reporter::Source { "outbound" } else { "inbound" };
@@ -192,7 +256,7 @@ async fn while_trusted<T>(
 }
 
 /// Counts a connection that led nowhere.
-fn count(core: &Core, parties: Parties, flag: Flag) {
+pub(crate) fn count(core: &Core, parties: Parties, flag: Flag) {
     let cell = core.telemetry.tcp(&Arc::new(parties), flag);
     cell.opened();
     cell.closed();

@@ -47,7 +47,7 @@ fn issue(id: &str) -> (Arc<IdentityStore>, TrustDomain, rustls_pki_types::Certif
 }
 
 fn install(rig: &mut Rig, name: &str, kind: ListenerKind) -> SocketAddr {
-    let listener = Arc::new(Listener { name: name.into(), addresses: vec![any()], kind });
+    let listener = Arc::new(Listener { name: name.into(), addresses: vec![any()], bound: true, kind });
     let key = listener.kind.group().0;
     rig.listeners.install(&Arc::new(Cell::new(name)), &listener).unwrap();
     *rig.addresses(key).last().unwrap()

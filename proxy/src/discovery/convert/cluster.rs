@@ -1,6 +1,7 @@
 //! Pure. `Cluster` at the border.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3 as xds;
@@ -33,15 +34,13 @@ pub fn cluster(message: &xds::Cluster) -> Result<ClusterSpec, Invalid> {
             Ok(xds::cluster::DiscoveryType::Static) => {
                 EndpointSource::Fixed(assignment(&message.load_assignment.clone().unwrap_or_default())?)
             }
-            Ok(
-                xds::cluster::DiscoveryType::StrictDns
-                | xds::cluster::DiscoveryType::LogicalDns
-                | xds::cluster::DiscoveryType::OriginalDst,
-            )
-            | Err(_) => return invalid("type", "only EDS and STATIC clusters are known here"),
+            Ok(xds::cluster::DiscoveryType::OriginalDst) => EndpointSource::OriginalDestination,
+            Ok(xds::cluster::DiscoveryType::StrictDns | xds::cluster::DiscoveryType::LogicalDns) | Err(_) => {
+                return invalid("type", "only EDS, STATIC and ORIGINAL_DST clusters are known here");
+            }
         },
         Some(xds::cluster::ClusterDiscoveryType::ClusterType(_)) => {
-            return invalid("cluster_type", "only EDS and STATIC clusters are known here");
+            return invalid("cluster_type", "only EDS, STATIC and ORIGINAL_DST clusters are known here");
         }
         // Type is an enum whose default, STATIC, may be left out.
         None => EndpointSource::Fixed(assignment(&message.load_assignment.clone().unwrap_or_default())?),
@@ -50,10 +49,17 @@ pub fn cluster(message: &xds::Cluster) -> Result<ClusterSpec, Invalid> {
     for m in &message.transport_socket_matches {
         matches.push((m.name.clone(), strings(m.r#match.as_ref()), transport(m.transport_socket.as_ref())?));
     }
-    let source = match message.upstream_bind_config.as_ref().and_then(|b| b.source_address.as_ref()) {
-        Some(a) => Some(ip(&a.address, "upstream_bind_config")?).filter(|a| !a.is_unspecified()),
-        None => None,
-    };
+    let mut source: Vec<IpAddr> = Vec::new();
+    if let Some(bind) = &message.upstream_bind_config {
+        let more = bind.extra_source_addresses.iter().filter_map(|e| e.address.as_ref());
+        for address in bind.source_address.iter().chain(more) {
+            let address = ip(&address.address, "upstream_bind_config")?;
+            // As in Envoy, the first of a family counts.
+            if !address.is_unspecified() && !source.iter().any(|s| s.is_ipv4() == address.is_ipv4()) {
+                source.push(address);
+            }
+        }
+    }
     Ok(ClusterSpec {
         connect_timeout: timeout(message),
         circuit_breakers: breakers(message),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use envoy_types::pb::envoy::config::core::v3::transport_socket;
+use envoy_types::pb::envoy::config::core::v3::{Metadata, transport_socket};
 use envoy_types::pb::envoy::config::listener::v3 as xds;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
@@ -11,7 +11,10 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use envoy_types::pb::google::protobuf::{Struct, value::Kind};
 
 use super::cluster::identity_secret;
-use super::{Invalid, ListenerSpec, ListenerSpecKind, ServerTlsSpec, decode, invalid, ip, socket_address};
+use super::route::route;
+use super::{
+    Invalid, ListenerSpec, ListenerSpecKind, RouteSpec, ServerTlsSpec, captured, decode, invalid, ip, socket_address,
+};
 
 const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
@@ -22,9 +25,15 @@ const ADDRESSES_MAX: usize = 64;
 const SERVICES_MAX: usize = 1024;
 
 /// What the connections of a filter chain are given to.
-enum Handler {
-    Http { routes: String },
-    Tcp { cluster: String },
+pub(super) enum Handler {
+    Http {
+        routes: String,
+    },
+    /// HTTP by routes that the listener carries itself.
+    OwnRoutes(Box<RouteSpec>),
+    Tcp {
+        cluster: String,
+    },
 }
 
 /// Converts a listener.
@@ -39,9 +48,19 @@ pub fn listener(message: &xds::Listener) -> Result<ListenerSpec, Invalid> {
     if addresses.len() > ADDRESSES_MAX {
         return invalid("additional_addresses", format!("more than {ADDRESSES_MAX}"));
     }
-    let kind = if message.name.starts_with("gateway|") { gateway(message)? } else { single(message)? };
+    let kind = match message.name.as_str() {
+        captured::VIRTUAL_OUTBOUND => captured::outbound(message)?,
+        captured::VIRTUAL_INBOUND => captured::inbound(message)?,
+        name if name.starts_with("captured|") => captured::service(message)?,
+        name if name.starts_with("gateway|") => gateway(message)?,
+        _ => single(message)?,
+    };
+    let bound = message.bind_to_port.as_ref().is_none_or(|b| b.value);
+    if bound == matches!(&message.name, name if name.starts_with("captured|")) {
+        return invalid("bind_to_port", "exactly the listeners captured|… have no sockets of their own");
+    }
     let ours = message.metadata.as_ref().and_then(|m| m.filter_metadata.get("meshfed"));
-    Ok(ListenerSpec { addresses, kind, bind: bind(ours)? })
+    Ok(ListenerSpec { addresses, kind, bound, bind: bind(ours)? })
 }
 
 fn single(message: &xds::Listener) -> Result<ListenerSpecKind, Invalid> {
@@ -56,14 +75,18 @@ fn single(message: &xds::Listener) -> Result<ListenerSpecKind, Invalid> {
         let port =
             port.parse().map_err(|_n| Invalid { field: "name", why: "inbound| is followed by no port".to_owned() })?;
         let tls = server_tls(chain)?;
-        let services = services(message)?;
+        let services = services(message.metadata.as_ref())?;
         return Ok(match handler {
             Handler::Http { routes } => ListenerSpecKind::InboundHttp { port, tls, routes, services },
             Handler::Tcp { cluster } => ListenerSpecKind::InboundTcp { port, tls, cluster, services },
+            Handler::OwnRoutes(_) => return invalid("route_specifier", "only RDS is known here"),
         });
     }
     if !message.name.starts_with("outbound") {
-        return invalid("name", "is none of outbound, outbound-tcp|…, inbound|… and gateway|…");
+        return invalid(
+            "name",
+            "is none of outbound, outbound-tcp|…, inbound|…, gateway|…, captured|…, virtualOutbound and virtualInbound",
+        );
     }
     if chain.transport_socket.is_some() {
         return invalid("transport_socket", "the application speaks plaintext to its proxy");
@@ -71,6 +94,7 @@ fn single(message: &xds::Listener) -> Result<ListenerSpecKind, Invalid> {
     Ok(match handler {
         Handler::Http { routes } => ListenerSpecKind::OutboundHttp { routes },
         Handler::Tcp { cluster } => ListenerSpecKind::OutboundTcp { cluster },
+        Handler::OwnRoutes(_) => return invalid("route_specifier", "only RDS is known here"),
     })
 }
 
@@ -99,7 +123,7 @@ fn gateway(message: &xds::Listener) -> Result<ListenerSpecKind, Invalid> {
     Ok(ListenerSpecKind::Gateway { names })
 }
 
-fn handler(chain: &xds::FilterChain) -> Result<Handler, Invalid> {
+pub(super) fn handler(chain: &xds::FilterChain) -> Result<Handler, Invalid> {
     let [filter] = chain.filters.as_slice() else {
         return invalid("filters", format!("there are {}; exactly one is known here", chain.filters.len()));
     };
@@ -123,16 +147,18 @@ fn handler(chain: &xds::FilterChain) -> Result<Handler, Invalid> {
         Some(hcm::http_connection_manager::RouteSpecifier::Rds(rds)) if !rds.route_config_name.is_empty() => {
             Ok(Handler::Http { routes: rds.route_config_name })
         }
+        Some(hcm::http_connection_manager::RouteSpecifier::RouteConfig(own)) => {
+            Ok(Handler::OwnRoutes(Box::new(route(&own)?)))
+        }
         Some(
             hcm::http_connection_manager::RouteSpecifier::Rds(_)
-            | hcm::http_connection_manager::RouteSpecifier::RouteConfig(_)
             | hcm::http_connection_manager::RouteSpecifier::ScopedRoutes(_),
         )
-        | None => invalid("route_specifier", "only RDS is known here"),
+        | None => invalid("route_specifier", "only RDS and routes of its own are known here"),
     }
 }
 
-fn server_tls(chain: &xds::FilterChain) -> Result<ServerTlsSpec, Invalid> {
+pub(super) fn server_tls(chain: &xds::FilterChain) -> Result<ServerTlsSpec, Invalid> {
     let Some(socket) = &chain.transport_socket else {
         return invalid("transport_socket", "an inbound listener without TLS would take anybody");
     };
@@ -163,9 +189,9 @@ fn bind(ours: Option<&Struct>) -> Result<Vec<IpAddr>, Invalid> {
     texts(ours, "bind").map(|text| ip(text, "metadata.meshfed.bind")).collect()
 }
 
-/// The hosts of the services behind an inbound port, from the listener's metadata.
-fn services(message: &xds::Listener) -> Result<Vec<String>, Invalid> {
-    let ours = message.metadata.as_ref().and_then(|m| m.filter_metadata.get("meshfed"));
+/// The hosts of the services behind an inbound port, from the listener's or filter chain's metadata.
+pub(super) fn services(metadata: Option<&Metadata>) -> Result<Vec<String>, Invalid> {
+    let ours = metadata.and_then(|m| m.filter_metadata.get("meshfed"));
     let found: Vec<String> = texts(ours, "services").map(str::to_owned).collect();
     if found.len() > SERVICES_MAX {
         return invalid("metadata.meshfed.services", format!("{}, at most {SERVICES_MAX} are taken", found.len()));

@@ -2,6 +2,7 @@
 //!
 //! What this version cannot do is refused by name, never half done.
 
+mod captured;
 mod cluster;
 mod endpoint;
 mod listener;
@@ -50,8 +51,8 @@ pub struct ClusterSpec {
     pub connect_timeout: Duration,
     /// Limits.
     pub circuit_breakers: CircuitBreakers,
-    /// Source address.
-    pub source: Option<IpAddr>,
+    /// Source addresses, at most one of each family.
+    pub source: Vec<IpAddr>,
     /// `(name, metadata to match, transport)`.
     pub matches: Vec<(String, Metadata, TransportSpec)>,
     /// What endpoints without a match use.
@@ -67,6 +68,8 @@ pub enum EndpointSource {
     Discovered(String),
     /// The cluster itself.
     Fixed(Assignment),
+    /// Each connection: where it was meant to go before it was captured.
+    OriginalDestination,
 }
 
 impl ClusterSpec {
@@ -90,7 +93,7 @@ impl ClusterSpec {
     pub(crate) fn assignment(&self) -> Option<&str> {
         match &self.endpoints {
             EndpointSource::Discovered(name) => Some(name),
-            EndpointSource::Fixed(_) => None,
+            EndpointSource::Fixed(_) | EndpointSource::OriginalDestination => None,
         }
     }
 }
@@ -174,6 +177,8 @@ pub struct ListenerSpec {
     pub addresses: Vec<SocketAddr>,
     /// What it does.
     pub kind: ListenerSpecKind,
+    /// Whether it has sockets; without, its addresses are virtual.
+    pub bound: bool,
     /// The workload's bind addresses, where the agent tells them.
     pub bind: Vec<IpAddr>,
 }
@@ -190,6 +195,25 @@ pub enum ListenerSpecKind {
     OutboundTcp {
         /// The cluster.
         cluster: String,
+    },
+    /// The application's connections to one service, HTTP or not.
+    OutboundAny {
+        /// The routes of HTTP, which the listener carries itself.
+        routes: RouteSpec,
+        /// The cluster of everything else, and how long the first bytes are waited for; `None`: all of it is HTTP.
+        otherwise: Option<(String, Duration)>,
+    },
+    /// Every captured connection of the application.
+    CapturedOutbound {
+        /// The cluster of unknown addresses.
+        unknown: String,
+    },
+    /// Every captured connection to the application.
+    CapturedInbound {
+        /// By declared port.
+        ports: BTreeMap<u16, CapturedPortSpec>,
+        /// All others.
+        others: Option<CapturedPortSpec>,
     },
     /// Peers' HTTP.
     InboundHttp {
@@ -218,6 +242,21 @@ pub enum ListenerSpecKind {
         /// The table.
         names: BTreeMap<String, String>,
     },
+}
+
+/// One port of a captured workload, as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CapturedPortSpec {
+    /// TLS for mesh peers.
+    pub tls: ServerTlsSpec,
+    /// The routes of HTTP; `None`: TCP.
+    pub routes: Option<String>,
+    /// The application's cluster for what is no HTTP; empty where nothing else is taken.
+    pub cluster: String,
+    /// Whether others than mesh peers are taken.
+    pub plain: bool,
+    /// The hosts of the services that hold the workload and port.
+    pub services: Vec<String>,
 }
 
 /// TLS of a listener as configured: a client certificate is required always.

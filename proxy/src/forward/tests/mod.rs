@@ -45,7 +45,7 @@ impl Proxy {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
-        let listener = Arc::new(Listener { name: "test".into(), addresses: vec![address], kind });
+        let listener = Arc::new(Listener { name: "test".into(), addresses: vec![address], bound: true, kind });
         let (stop, stopped) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -66,6 +66,9 @@ impl Proxy {
                                 }
                                 ListenerKind::OutboundHttp { .. }
                                 | ListenerKind::OutboundTcp { .. }
+                                | ListenerKind::OutboundAny { .. }
+                                | ListenerKind::CapturedOutbound { .. }
+                                | ListenerKind::CapturedInbound(_)
                                 | ListenerKind::InboundTcp { .. }
                                 | ListenerKind::Gateway { .. } => {
                                     crate::outbound::serve(core, tcp, peer, listener).await
@@ -138,7 +141,8 @@ fn cluster_with(priorities: BTreeMap<u32, Vec<Arc<Endpoint>>>) -> Cluster {
         port: 8080,
         connect_timeout: Duration::from_secs(5),
         circuit_breakers: CircuitBreakers::default(),
-        source: None,
+        source: Vec::new(),
+        original_destination: false,
         transports: Vec::new().into(),
         default_transport: Arc::new(Transport::Plaintext),
         endpoints: Arc::new(EndpointSet::new(priorities, total)),

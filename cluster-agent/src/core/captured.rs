@@ -1,0 +1,152 @@
+//! Pure. What captured clients are shown: services at their virtual addresses, and their own two listeners.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use meshfed_model::names::ServiceName;
+use meshfed_model::service::ServicePort;
+
+use crate::index::Workload;
+use crate::translate::captured::{self, CapturedPort};
+use crate::translate::names::{INBOUND_PORT, OUTBOUND_PORT};
+use crate::translate::{Domain, Kind, Node, OutboundName, Resource, ServiceFacts, clusters};
+
+use super::Core;
+use super::imports::Numbers;
+use super::store::Scope;
+
+/// One port of a service at its virtual addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Virtual {
+    name: OutboundName,
+    port: ServicePort,
+    addresses: Vec<IpAddr>,
+}
+
+impl Core {
+    /// The addresses of all derived Services. Where nobody makes such, this is never called, and imports have addresses of
+    /// our own.
+    pub fn set_import_addresses(
+        &mut self,
+        addresses: BTreeMap<ServiceName, Vec<IpAddr>>,
+        now: Instant,
+        wall: SystemTime,
+    ) {
+        for service in self.imports.give(addresses) {
+            self.refresh_virtual(&service);
+        }
+        self.settle(now, wall);
+    }
+
+    /// The numbers of our own addresses when the agent ended.
+    pub fn restore_imports(&mut self, numbers: Numbers) {
+        self.imports.restore(numbers);
+    }
+
+    /// The virtual addresses of a service under a domain.
+    #[must_use]
+    pub fn virtual_addresses(&self, service: &ServiceName, domain: Domain) -> Vec<IpAddr> {
+        match domain {
+            Domain::Clusterset => self.imports.addresses(service),
+            Domain::Cluster => self.index.service(service).map(|s| s.addresses.to_vec()).unwrap_or_default(),
+        }
+    }
+
+    /// The first client captures: from now on imports have addresses, and listeners at them.
+    pub(super) fn begin_capture(&mut self) {
+        if std::mem::replace(&mut self.captures, true) {
+            return;
+        }
+        for cluster in clusters::passthrough() {
+            self.store.put(&Scope::Captured, cluster);
+        }
+        for service in self.facts.keys().cloned().collect::<Vec<_>>() {
+            self.refresh_virtual(&service);
+        }
+    }
+
+    /// Looks again at a service's virtual addresses. An endpoint that changes leaves them equal, and nothing is encoded.
+    pub(super) fn refresh_virtual(&mut self, service: &ServiceName) {
+        if !self.captures {
+            return;
+        }
+        let is_import = |facts: &BTreeMap<ServiceName, ServiceFacts>, service: &ServiceName| {
+            facts.get(service).is_some_and(|f| !f.clusterset.is_empty())
+        };
+        if is_import(&self.facts, service) && self.imports.number(service, |other| is_import(&self.facts, other)) {
+            self.effects.imports = Some(self.imports.numbers().clone());
+        }
+        let mut new = Vec::new();
+        for domain in Domain::ALL {
+            let addresses = self.virtual_addresses(service, domain);
+            let ports = self.facts.get(service).map(|f| f.ports(domain)).filter(|_| !addresses.is_empty());
+            new.extend(ports.into_iter().flatten().map(|(number, facts)| Virtual {
+                name: OutboundName::new(service.clone(), *number, domain),
+                port: facts.port.clone(),
+                addresses: addresses.clone(),
+            }));
+        }
+        let old = self.virtuals.remove(service).unwrap_or_default();
+        if old != new {
+            let kept: BTreeSet<&OutboundName> = new.iter().map(|v| &v.name).collect();
+            for gone in old.iter().filter(|v| !kept.contains(&v.name)) {
+                self.store.remove(&Scope::Captured, Kind::Listener, &captured::service_name(&gone.name));
+            }
+            for v in new.iter().filter(|v| !old.contains(v)) {
+                if let Some(resource) = captured::service(&v.name, &v.port, &v.addresses) {
+                    self.store.put(&Scope::Captured, resource);
+                }
+            }
+        }
+        if !new.is_empty() {
+            self.virtuals.insert(service.clone(), new);
+        }
+    }
+
+    /// The listeners of a captured sidecar that are its own.
+    pub(super) fn captured_listeners(&self, workload: &Workload, node: &Node, bind: &[IpAddr]) -> Vec<Arc<Resource>> {
+        let at = |said: &Option<Vec<SocketAddr>>, port| {
+            said.clone().unwrap_or_else(|| bind.iter().map(|a| SocketAddr::new(*a, port)).collect())
+        };
+        let outbound = captured::outbound(bind, &at(&node.listen_outbound, OUTBOUND_PORT), self.registry_only());
+        let ports: Vec<CapturedPort> = self
+            .index
+            .inbound(&workload.key)
+            .into_iter()
+            .map(|(port, inbound)| CapturedPort {
+                port,
+                protocol: inbound.protocol,
+                services: self.hosts_of(&inbound.services),
+            })
+            .collect();
+        let strict = self.is_strict(workload);
+        let inbound = captured::inbound(bind, &at(&node.listen_inbound, INBOUND_PORT), &ports, strict);
+        outbound.into_iter().chain(inbound).collect()
+    }
+
+    /// The application behind a port of a captured workload: where `--inbound` says, else where it would be dialled without
+    /// capture, else on loopback.
+    pub(super) fn captured_target(workload: &Workload, node: &Node, port: u16) -> Arc<Resource> {
+        let targets = match node.inbound.get(&port) {
+            Some(said) => vec![*said],
+            None => {
+                let own = workload.addresses.iter().copied();
+                let all = own.chain([IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+                all.map(|address| SocketAddr::new(address, port)).collect()
+            }
+        };
+        clusters::captured_inbound(port, &targets)
+    }
+
+    /// Whether a workload takes mTLS alone. Without Kubernetes this is so.
+    fn is_strict(&self, _workload: &Workload) -> bool {
+        true
+    }
+
+    /// Whether captured clients may reach the mesh alone.
+    fn registry_only(&self) -> bool {
+        false
+    }
+}

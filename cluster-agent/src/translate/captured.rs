@@ -1,0 +1,190 @@
+//! Pure. LDS for transparent capture: Envoy's `virtualOutbound` and `virtualInbound`, and a listener without socket for each
+//! service at its virtual addresses.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::{Metadata, TrafficDirection};
+use envoy_types::pb::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, listener_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use envoy_types::pb::google::protobuf::{BoolValue, Duration, Struct};
+use meshfed_model::service::{PortProtocol, ServicePort};
+use meshfed_model::sni::{CLUSTER_DOMAIN, CLUSTERSET_DOMAIN};
+
+use super::listeners::{
+    downstream_tls, encoded, http, http_by, listener, own_host_only, tcp_proxy, texts, tls_inspector,
+};
+use super::messages::{any, uint32};
+use super::names::{
+    BLACK_HOLE, INBOUND_PASSTHROUGH, OutboundName, PASSTHROUGH, UNDECLARED_PORT, inbound as inbound_name,
+    inbound_cluster,
+};
+use super::resource::Resource;
+use super::routes;
+
+/// Every captured connection of the application.
+pub const VIRTUAL_OUTBOUND: &str = "virtualOutbound";
+/// Every captured connection to the application.
+pub const VIRTUAL_INBOUND: &str = "virtualInbound";
+/// How long a client's first bytes are waited for where its protocol is not declared: the server may speak first.
+const PATIENCE_NANOS: i32 = 200_000_000;
+/// Protocols that a port name may begin with (`NAME` or `NAME-…`, as in Istio): then nothing has to be found out.
+const DECLARED: [&str; 11] =
+    ["tcp", "tls", "https", "http2", "grpc", "mongo", "mysql", "postgres", "redis", "udp", "http"];
+
+/// One declared port of a captured workload.
+#[derive(Debug, Clone)]
+pub struct CapturedPort {
+    /// Its number.
+    pub port: u16,
+    /// How it is spoken to.
+    pub protocol: PortProtocol,
+    /// The hosts that lead here.
+    pub services: Vec<String>,
+}
+
+/// The name of the listener of a service's virtual addresses.
+#[must_use]
+pub fn service_name(name: &OutboundName) -> String {
+    format!("captured|{}|{}|{}", name.port, name.subset, name.host())
+}
+
+/// Whether a port says what it speaks, by `appProtocol` or by its name.
+fn declares(port: &ServicePort) -> bool {
+    let named = port.name.split('-').next().unwrap_or_default();
+    port.app_protocol.is_some() || DECLARED.contains(&named)
+}
+
+fn yes() -> Option<BoolValue> {
+    Some(BoolValue { value: true })
+}
+
+fn patient(message: &mut Listener) {
+    message.listener_filters_timeout = Some(Duration { seconds: 0, nanos: PATIENCE_NANOS });
+    message.continue_on_listener_filters_timeout = true;
+}
+
+/// One service at its virtual addresses. The address decides; the authority of a request is neither asked nor changed.
+/// `None` without addresses.
+#[must_use]
+pub fn service(name: &OutboundName, port: &ServicePort, addresses: &[IpAddr]) -> Option<Arc<Resource>> {
+    let at: Vec<SocketAddr> = addresses.iter().map(|a| SocketAddr::new(*a, name.port)).collect();
+    let cluster = name.to_string();
+    let as_http = || http_by(&cluster, RouteSpecifier::RouteConfig(routes::one_cluster(name)), false);
+    let as_tcp = || tcp_proxy(&cluster, cluster.clone());
+    let chain = |filter: Filter, protocols: &[&str]| {
+        let protocols = protocols.iter().map(|p| (*p).to_owned()).collect();
+        let own = own_host_only().unwrap_or_default();
+        FilterChain {
+            filter_chain_match: Some(FilterChainMatch { application_protocols: protocols, ..own }),
+            filters: vec![filter],
+            ..FilterChain::default()
+        }
+    };
+    let declared = declares(port);
+    let chains = match (declared, port.speaks()) {
+        (true, PortProtocol::Http) => vec![chain(as_http(), &[])],
+        (true, PortProtocol::Tcp) => vec![chain(as_tcp(), &[])],
+        (false, _) => vec![chain(as_http(), &["http/1.0", "http/1.1"]), chain(as_tcp(), &[])],
+    };
+    let mut message = listener(&service_name(name), &[], &at, chains)?;
+    message.bind_to_port = Some(BoolValue { value: false });
+    message.traffic_direction = TrafficDirection::Outbound as i32;
+    if !declared {
+        message.listener_filters = vec![http_inspector()];
+        patient(&mut message);
+    }
+    Some(encoded(&message))
+}
+
+fn http_inspector() -> ListenerFilter {
+    ListenerFilter {
+        name: "envoy.filters.listener.http_inspector".to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(any(
+            "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+            &HttpInspector::default(),
+        ))),
+        ..ListenerFilter::default()
+    }
+}
+
+/// A direct dial of the listener leads nowhere: its original destination is the listener itself.
+fn no_direct_dials(at: &[SocketAddr]) -> impl Iterator<Item = FilterChain> + use<> {
+    let ports: BTreeSet<u16> = at.iter().map(SocketAddr::port).collect();
+    ports.into_iter().map(|port| FilterChain {
+        filter_chain_match: Some(to_port(port)),
+        filters: vec![tcp_proxy(BLACK_HOLE, BLACK_HOLE.to_owned())],
+        ..FilterChain::default()
+    })
+}
+
+fn to_port(port: u16) -> FilterChainMatch {
+    FilterChainMatch { destination_port: uint32(port.into()), ..FilterChainMatch::default() }
+}
+
+/// `virtualOutbound`: addresses that are no service's go on as they are, or (`registry_only`) nowhere.
+#[must_use]
+pub fn outbound(bind: &[IpAddr], at: &[SocketAddr], registry_only: bool) -> Option<Arc<Resource>> {
+    let unknown = if registry_only { BLACK_HOLE } else { PASSTHROUGH };
+    let rest = FilterChain { filters: vec![tcp_proxy(unknown, unknown.to_owned())], ..FilterChain::default() };
+    let mut message = listener(VIRTUAL_OUTBOUND, bind, at, no_direct_dials(at).chain([rest]).collect())?;
+    message.use_original_dst = yes();
+    message.traffic_direction = TrafficDirection::Outbound as i32;
+    Some(encoded(&message))
+}
+
+/// `virtualInbound`: by port, and with `strict` mTLS alone. Ports that the workload does not declare are its application's
+/// all the same: bytes, for callers of the own trust domain.
+#[must_use]
+pub fn inbound(bind: &[IpAddr], at: &[SocketAddr], ports: &[CapturedPort], strict: bool) -> Option<Arc<Resource>> {
+    let mut chains: Vec<FilterChain> = no_direct_dials(at).collect();
+    for declared in ports {
+        chains.extend(port_chains(declared, Some(declared.port), strict));
+    }
+    let others = CapturedPort { port: UNDECLARED_PORT, protocol: PortProtocol::Tcp, services: Vec::new() };
+    chains.extend(port_chains(&others, None, strict));
+    let mut message = listener(VIRTUAL_INBOUND, bind, at, chains)?;
+    message.use_original_dst = yes();
+    message.traffic_direction = TrafficDirection::Inbound as i32;
+    message.listener_filters = vec![tls_inspector()];
+    patient(&mut message);
+    Some(encoded(&message))
+}
+
+fn port_chains(declared: &CapturedPort, number: Option<u16>, strict: bool) -> Vec<FilterChain> {
+    let name = inbound_name(declared.port);
+    let is_http = declared.protocol == PortProtocol::Http;
+    let cluster = if number.is_some() { inbound_cluster(declared.port) } else { INBOUND_PASSTHROUGH.to_owned() };
+    let bytes = || tcp_proxy(&name, cluster.clone());
+    let chain = |suffix: &str, transport: &str, server_names: &[String], filter: Filter| FilterChain {
+        name: format!("{name}{suffix}"),
+        filter_chain_match: Some(FilterChainMatch {
+            transport_protocol: transport.to_owned(),
+            server_names: server_names.to_vec(),
+            ..number.map(to_port).unwrap_or_default()
+        }),
+        filters: vec![filter],
+        ..FilterChain::default()
+    };
+    let last = if is_http { http(&name, &name, true) } else { bytes() };
+    // Every mesh client's server name ends like this. In Envoy's terms a name has no beginning to match, so an Envoy takes
+    // the application's own TLS under such a name for mesh TLS, too: it refuses more than it must, never less.
+    let mesh_names = [CLUSTERSET_DOMAIN, CLUSTER_DOMAIN].map(|domain| format!("*.svc.{domain}"));
+    let (transport, names) = if strict { ("", &[][..]) } else { ("tls", &mesh_names[..]) };
+    let mut mesh = chain("", transport, names, last);
+    mesh.transport_socket = Some(downstream_tls(declared.port, is_http));
+    let hosts = Struct { fields: HashMap::from([("services".to_owned(), texts(declared.services.iter().cloned()))]) };
+    mesh.metadata =
+        Some(Metadata { filter_metadata: HashMap::from([("meshfed".to_owned(), hosts)]), ..Metadata::default() });
+    let mut chains = vec![mesh];
+    if !strict {
+        let plain = if is_http { http(&name, &name, false) } else { bytes() };
+        chains.push(chain("|tls", "tls", &[], bytes()));
+        chains.push(chain("|plain", "raw_buffer", &[], plain));
+    }
+    chains
+}

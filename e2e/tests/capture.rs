@@ -1,0 +1,344 @@
+//! Captured sidecars in network namespaces, without Kubernetes: an unmodified client dials virtual addresses, in both
+//! families, over a gateway; nothing goes past the proxies. Needs root, `iproute2`, nftables, `setpriv` and veth devices.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use meshfed_e2e::binary::meshfed;
+use meshfed_e2e::fleet::{Cluster, ClusterSpec, Fleet, application};
+use meshfed_e2e::netns::{Namespace, Wan};
+use meshfed_e2e::objects;
+use meshfed_e2e::process::{Process, run};
+use meshfed_e2e::wait::until;
+use serde_json::Value;
+
+const LONG: Duration = Duration::from_secs(30);
+const PROXY_UID: u32 = 1337;
+
+/// A server that says a word as soon as somebody connects, then sends back what it is told.
+const BANNER: &str = r#"
+import socket, sys, threading
+s = socket.create_server(("", int(sys.argv[1])))
+def serve(c):
+    c.sendall(b"220 ready\r\n")
+    while data := c.recv(1000):
+        c.sendall(data)
+    c.close()
+while True:
+    threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
+"#;
+/// Reads the word before it says anything, then speaks.
+const LISTENER: &str = r#"
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10)
+banner = s.recv(100)
+s.sendall(b"EHLO x\r\n")
+print(banner.decode().strip(), s.recv(100).decode().strip())
+"#;
+
+/// A cluster: a namespace with its agent and gateway, which routes for the pods in theirs.
+struct Site {
+    node: Namespace,
+    pod: Namespace,
+    cluster: Cluster,
+    octet: u8,
+    proxy: Option<Process>,
+    _gateway: Process,
+}
+
+struct World {
+    east: Site,
+    west: Site,
+    _others: Vec<Process>,
+    fleet: Fleet,
+    hub: Namespace,
+    _wan: Wan,
+}
+
+fn entry(octet: u8, name: &str, last: u8, network: &str, ports: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata:
+  name: {name}
+  namespace: shop
+  annotations: {{federation.meshfed.io/unix-uid: \"{PROXY_UID}\", federation.meshfed.io/addresses: \"fd0{octet}::{last}\"}}
+spec: {{address: 10.{octet}.0.{last}, ports: {{{ports}}}, labels: {{app: {name}}}, serviceAccount: {name}, network: {network}, locality: r{octet}/r{octet}-1}}
+---
+"
+    )
+}
+
+fn service(name: &str, cluster_ips: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  {cluster_ips}
+  selector: {{app: {name}}}
+  ports: [{{name: http, port: 8080}}, {{name: words, port: 2525}}]
+---
+"
+    )
+}
+
+fn site(wan: &Wan, octet: u8) -> (Namespace, Namespace) {
+    let (node, pod) = (Namespace::new("n"), Namespace::new("p"));
+    wan.join(&node, &[&format!("10.8.0.{octet}/24"), &format!("fd08::{octet}/64")]);
+    let (v4, v6) = (format!("10.{octet}.0"), format!("fd0{octet}:"));
+    node.connect(
+        &pod,
+        &[&format!("{v4}.1/24"), &format!("{v6}:1/64")],
+        &[&format!("{v4}.10/24"), &format!("{v6}:10/64")],
+    );
+    pod.ip(&["route", "add", "default", "via", &format!("{v4}.1")]);
+    pod.ip(&["-6", "route", "add", "default", "via", &format!("{v6}:1")]);
+    // Pods reach the WAN as their node, and nobody on the WAN reaches them.
+    let rules = "table inet wan { chain post { type nat hook postrouting priority 100; \
+                 ip daddr 10.8.0.0/24 masquerade; ip6 daddr fd08::/64 masquerade; }; }";
+    drop(run(node.command(Path::new("nft")).arg(rules)).ok("nft"));
+    for setting in ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"] {
+        drop(run(node.command(Path::new("sysctl")).args(["-q", "-w", setting])).ok("sysctl"));
+    }
+    (node, pod)
+}
+
+impl Site {
+    fn start(fleet: &Fleet, hub: &Namespace, wan: &Wan, name: &'static str, octet: u8, rest: &str) -> Self {
+        let (node, pod) = site(wan, octet);
+        let network = format!("net-{name}");
+        let own: IpAddr = format!("10.{octet}.0.1").parse().unwrap();
+        let advertised = [format!("10.8.0.{octet}:15443")];
+        let mut objects = objects::gateway("eastwest", &network, &[own], &advertised, &format!("r{octet}/r{octet}-1"));
+        objects.push_str(rest);
+        let spec = ClusterSpec {
+            name,
+            networks: &[format!("{network}=10.{octet}.0.0/16,fd0{octet}::/64,10.8.0.0/24")],
+            region: &format!("r{octet}"),
+            bind: "127.0.0.1".parse().unwrap(),
+            objects,
+        };
+        let cluster = Cluster::start(fleet, Some(hub), Some(&node), &spec);
+        let flags = ["--mode", "gateway", "--admin-listen", "127.0.0.1:0"];
+        let gateway = cluster.proxy(Some(&node), "meshfed-system/eastwest", &flags);
+        Self { node, pod, cluster, octet, proxy: None, _gateway: gateway }
+    }
+    /// Rules, and the sidecar as the user that they know.
+    fn capture(&mut self, fleet: &Fleet, workload: &str, flags: &[&str]) {
+        let mut init = self.pod.command(meshfed());
+        drop(run(init.args(["proxy", "init", "--dns-port", "off"])).ok("proxy init"));
+        self.start_proxy(fleet, workload, flags);
+    }
+    fn start_proxy(&mut self, fleet: &Fleet, workload: &str, flags: &[&str]) {
+        let run_dir = fleet.path(&format!("run-{}", self.octet));
+        std::fs::create_dir_all(&run_dir).unwrap();
+        std::os::unix::fs::chown(&run_dir, Some(PROXY_UID), Some(PROXY_UID)).unwrap();
+        let uid = PROXY_UID.to_string();
+        let mut start = self.pod.command(Path::new("setpriv"));
+        start.args(["--reuid", &uid, "--regid", &uid, "--clear-groups"]).arg(meshfed());
+        start.args(["proxy", "--agent"]).arg(format!("unix:{}", self.cluster.socket().display()));
+        start.args(["--workload", workload, "--capture", "redirect", "--run-dir"]).arg(run_dir).args(flags);
+        self.proxy = Some(Process::start(&format!("{}-sidecar", self.cluster.name), &fleet.path("logs"), &mut start));
+    }
+    fn metrics(&self) -> String {
+        // Loopback is not captured.
+        self.pod.curl(&["http://127.0.0.1:15020/metrics"]).1
+    }
+    fn listen(&self, address: &str, port: u16) -> String {
+        let mut command = self.pod.command(Path::new("python3"));
+        let output = run(command.args(["-c", LISTENER, address, &port.to_string()]));
+        format!("{}{}", output.stdout.trim(), output.stderr.lines().last().unwrap_or_default())
+    }
+}
+
+impl World {
+    fn start() -> Self {
+        let wan = Wan::new();
+        let hub = Namespace::new("h");
+        wan.join(&hub, &["10.8.0.100/24", "fd08::100/64"]);
+        let fleet = Fleet::start_at(Some(&hub), "10.8.0.100", &[]);
+        std::fs::set_permissions(fleet.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let b = entry(1, "b", 10, "net-east", "http: 8080, words: 2525")
+            + &service("b", "")
+            + &objects::export("shop", "b");
+        let a = entry(2, "a", 10, "net-west", "http: 8080, words: 2525")
+            + &service("a", "clusterIPs: [10.96.0.7, fd96::7]");
+        let mut east = Site::start(&fleet, &hub, &wan, "east", 1, &b);
+        let mut west = Site::start(&fleet, &hub, &wan, "west", 2, &a);
+        let mut others = Vec::new();
+        for site in [&east, &west] {
+            let name = if site.octet == 1 { "b" } else { "a" };
+            let listen = "0.0.0.0:8080".parse().unwrap();
+            others.push(application(&fleet, Some(&site.pod), &site.cluster.name, name, listen));
+            let mut banner = site.pod.command(Path::new("python3"));
+            others.push(Process::start(
+                &format!("{name}-banner"),
+                &fleet.path("logs"),
+                banner.args(["-c", BANNER, "2525"]),
+            ));
+        }
+        east.capture(&fleet, "shop/b", &[]);
+        west.capture(&fleet, "shop/a", &[]);
+        let world = Self { east, west, _others: others, fleet, hub, _wan: wan };
+        world.fleet.wait_ready(Some(&world.hub));
+        world
+    }
+    /// The virtual addresses of the import `shop/b` in west.
+    fn virtual_addresses(&self) -> [String; 2] {
+        until("west has an address for the import", LONG, || {
+            let text =
+                std::fs::read(self.west.cluster.data_dir().join("state/imports.json")).map_err(|e| e.to_string())?;
+            let numbers: Value = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
+            let number = numbers.get("shop/b").and_then(Value::as_u64).ok_or("none")?;
+            Ok::<_, String>([format!("240.240.0.{number}"), format!("[fd6d:6573:6866:6564::{number:x}]")])
+        })
+    }
+}
+
+fn answer(namespace: &Namespace, args: &[&str]) -> Value {
+    until(&format!("an answer for {args:?}"), LONG, || {
+        let (status, body) = namespace.curl(args);
+        if status == "200" {
+            serde_json::from_str(&body).map_err(|e| format!("{e}: {body}"))
+        } else {
+            Err(format!("{status} {body}"))
+        }
+    })
+}
+
+/// One world for all, since making it takes long.
+///
+/// Mutations seen to fail: see the parts.
+#[test]
+fn an_unmodified_client_is_served_by_address() {
+    let mut world = World::start();
+    let [v4, v6] = world.virtual_addresses();
+    by_virtual_address(&world, &v4, &v6);
+    server_first(&world, &v4, &v6);
+    own_services(&world);
+    what_is_unknown(&world);
+    direct_dials(&world);
+    strangers(&world);
+    without_its_proxy(&mut world, &v4);
+    addresses_stay(&mut world, &v4);
+}
+
+/// Mutations seen to fail: `at()` of the state answers nothing; the route configuration of the listener names no `*`.
+fn by_virtual_address(world: &World, v4: &str, v6: &str) {
+    for host in [v4, v6] {
+        let url = format!("http://{host}:8080/");
+        // The authority is neither asked nor changed: also that of another service that is known here.
+        for authority in ["b.shop.svc.clusterset.local:8080", "something.example", "a.shop.svc.cluster.local:8080"] {
+            let body = answer(&world.west.pod, &["-H", &format!("Host: {authority}"), &url]);
+            assert_eq!(body["service"], "b", "{body}");
+            assert_eq!(body["peerIdentity"], "spiffe://west.mesh.example/ns/shop/sa/a", "{body}");
+        }
+    }
+    let gateway = world.east.node.curl(&["http://10.1.0.1:15020/metrics"]).1;
+    assert!(
+        gateway
+            .lines()
+            .any(|l| l.starts_with("meshfed_gateway_connections_total{result=\"forwarded\"") && !l.ends_with(" 0")),
+        "{gateway}"
+    );
+}
+
+/// Mutation seen to fail: the client's first bytes are waited for without limit.
+fn server_first(world: &World, v4: &str, v6: &str) {
+    for host in [v4, v6.trim_matches(['[', ']'])] {
+        until("the server's word comes first", LONG, || {
+            let heard = world.west.listen(host, 2525);
+            if heard == "220 ready EHLO x" { Ok(()) } else { Err(heard) }
+        });
+    }
+    // The same port speaks HTTP where the client does: it is told by its first bytes, and so measured by request.
+    let _no_answer_of_http = world.west.pod.curl(&[&format!("http://{v4}:2525/")]);
+    until("the request is counted as one", LONG, || {
+        let metrics = world.west.metrics();
+        let counted = |l: &str| {
+            l.starts_with("istio_requests_total{") && l.contains("destination_service=\"b.shop.svc.clusterset.local\"")
+        };
+        if metrics.lines().any(counted) { Ok(()) } else { Err(metrics) }
+    });
+}
+
+/// Its own service by ClusterIP, and its own pod by name of nobody: hairpins.
+///
+/// Mutation seen to fail: the proxy's connections to the application do not come from loopback.
+fn own_services(world: &World) {
+    for host in ["10.96.0.7", "[fd96::7]"] {
+        let body = answer(&world.west.pod, &[&format!("http://{host}:8080/")]);
+        assert_eq!(
+            (&body["service"], &body["peerIdentity"]),
+            (&"a".into(), &"spiffe://west.mesh.example/ns/shop/sa/a".into())
+        );
+    }
+    assert_eq!(answer(&world.west.pod, &["http://10.2.0.10:8080/"])["service"], "a");
+}
+
+/// Mutation seen to fail: `PassthroughCluster` is the black hole.
+fn what_is_unknown(world: &World) {
+    let mut server = world.west.node.command(Path::new("python3"));
+    let dir = world.fleet.path("plain");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("word"), "plain").unwrap();
+    server.args(["-m", "http.server", "9999", "--directory"]).arg(&dir);
+    let _server = Process::start("plain", &world.fleet.path("logs"), &mut server);
+    until("an address outside the mesh answers", LONG, || {
+        let (status, body) = world.west.pod.curl(&["http://10.2.0.1:9999/word"]);
+        if (status.as_str(), body.as_str()) == ("200", "plain") { Ok(()) } else { Err(format!("{status} {body}")) }
+    });
+}
+
+/// Mutation seen to fail: `destination` compares the address alone.
+fn direct_dials(world: &World) {
+    for (from, host) in [(&world.west.pod, "127.0.0.1"), (&world.west.pod, "[::1]"), (&world.west.pod, "10.2.0.10")] {
+        for port in [15001, 15006] {
+            let (status, body) = from.curl(&[&format!("http://{host}:{port}/")]);
+            assert_eq!(status, "000", "{host}:{port} {body}");
+        }
+    }
+    let metrics = world.west.metrics();
+    assert!(metrics.lines().any(|l| l.contains("reason=\"not_captured\"") && !l.ends_with(" 0")), "{metrics}");
+    let (status, _) = world.west.node.curl(&["http://10.2.0.10:15021/healthz/ready"]);
+    assert_eq!(status, "200");
+}
+
+/// STRICT is the default without Kubernetes: plaintext is not taken on any port.
+///
+/// Mutation seen to fail: `is_strict` is false.
+fn strangers(world: &World) {
+    for port in [8080, 2525, 15001, 9] {
+        let (status, body) = world.west.node.curl(&[&format!("http://10.2.0.10:{port}/")]);
+        assert_eq!(status, "000", "{port} {body}");
+    }
+}
+
+/// Mutation seen to fail: `proxy init` adds its rules while a process of the proxy lives (said by hand: rules removed).
+fn without_its_proxy(world: &mut World, v4: &str) {
+    let mut proxy = world.west.proxy.take().unwrap();
+    proxy.kill();
+    let refused = |namespace: &Namespace, url: &str| {
+        let output = run(namespace.command(Path::new("curl")).args(["-sS", "--max-time", "5", url]));
+        assert_eq!(output.code, 7, "{url}: {output:?}");
+    };
+    refused(&world.west.pod, &format!("http://{v4}:8080/"));
+    refused(&world.west.pod, "http://10.2.0.1:15020/metrics");
+    refused(&world.west.node, "http://10.2.0.10:8080/");
+}
+
+/// The import keeps its address over a restart of the agent.
+///
+/// Mutation seen to fail: `restore_imports` left out, with the file written anew.
+fn addresses_stay(world: &mut World, v4: &str) {
+    world.west.start_proxy(&world.fleet, "shop/a", &[]);
+    assert_eq!(world.west.cluster.agent.stop(), 0);
+    world.west.cluster = Cluster::restart(&world.fleet, Some(&world.west.node), "west", "127.0.0.1".parse().unwrap());
+    let body = answer(&world.west.pod, &[&format!("http://{v4}:8080/")]);
+    assert_eq!(body["service"], "b");
+    assert_eq!(world.virtual_addresses()[0], v4);
+}
