@@ -390,7 +390,7 @@ async fn a_bad_resource_is_refused_by_name_and_the_last_good_one_stays() {
     let mut rig = Rig::up(free_port()).await;
     let nonce = rig.send(Kind::Cluster, vec![broken_cluster("one"), cluster("two", "1", 5)], &[]).await;
     let refusal = rig.answer(&nonce).await.unwrap();
-    assert!(refusal.contains("one") && refusal.contains("EDS and STATIC"), "{refusal}");
+    assert!(refusal.contains("one") && refusal.contains("EDS, STATIC"), "{refusal}");
     rig.subscription(Kind::Endpoint, "two").await;
     let nonce = rig.send(Kind::Endpoint, vec![assignment("two", "1", 2)], &[]).await;
     rig.answer(&nonce).await;
