@@ -42,6 +42,7 @@ use crate::identity::Authority;
 use crate::index::{Index, IndexSettings};
 use crate::lookup::{self, LOOKUPS_MAX, Pauses};
 use crate::membership::Facts;
+use crate::mirror::{Mailbox, Mirror, MirrorMetrics, MirrorSettings};
 use crate::source;
 use crate::view::persist::Loaded;
 use crate::workload::{WorkloadMetrics, WorkloadServer};
@@ -265,14 +266,22 @@ impl Agent {
         let (proxies_file, hosts_file) = (state.join("proxies.json"), state.join("hosts.json"));
         core.restore_proxies(kept::load(&proxies_file), now);
         core.restore_resolved(lookup::load(&hosts_file));
+        let (commands, received) = mpsc::channel(COMMANDS_MAX);
         let (imports, numbers) = kept::ImportsFile::open(state.join("imports.json"));
         core.restore_imports(numbers);
-        let actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), readiness.clone(), guards, imports);
+        let mut actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), readiness.clone(), guards, imports);
+        if config.source == Source::Kubernetes {
+            let mailbox = Mailbox::default();
+            tasks.spawn(
+                "mirror",
+                show(&config.args, mailbox.clone(), commands.clone(), MirrorMetrics::register(&metrics), watch.clone()),
+            );
+            actor = actor.mirrored(mailbox);
+        }
         tasks.spawn("proxies-file", kept::keep(proxies_file, actor.kept()));
         let (answers, lookups) = mpsc::channel(LOOKUPS_MAX);
         tasks.spawn("lookup", lookup::run(hosts_file, lookup::System, Pauses::default(), actor.hosts(), answers));
 
-        let (commands, received) = mpsc::channel(COMMANDS_MAX);
         let (updates, scanned) = mpsc::channel(SOURCE_UPDATES_MAX);
         tasks.spawn("source", source::run(source_config, updates, watch.clone()));
         let inputs = Inputs { commands: received, downlink, source: scanned, lookups };
@@ -332,6 +341,35 @@ struct Held {
 /// The cluster's anchor, PEM.
 fn anchors_of(config: &Config) -> Arc<str> {
     meshfed_ca::pem::encode_certificates([config.authority.anchor()]).into()
+}
+
+/// Shows imports, and what became of exports, as objects of the API server.
+fn show(
+    args: &AgentArgs,
+    mailbox: Mailbox,
+    commands: mpsc::Sender<Command>,
+    metrics: MirrorMetrics,
+    watch: drain::Watch,
+) -> impl Future<Output = Result<(), meshfed_crds::api_server::ConnectError>> + use<> {
+    let (kubeconfig, context) = (args.kubeconfig.clone(), args.context.clone());
+    // This agent is the only one of its cluster.
+    let leads = watch::channel(true).1;
+    let (addresses, mut changed) = watch::channel(Arc::default());
+    async move {
+        let client = meshfed_crds::api_server::connect(kubeconfig.as_deref(), context.as_deref()).await?;
+        let settings = MirrorSettings { instance: None };
+        let tell = async {
+            while changed.changed().await.is_ok() {
+                let addresses = Arc::unwrap_or_clone(Arc::clone(&changed.borrow_and_update()));
+                if commands.send(Command::ImportAddresses(addresses)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let ((), Ok(())) =
+            tokio::join!(tell, Mirror::new(client, settings, mailbox, leads, addresses, metrics).run(watch));
+        Ok(())
+    }
 }
 
 /// Serves the SPIFFE Workload API. A socket of its own with limits of its own: who exhausts it stops no proxy.
