@@ -43,7 +43,7 @@ pub(super) fn run(args: AgentArgs, signals: Option<Signals>) -> ExitCode {
         problems.flag("MF0108", "--log-level", error.to_string());
     }
     // What is wrong with the flags is told now, not once a membership has come.
-    let _checked = admin_listeners(&args, &mut problems);
+    let _checked = (admin_listeners(&args, &mut problems), injection(&args, &mut problems));
     if let Err(problems) = problems.finish(()) {
         return refuse(&problems);
     }
@@ -51,16 +51,21 @@ pub(super) fn run(args: AgentArgs, signals: Option<Signals>) -> ExitCode {
     run_until_signal(signals, |stop| host(args, stop))
 }
 
-/// One life after the other: a cluster that has left may join again.
-async fn host(args: AgentArgs, stop: Stop) -> Result<(), Ended> {
-    let stop = stop.shared();
+/// The API server of the flags, and the namespace of this release.
+pub(super) async fn place(args: &AgentArgs) -> Result<Place, Ended> {
     let options = connect::Options {
         kubeconfig: args.kubeconfig.clone(),
         context: args.context.clone(),
         namespace: args.namespace.clone(),
     };
-    let place =
-        connect::connect(&options).await.map_err(|error| Ended { name: "kubernetes", reason: chain(&error) })?;
+    connect::connect(&options).await.map_err(|error| Ended { name: "kubernetes", reason: chain(&error) })
+}
+
+/// One life after the other: a cluster that has left may join again.
+async fn host(args: AgentArgs, stop: Stop) -> Result<(), Ended> {
+    let stop = stop.shared();
+    let place = place(&args).await?;
+    let args = AgentArgs { namespace: Some(place.namespace.clone()), ..args };
     while life(&args, &place, stop.clone()).await?.is_some() {
         tracing::info!("this cluster has left its fleet");
     }
@@ -78,7 +83,7 @@ async fn life(
     let mut addresses = Addresses::new();
     let flags = &args.webhook_listen;
     let webhook = process::listen("MF0109", "--webhook-listen", "webhook", flags, &mut addresses, &mut problems);
-    let inject = args.injection_config.as_deref().and_then(|path| injection(path, args, &mut problems));
+    let inject = injection(args, &mut problems);
     problems.finish(()).map_err(|problems| Ended { name: "webhook", reason: problems.to_string() })?;
     let metrics = Arc::new(Metrics::new());
     let (anchors, told) = watch::channel(None);
@@ -118,7 +123,6 @@ async fn phases(
         // Served already.
         webhook_listen: Vec::new(),
         injection_config: None,
-        namespace: Some(place.namespace.clone()),
         ..args.clone()
     };
     let built = Config::load(inner).and_then(|config| {

@@ -33,6 +33,8 @@ use meshfed_runtime::{clock, telemetry};
 use rustls_pki_types::pem::PemObject as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use injection::Injection;
+
 use crate::config::{AgentArgs, Config, Source, chain};
 use crate::core::run::{Actor, COMMANDS_MAX, Command, CoreMetrics, Guards, Inputs};
 use crate::core::{Core, CoreSettings, kept};
@@ -237,7 +239,7 @@ impl Agent {
             "the agent listens"
         );
         let client = match &self.config.args.release_namespace {
-            Some(_) => Some(tcp::client().await.map_err(|reason| Ended { name: "kubernetes", reason })?),
+            Some(_) => Some(kubernetes::place(&self.config.args).await?.client),
             None => None,
         };
         run_parts(stop, timeout, |parts, watch| Ok(self.start(parts, watch, client))).await

@@ -9,7 +9,6 @@ use meshfed_runtime::drain::Watch;
 use meshfed_runtime::grpc::{self, ServeOptions};
 use meshfed_runtime::metrics::Metrics;
 use meshfed_runtime::tasks::TaskGroup;
-use meshfed_runtime::telemetry;
 use meshfed_runtime::tls::{ClientAuth, IdentityStore, TrustStore};
 use tokio::sync::mpsc;
 use tonic::service::Routes;
@@ -32,12 +31,6 @@ pub(super) struct Port {
     pub(super) listeners: Vec<TcpListener>,
     /// What is served to who has shown a certificate.
     pub(super) routes: Routes,
-}
-
-/// A client of the API server that KUBECONFIG or the pod names.
-pub(super) async fn client() -> Result<kube::Client, String> {
-    let config = kube::Config::infer().await.map_err(|e| telemetry::chain(&e))?;
-    kube::Client::try_from(config).map_err(|e| telemetry::chain(&e))
 }
 
 impl Port {

@@ -114,7 +114,12 @@ pub struct AgentArgs {
 }
 
 /// What `--injection-config` says; it is about the namespace of this release.
-pub fn injection(path: &Path, args: &AgentArgs, problems: &mut Problems) -> Option<Arc<InjectConfig>> {
+pub(crate) fn injection(args: &AgentArgs, problems: &mut Problems) -> Option<Arc<InjectConfig>> {
+    if args.webhook_certificate_ttl < WEBHOOK_TTL_MIN {
+        let text = format!("{:?} is shorter than 20s", args.webhook_certificate_ttl);
+        problems.flag("MF0113", "--webhook-certificate-ttl", text);
+    }
+    let path = args.injection_config.as_deref()?;
     let read = files::read_text(path, INJECTION_MAX).map_err(|e| chain(&e));
     let config = read.and_then(|text| InjectConfig::read(&text).map_err(|e| e.to_string()));
     let named = args.release_namespace.as_ref();
@@ -123,11 +128,11 @@ pub fn injection(path: &Path, args: &AgentArgs, problems: &mut Problems) -> Opti
         Ok(config) => {
             let named = named.map(ToString::to_string).unwrap_or_default();
             let text = format!("releaseNamespace is {}, --release-namespace is {named}", config.release_namespace);
-            problems.file("MF0116", path.display().to_string(), text);
+            problems.file("MF0118", path.display().to_string(), text);
             None
         }
         Err(text) => {
-            problems.file("MF0116", path.display().to_string(), text);
+            problems.file("MF0118", path.display().to_string(), text);
             None
         }
     }
@@ -230,11 +235,7 @@ impl Config {
             let text = format!("{:?} is not between 10s and 24h", args.svid_ttl);
             problems.flag("MF0113", "--svid-ttl", text);
         }
-        if args.webhook_certificate_ttl < WEBHOOK_TTL_MIN {
-            let text = format!("{:?} is shorter than 20s", args.webhook_certificate_ttl);
-            problems.flag("MF0113", "--webhook-certificate-ttl", text);
-        }
-        let inject = args.injection_config.as_deref().and_then(|path| injection(path, &args, &mut problems));
+        let inject = injection(&args, &mut problems);
         let files = Files::read(&args.data_dir, &mut problems);
         match (source, namespace, files) {
             (Some(source), Some(namespace), Some(files)) if problems.is_empty() => Ok(Self {

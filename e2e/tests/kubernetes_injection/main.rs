@@ -81,7 +81,7 @@ fn create(world: &World, namespace: &str, name: &str, spec: &str, metadata: &str
         args.push("--dry-run=server");
     }
     let output = world.api.kubectl_with(&args, &yaml);
-    if output.code == 0 { Ok(serde_json::from_str(&output.stdout).unwrap()) } else { Err(output.stderr) }
+    if output.code == 0 { serde_json::from_str(&output.stdout).map_err(|e| e.to_string()) } else { Err(output.stderr) }
 }
 
 fn inits(pod: &Value) -> Vec<String> {
@@ -218,11 +218,11 @@ items:
     let printed = meshfed_e2e::process::run(&mut command).ok("meshfed inject");
     let args = ["create", "--dry-run=server", "-o", "json", "-f", "-"];
     let made = world.api.kubectl_with(&args, &printed).ok("kubectl create");
-    let made: Value = serde_json::from_str(&made).unwrap();
-    let items = made["items"].as_array().unwrap();
-    assert_eq!(items.len(), 6);
+    // One after the other: kubectl makes no List of what it has made.
+    let items: Vec<Value> = serde_json::Deserializer::from_str(&made).into_iter().collect::<Result<_, _>>().unwrap();
+    assert_eq!(items.len(), 6, "{made}");
     let by_webhook = create(&world, "web", "w", spec, "", true).unwrap();
-    for item in items {
+    for item in &items {
         let pod = ["", "/spec/template", "/spec/jobTemplate/spec/template"]
             .iter()
             .rev()
