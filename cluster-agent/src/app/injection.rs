@@ -13,26 +13,40 @@ use crate::inject::InjectConfig;
 use crate::trust_map::TrustMap;
 use crate::webhook::{self, WebhookConfig};
 
-/// Starts what `--injection-config` and `--webhook-listen` name. `anchors` are this cluster's, PEM; `None`: it has not
-/// joined.
-pub(super) fn start(
-    tasks: &mut TaskGroup,
-    args: &AgentArgs,
-    inject: Arc<InjectConfig>,
-    listeners: Vec<TcpListener>,
-    client: &kube::Client,
-    anchors: watch::Receiver<Option<Arc<str>>>,
-    metrics: &Metrics,
-    drain: &Watch,
-) {
-    let trust = TrustMap::new(client.clone(), anchors);
-    tasks.spawn("trust-map", trust.clone().keep(Arc::clone(&inject), drain.clone()));
-    if !listeners.is_empty() {
-        let settings = WebhookConfig {
-            inject,
-            configuration: args.webhook_configuration.clone(),
-            certificate_ttl: args.webhook_certificate_ttl,
-        };
-        webhook::start(tasks, listeners, settings, client.clone(), trust, metrics, drain);
+/// What both need.
+pub(super) struct Injection<'a> {
+    /// The namespace of this release.
+    pub(super) release: String,
+    /// `--injection-config`; without it there is `meshfed-trust` in the release namespace alone, for its gateways.
+    pub(super) inject: Option<Arc<InjectConfig>>,
+    /// The flags.
+    pub(super) args: &'a AgentArgs,
+    /// Those of `--webhook-listen`, bound.
+    pub(super) listeners: Vec<TcpListener>,
+    /// The API server.
+    pub(super) client: kube::Client,
+}
+
+impl Injection<'_> {
+    /// Starts what the flags name. `anchors` are this cluster's, PEM; `None`: it has not joined, and pods to be injected
+    /// are refused.
+    pub(super) fn start(
+        self,
+        tasks: &mut TaskGroup,
+        anchors: watch::Receiver<Option<Arc<str>>>,
+        metrics: &Metrics,
+        drain: &Watch,
+    ) {
+        let Self { release, inject, args, listeners, client } = self;
+        let trust = TrustMap::new(client.clone(), anchors);
+        tasks.spawn("trust-map", trust.clone().keep(release, inject.clone(), drain.clone()));
+        if let Some(inject) = inject.filter(|_| !listeners.is_empty()) {
+            let settings = WebhookConfig {
+                inject,
+                configuration: args.webhook_configuration.clone(),
+                certificate_ttl: args.webhook_certificate_ttl,
+            };
+            webhook::start(tasks, listeners, settings, client, trust, metrics, drain);
+        }
     }
 }

@@ -17,6 +17,7 @@ use meshfed_runtime::readiness::Readiness;
 use meshfed_runtime::telemetry;
 use tokio::sync::watch;
 
+use super::injection::Injection;
 use super::{Agent, chain};
 use crate::config::{AgentArgs, Config, admin_listeners, injection};
 use crate::downlink;
@@ -90,9 +91,9 @@ async fn life(
     let mut ended = Ok(None);
     let until = async { ended = Box::pin(phases(args, place, &metrics, anchors, stop)).await };
     run_parts(until, args.drain_timeout, |parts, watch| {
-        if let Some(inject) = inject {
-            super::injection::start(parts, args, inject, webhook, &place.client, told, &metrics, &watch);
-        }
+        let release = place.namespace.clone();
+        let injection = Injection { release, inject, args, listeners: webhook, client: place.client.clone() };
+        injection.start(parts, told, &metrics, &watch);
         Ok(())
     })
     .await?;
@@ -127,7 +128,7 @@ async fn phases(
     };
     let built = Config::load(inner).and_then(|config| {
         anchors.send_replace(Some(super::anchors_of(&config)));
-        Agent::build_counted(config, Arc::clone(metrics))
+        Agent::build_within(config, Some(Arc::clone(metrics)))
     });
     let agent = built.map_err(|problems| Ended { name: "agent", reason: problems.to_string() })?;
     let attended = attend(agent, &member, &file, &mut controller, stop).await?;

@@ -102,6 +102,8 @@ pub struct Agent {
     trust: Arc<TrustStore>,
     link: Link,
     opened: Opened,
+    /// Whether webhook and `meshfed-trust` are this agent's own to serve.
+    injects: bool,
     /// Keeps a second agent away from the data directory while this one uses it.
     lock: std::fs::File,
 }
@@ -141,11 +143,14 @@ impl Agent {
     /// # Errors
     /// All problems that were found.
     pub fn build(config: Config) -> Result<Self, Problems> {
-        Self::build_counted(config, Arc::new(Metrics::new()))
+        Self::build_within(config, None)
     }
 
-    /// As [`Self::build`], with metrics that others count in, too.
-    fn build_counted(config: Config, metrics: Arc<Metrics>) -> Result<Self, Problems> {
+    /// As [`Self::build`]; `host`: what pods need before they start is served by somebody else, who counts in these
+    /// metrics.
+    fn build_within(config: Config, host: Option<Arc<Metrics>>) -> Result<Self, Problems> {
+        let injects = host.is_none();
+        let metrics = host.unwrap_or_default();
         let mut problems = Problems::new();
         let data_dir = &config.args.data_dir;
         let lock = lock(data_dir)?;
@@ -183,7 +188,7 @@ impl Agent {
         match (bound, identity, link) {
             (Some(bound), Some(identity), Some((link, opened))) if problems.is_empty() => {
                 let readiness = Readiness::new();
-                Ok(Self { config, bound, metrics, readiness, identity, trust, link, opened, lock })
+                Ok(Self { config, bound, metrics, readiness, identity, trust, link, opened, injects, lock })
             }
             _ => Err(problems),
         }
@@ -238,15 +243,15 @@ impl Agent {
             workload_api = %self.config.workload_socket().display(),
             "the agent listens"
         );
-        let client = match &self.config.args.release_namespace {
-            Some(_) => Some(kubernetes::place(&self.config.args).await?.client),
-            None => None,
+        let client = match self.config.has_api_server() {
+            true => Some(kubernetes::place(&self.config.args).await?.client),
+            false => None,
         };
         run_parts(stop, timeout, |parts, watch| Ok(self.start(parts, watch, client))).await
     }
 
     fn start(self, tasks: &mut TaskGroup, watch: drain::Watch, client: Option<kube::Client>) -> Held {
-        let Self { config, bound, metrics, readiness, identity, trust, link, opened, lock } = self;
+        let Self { config, bound, metrics, readiness, identity, trust, link, opened, injects, lock } = self;
         let Opened { uplink, commands: downlink, loaded, bundles, connected: _ } = opened;
         let state = config.args.data_dir.join("state");
         let guards = Guards {
@@ -259,9 +264,16 @@ impl Agent {
         let shown = config.shown();
         let source_config = source_of(&config, state.join("source"), &readiness, &metrics);
         let now = clock::instant();
-        let anchors = client.as_ref().zip(config.inject.clone()).map(|(client, inject)| {
+        let anchors = client.clone().filter(|_| injects).map(|client| {
             let (told, anchors) = watch::channel(Some(anchors_of(&config)));
-            injection::start(tasks, &config.args, inject, bound.webhook, client, anchors, &metrics, &watch);
+            let injection = Injection {
+                release: config.namespace.to_string(),
+                inject: config.inject.clone(),
+                args: &config.args,
+                listeners: bound.webhook,
+                client,
+            };
+            injection.start(tasks, anchors, &metrics, &watch);
             told
         });
         let mut core = core_of(&config.agent, config.namespace.clone(), config.authority, loaded, &bundles);
@@ -316,7 +328,7 @@ impl Agent {
                 listeners: bound.xds,
                 routes: routes.clone(),
             };
-            let kubernetes = config.args.release_namespace.zip(client);
+            let kubernetes = client.map(|client| (config.namespace.clone(), client));
             port.serve(tasks, kubernetes, &commands, &metrics, &watch);
         }
         tasks.spawn("xds-unix", grpc::serve_unix(bound.unix, routes, watch.clone(), options));

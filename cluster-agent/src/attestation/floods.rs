@@ -67,4 +67,8 @@ impl Floods {
         }
         self.reviews.insert(token, (now, said));
     }
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.reviews.len()
+    }
 }

@@ -67,7 +67,8 @@ pub struct AgentArgs {
     /// DNS (not in this version)
     #[arg(long, value_name = "HOST:PORT|off")]
     pub dns_listen: Vec<ListenFlag>,
-    /// With --source kubernetes: the kubeconfig of this cluster [default: KUBECONFIG, ~/.kube/config, the pod's account]
+    /// The kubeconfig of this cluster, with --source kubernetes or without: proxies of pods are attested by service-account
+    /// tokens then, and xDS over TCP shows spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/meshfed-agent [default: KUBECONFIG, ~/.kube/config, the pod's account]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// With --source kubernetes: a context of the kubeconfig [default: its current one]
@@ -80,12 +81,8 @@ pub struct AgentArgs {
     /// With --source kubernetes: the only Secret of its namespace that a Membership may name for its token
     #[arg(long, value_name = "NAME", default_value = "meshfed-join")]
     pub token_secret: String,
-    /// On Kubernetes the namespace of this release: proxies of pods are attested by service-account tokens then, and xDS
-    /// over TCP shows spiffe://TRUST_DOMAIN/ns/NS/sa/meshfed-agent; the API server is that of KUBECONFIG, else the pod's
-    #[arg(long, value_name = "NS", env = "MESHFED_RELEASE_NAMESPACE")]
-    pub release_namespace: Option<Namespace>,
     /// What is injected into pods, as YAML; makes ConfigMap meshfed-trust be kept in all namespaces with injection
-    #[arg(long, value_name = "FILE", requires = "release_namespace")]
+    #[arg(long, value_name = "FILE")]
     pub injection_config: Option<PathBuf>,
     /// HTTPS of the mutating webhook, several times [default: off]
     #[arg(long, value_name = "HOST:PORT|off", requires = "injection_config")]
@@ -122,12 +119,14 @@ pub(crate) fn injection(args: &AgentArgs, problems: &mut Problems) -> Option<Arc
     let path = args.injection_config.as_deref()?;
     let read = files::read_text(path, INJECTION_MAX).map_err(|e| chain(&e));
     let config = read.and_then(|text| InjectConfig::read(&text).map_err(|e| e.to_string()));
-    let named = args.release_namespace.as_ref();
+    if !has_api_server(args) {
+        problems.flag("MF0118", "--injection-config", "needs an API server: --source kubernetes, or --kubeconfig");
+    }
+    let named = args.namespace.as_deref().unwrap_or(RELEASE_NAMESPACE);
     match config {
-        Ok(config) if Some(&config.release_namespace) == named => Some(Arc::new(config)),
+        Ok(config) if config.release_namespace.as_str() == named => Some(Arc::new(config)),
         Ok(config) => {
-            let named = named.map(ToString::to_string).unwrap_or_default();
-            let text = format!("releaseNamespace is {}, --release-namespace is {named}", config.release_namespace);
+            let text = format!("releaseNamespace is {}, --namespace is {named}", config.release_namespace);
             problems.file("MF0118", path.display().to_string(), text);
             None
         }
@@ -203,7 +202,17 @@ pub struct Config {
     pub identity_key: zeroize::Zeroizing<String>,
 }
 
+/// Whether there is an API server to ask.
+fn has_api_server(args: &AgentArgs) -> bool {
+    args.source == "kubernetes" || args.kubeconfig.is_some()
+}
+
 impl Config {
+    /// Whether there is an API server: pods are attested by it then.
+    #[must_use]
+    pub fn has_api_server(&self) -> bool {
+        has_api_server(&self.args)
+    }
     /// The Unix socket of xDS.
     #[must_use]
     pub fn xds_socket(&self) -> PathBuf {

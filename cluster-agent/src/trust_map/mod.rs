@@ -124,11 +124,16 @@ impl TrustMap {
         Ok(())
     }
 
-    /// Has it in the release namespace and in every namespace with injection, until the drain.
+    /// Has it in the release namespace and in every namespace with injection, where there is one, until the drain.
     ///
     /// # Errors
     /// Never.
-    pub async fn keep(self, config: Arc<InjectConfig>, drain: Watch) -> Result<(), std::convert::Infallible> {
+    pub async fn keep(
+        self,
+        release: String,
+        config: Option<Arc<InjectConfig>>,
+        drain: Watch,
+    ) -> Result<(), std::convert::Infallible> {
         let api: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
         let watched = watcher(api, watcher::Config::default()).default_backoff().applied_objects();
         let mut watched = std::pin::pin!(watched);
@@ -139,7 +144,7 @@ impl TrustMap {
             let due: Vec<(String, String)> = tokio::select! {
                 () = drain.signaled() => return Ok(()),
                 found = watched.try_next() => match found {
-                    Ok(Some(namespace)) => note(&mut wanted, &namespace, &config).into_iter().collect(),
+                    Ok(Some(namespace)) => note(&mut wanted, &namespace, &release, config.as_deref()).into_iter().collect(),
                     Ok(None) => Vec::new(),
                     Err(error) => {
                         tracing::warn!(reason = telemetry::chain(&error), "trust map: namespaces are not seen; trying again");
@@ -167,13 +172,14 @@ impl TrustMap {
 fn note(
     wanted: &mut BTreeMap<String, String>,
     namespace: &PartialObjectMeta<Namespace>,
-    config: &InjectConfig,
+    release: &str,
+    config: Option<&InjectConfig>,
 ) -> Option<(String, String)> {
     let meta = &namespace.metadata;
     let (name, uid) = (meta.name.clone()?, meta.uid.clone()?);
     let injection = meta.labels.as_ref().and_then(|l| l.get(LABEL)).cloned();
     let facts = NamespaceFacts { name: name.clone(), injection, enforce: None };
-    let is_wanted = name == config.release_namespace.as_str() || selected(&facts, config);
+    let is_wanted = name == release || config.is_some_and(|config| selected(&facts, config));
     if !is_wanted || meta.deletion_timestamp.is_some() {
         wanted.remove(&name);
         return None;

@@ -140,9 +140,10 @@ impl World {
         std::fs::write(source.join("a.yaml"), workload).unwrap();
         let account = api.as_account(RELEASE, "meshfed-agent");
         let mut start = Command::new(meshfed());
-        start.args(["agent", "--data-dir"]).arg(fleet.path("east")).env("KUBECONFIG", account.kubeconfig());
+        start.args(["agent", "--data-dir"]).arg(fleet.path("east"));
+        start.arg("--kubeconfig").arg(account.kubeconfig());
         start.arg("--source").arg(format!("dir:{}", source.display())).args(["--svid-ttl", "10s"]);
-        start.args(["--bind", &range.host(1).to_string(), "--release-namespace", RELEASE]);
+        start.args(["--bind", &range.host(1).to_string(), "--namespace", RELEASE]);
         let (host, dir) = (range.host(1).to_string(), fleet.dir.path().display().to_string());
         start.args(flags.iter().map(|f| f.replace("{HOST}", &host).replace("{DIR}", &dir)));
         std::fs::write(fleet.path("injection.yaml"), INJECTION).unwrap();

@@ -1,6 +1,7 @@
 //! Edge. The proxy's own ports: admin, metrics, readiness.
 
 use std::net::{IpAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -32,6 +33,9 @@ pub struct Admin {
     pub config: serde_json::Value,
     /// What is asked for the kubelet, and where.
     pub kubelet: Option<(Probes, IpAddr)>,
+    /// A file without which there is nothing to be ready for: before a cluster has joined, its gateway counts as ready,
+    /// or no release of it would ever be.
+    pub needed: Option<PathBuf>,
 }
 
 impl Admin {
@@ -54,12 +58,16 @@ impl Admin {
     }
     /// Serves `GET /healthz/ready`, and the kubelet's probes of the application, until the drain.
     pub fn serve_ready(&self, sockets: Vec<TcpListener>, drain: &Watch) {
-        let router = Router::new().route("/healthz/ready", get(ready)).with_state(self.readiness.clone());
-        let router = match &self.kubelet {
+        serve("ready", sockets, &self.ready_routes(), drain);
+    }
+
+    fn ready_routes(&self) -> Router {
+        let state = (self.readiness.clone(), self.needed.clone());
+        let router = Router::new().route("/healthz/ready", get(ready)).with_state(state);
+        match &self.kubelet {
             Some((probes, host)) => router.merge(kubelet::routes(probes.clone(), *host)),
             None => router,
-        };
-        serve("ready", sockets, &router, drain);
+        }
     }
 }
 
@@ -67,7 +75,10 @@ async fn metrics(State(metrics): State<Arc<Metrics>>) -> Response {
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.encode()).into_response()
 }
 
-async fn ready(State(readiness): State<Readiness>) -> Response {
+async fn ready(State((readiness, needed)): State<(Readiness, Option<PathBuf>)>) -> Response {
+    if needed.is_some_and(|file| !file.exists()) {
+        return "this cluster has not joined: nothing is served yet\n".into_response();
+    }
     let pending = readiness.pending();
     if pending.is_empty() {
         return "ok\n".into_response();
@@ -93,4 +104,38 @@ fn detach(name: &'static str, server: impl Future<Output = std::io::Result<()>> 
             tracing::error!(server = name, %error, "a port of the proxy itself is no longer served");
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::Request;
+    use meshfed_runtime::tls::{IdentityStore, TrustStore};
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    /// Mutation seen to fail: `needed` is not looked at.
+    #[tokio::test]
+    async fn a_gateway_whose_cluster_has_not_joined_is_ready_and_then_waits_for_its_listeners() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("anchors.pem");
+        let readiness = Readiness::new();
+        let _pending = readiness.guard("agent: no listeners yet");
+        let admin = Admin {
+            readiness,
+            metrics: Arc::new(Metrics::new()),
+            state: StateHandle::new(Arc::new(IdentityStore::empty()), Arc::new(TrustStore::new())),
+            config: serde_json::Value::Null,
+            kubelet: None,
+            needed: Some(file.clone()),
+        };
+        let status = async || {
+            let request = Request::get("/healthz/ready").body(Body::empty()).unwrap();
+            admin.ready_routes().oneshot(request).await.unwrap().status()
+        };
+        assert_eq!(status().await, StatusCode::OK);
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(status().await, StatusCode::SERVICE_UNAVAILABLE);
+    }
 }

@@ -6,6 +6,7 @@ mod sockets;
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -137,6 +138,7 @@ fn build(config: &Config, readiness: &Readiness, watch: &drain::Watch) -> Result
         state: Arc::clone(&state),
         config: shown(config),
         kubelet: config.kubelet.clone(),
+        needed: needed(config),
     };
     let guard = readiness.guard("agent: no listeners yet");
     let sockets = ProcessSockets::new(config, run_dir, admin, listeners, guard, watch.clone())?;
@@ -162,6 +164,14 @@ fn build(config: &Config, readiness: &Readiness, watch: &drain::Watch) -> Result
     let (discovery, channel) = Discovery::new(discovery_config, &state, identity, trust, &metrics);
     helpers.extend(probe_and_report(config, node_id, state, &sockets, channel, watch));
     Ok(Parts { discovery, sockets, workers, helpers })
+}
+
+/// The anchors of a gateway on Kubernetes: they come when its cluster joins.
+fn needed(config: &Config) -> Option<PathBuf> {
+    match &config.agent {
+        AgentAddress::Tcp(agent) if config.mode == Mode::Gateway => Some(agent.trust_file.clone()),
+        AgentAddress::Tcp(_) | AgentAddress::Unix(_) => None,
+    }
 }
 
 /// Opens the access log, and tells with it every address in use that the flags name: all that can be known by now.

@@ -8,6 +8,8 @@ use meshfed_runtime::config::Problems;
 
 use super::{CODE_FLAG, ProxyArgs};
 
+/// The namespace of a release where nobody says.
+const RELEASE_NAMESPACE: &str = "meshfed-system";
 /// Longest path of a Unix socket.
 const UNIX_PATH_MAX: usize = 107;
 
@@ -90,6 +92,17 @@ fn tcp(args: &ProxyArgs, problems: &mut Problems) -> Option<TcpAgent> {
     if problems.as_slice().len() > before {
         return None;
     }
-    let namespace = args.agent_namespace.clone();
+    let named = args.agent_namespace.clone().or_else(|| namespace_of(parts?.0));
+    let namespace = match named {
+        Some(namespace) => namespace,
+        None => Namespace::new(RELEASE_NAMESPACE).ok()?,
+    };
     Some(TcpAgent { target: args.agent.clone(), token_file: token_file?, trust_file: trust_file?, namespace })
+}
+
+/// The namespace of a Service's DNS name: `SERVICE.NS.svc`, with the cluster's domain after it or not.
+fn namespace_of(host: &str) -> Option<Namespace> {
+    let mut labels = host.split('.');
+    let (_service, namespace) = (labels.next()?, labels.next()?);
+    (labels.next() == Some("svc")).then(|| Namespace::new(namespace).ok())?
 }

@@ -79,9 +79,10 @@ pub struct ProxyArgs {
     /// The anchors by which an agent at HOST:PORT is verified: anchors.pem of ConfigMap meshfed-trust
     #[arg(long, value_name = "FILE")]
     pub trust_file: Option<PathBuf>,
-    /// The namespace of an agent at HOST:PORT: it is spiffe://TRUST_DOMAIN/ns/NS/sa/meshfed-agent
-    #[arg(long, value_name = "NS", default_value = "meshfed-system")]
-    pub agent_namespace: Namespace,
+    /// The namespace of an agent at HOST:PORT: it is spiffe://TRUST_DOMAIN/ns/NS/sa/meshfed-agent [default: NS of a HOST
+    /// like meshfed-agent.NS.svc, else meshfed-system]
+    #[arg(long, value_name = "NS")]
+    pub agent_namespace: Option<Namespace>,
     /// What the kubelet would ask the application, as injection writes it: answered at the readiness port
     #[arg(long, value_name = "JSON", env = "MESHFED_KUBELET_PROBES", requires = "pod_ip", hide = true)]
     pub kubelet_probes: Option<String>,

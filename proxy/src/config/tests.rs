@@ -113,3 +113,28 @@ fn the_node_tells_what_the_proxy_was_started_with() {
     let AppProbe::Http { authority, path, .. } = off.app_probe else { panic!() };
     assert_eq!((authority.as_str(), path.as_str()), ("localhost:8080", "/healthz?x=1"));
 }
+
+/// Mutations seen to fail: the namespace of the host is not read; a Unix socket takes `--token-file`.
+#[test]
+fn an_agent_over_tcp_needs_token_and_trust() {
+    let tcp = |agent: &str, flags: &[&str]| {
+        let base = ["proxy", "--agent", agent, "--workload", "shop/b"];
+        let args = Cli::try_parse_from(base.iter().chain(flags)).unwrap().proxy;
+        Config::new(&args, 2).map(|c| c.agent).map_err(|p| p.to_string())
+    };
+    let files = ["--token-file", "t", "--trust-file", "a"];
+    let namespace = |agent: &str, flags: &[&str]| match tcp(agent, &[&files, flags].concat()) {
+        Ok(AgentAddress::Tcp(tcp)) => tcp.namespace.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(namespace("meshfed-agent.mesh.svc:15012", &[]), "mesh");
+    assert_eq!(namespace("meshfed-agent.mesh.svc.cluster.local:15012", &[]), "mesh");
+    assert_eq!(namespace("10.0.0.1:15012", &[]), "meshfed-system");
+    assert_eq!(namespace("meshfed-agent.mesh.svc:15012", &["--agent-namespace", "other"]), "other");
+    let missing = tcp("a.b.svc:15012", &[]).unwrap_err();
+    assert!(missing.contains("--token-file: ") && missing.contains("--trust-file: "), "{missing}");
+    assert!(tcp("unix:x/xds.sock", &files).unwrap_err().contains("the kernel says who we are"));
+    for wrong in ["nowhere", "a b:1", ":1", "a:0"] {
+        assert!(tcp(wrong, &files).unwrap_err().contains("neither unix:PATH nor HOST:PORT"), "{wrong}");
+    }
+}
