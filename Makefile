@@ -46,9 +46,12 @@ test: peers lint ## everything that CI checks
 	$(CARGO) test --workspace --no-fail-fast
 	@echo "make test: what says 'ignored, make test-kubernetes' needs whole clusters for longer and runs there"
 
+# Tests whose `ignore` names what they wait for.
+NOT_YET := the_walk_of_the_contracts
 test-kubernetes: peers ## every test on real Kubernetes, also those that 'make test' leaves out
 	$(CARGO) build --workspace --bins
-	$(CARGO) test -p meshfed-e2e --no-fail-fast --test 'kubernetes*' -- --include-ignored
+	$(CARGO) test -p meshfed-e2e --no-fail-fast --test 'kubernetes*' -- --include-ignored $(addprefix --skip ,$(NOT_YET))
+	@[ -z "$(NOT_YET)" ] || echo "make test-kubernetes: not run, as they say why themselves: $(NOT_YET)"
 	@echo "make test-kubernetes: not run, for want of a cluster that can: several nodes a cluster, IPv6 and dual stack," \
 	  "enforcement of NetworkPolicies (renders and network namespaces stand for them)"
 

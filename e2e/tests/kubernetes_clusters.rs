@@ -59,6 +59,7 @@ fn the_image_runs_as_any_user_and_a_killed_component_stays_away() {
 ///
 /// Mutation seen to fail: `cut_off` sets the link `up` both times.
 #[test]
+#[ignore = "make test-kubernetes"]
 fn two_clusters_meet_by_their_nodes_alone() {
     let (east, west) = Cluster::east_and_west();
     assert_eq!((east.node_ip().as_str(), west.node_ip().as_str()), ("172.30.0.11", "172.30.0.12"));
