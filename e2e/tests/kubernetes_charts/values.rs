@@ -52,12 +52,15 @@ fn shape_of(key: &str, value: &Value) -> Value {
     }
 }
 
-/// Renders with a value at a place; the render's shape, or nothing when Helm refuses it.
+/// Renders with a value at a place; the render's shape, or nothing when the schema refuses it.
 fn shape_with(name: &str, place: &[String], value: &Value) -> Option<Value> {
     let mut values = required(name);
     set(&mut values, place, value.clone());
     let output = render(name, &values);
-    (output.code == 0).then(|| shape(&Value::Array(objects(&output.stdout))))
+    // A render that Helm cannot read is no refusal: the text came through.
+    let refused = output.code != 0 && output.stderr.contains("schema");
+    assert!(output.code == 0 || refused, "{name}: {} = {value}: {}", place.join("."), output.stderr);
+    (!refused).then(|| shape(&Value::Array(objects(&output.stdout))))
 }
 
 /// Puts each evil text, in a form (`$` stands for it), at a place.
