@@ -263,15 +263,7 @@ fn before_a_cluster_has_joined_pods_to_be_injected_wait() {
     }
     std::fs::write(dir.path().join("injection.yaml"), world::INJECTION).unwrap();
     let mut start = std::process::Command::new(meshfed_e2e::binary::meshfed());
-    start.args([
-        "agent",
-        "--source",
-        "kubernetes",
-        "--namespace",
-        world::RELEASE,
-        "--release-namespace",
-        world::RELEASE,
-    ]);
+    start.args(["agent", "--source", "kubernetes", "--namespace", world::RELEASE]);
     start.args(["--bind", &host, "--webhook-listen", &format!("{host}:15443"), "--data-dir"]).arg(dir.path().join("e"));
     start.arg("--injection-config").arg(dir.path().join("injection.yaml")).env("KUBECONFIG", api.kubeconfig());
     let mut agent = meshfed_e2e::process::Process::start("agent", dir.path(), &mut start);
