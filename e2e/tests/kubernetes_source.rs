@@ -15,7 +15,7 @@ use meshfed_e2e::binary::workspace;
 use meshfed_e2e::fleet::{Fleet, command};
 use meshfed_e2e::kube::{ApiServer, Client};
 use meshfed_e2e::process::Process;
-use meshfed_e2e::{relay, wait};
+use meshfed_e2e::{http, relay, wait};
 use meshfed_model::network::Network;
 use meshfed_runtime::drain::{self, Trigger};
 use meshfed_runtime::metrics::Metrics;
@@ -385,4 +385,50 @@ fn services_of_an_api_server_are_offered() {
     ready(["1", "2"]);
     let _gone = server.ok(&["-n", "shop", "delete", "serviceexport", "b"]);
     wait::until("the export is gone", SOON, || row().map_or_else(|_| Ok(()), |row| Err(row.join(" "))));
+}
+
+/// The fleet's policies in the hub's namespace, and in no other; a hub that starts while the API server is away has those
+/// of its last run.
+///
+/// Mutation seen to fail: `&& !kind.is_cluster_scoped()` of `ApiServer::new` made `&& false` (all namespaces are read).
+#[test]
+fn policies_of_the_hubs_namespace_are_the_fleets() {
+    let mut server = ApiServer::start();
+    definitions(&server);
+    let policy = |namespace: &str| {
+        let _made = server.ok(&["create", "namespace", namespace]);
+        server.apply(&format!(
+            "{{apiVersion: federation.meshfed.io/v1alpha1, kind: ExportPolicy, metadata: {{name: p, namespace: {namespace}}}, spec: {{services: [{{namespace: shop, name: '*'}}], to: {{clusters: [nobody]}}}}}}"
+        ));
+    };
+    policy("meshfed-hub");
+    policy("shop");
+    let kubeconfig = server.kubeconfig().to_str().unwrap().to_owned();
+    let flags = ["--source", "kubernetes", "--kubeconfig", &kubeconfig];
+    let mut fleet = Fleet::start_at(None, "127.0.0.1", &flags);
+    // That nobody has the name `nobody` is told of each policy that stands, once the hub knows its members.
+    let _token = fleet.token(None, "east", &["--region", "eu", "--network", "net=10.1.0.0/16"]);
+    let told = |fleet: &Fleet, wanted: &[&str]| {
+        let admin = fleet.admin("federator").unwrap();
+        wait::until(&format!("the faults are {wanted:?}"), SOON, || {
+            let body = http::get(admin, "/debug/source")?.body;
+            let body: serde_json::Value = serde_json::from_str(&body).map_err(|e| format!("{e}: {body}"))?;
+            let faults = body["errors"].as_array().into_iter().flatten();
+            let of = |fault: &serde_json::Value| {
+                let name = fault["file"].as_str().or(fault["kind"].as_str()).unwrap_or_default();
+                format!("{} {name}", fault["code"].as_str().unwrap_or_default())
+            };
+            let faults: BTreeSet<String> = faults.map(of).collect();
+            let wanted: BTreeSet<String> = wanted.iter().map(|w| (*w).to_owned()).collect();
+            if faults == wanted { Ok(()) } else { Err(body.to_string()) }
+        });
+    };
+    told(&fleet, &["MF2107 ExportPolicy/meshfed-hub/p"]);
+    fleet.federator().kill();
+    server.kill();
+    fleet.start_federator(None, &flags);
+    told(&fleet, &["MF2014 ExportPolicy", "MF2014 FailoverPolicy", "MF2014 Mesh", "MF2107 ExportPolicy/meshfed-hub/p"]);
+    server.start_again();
+    let _gone = server.ok(&["-n", "meshfed-hub", "delete", "exportpolicy", "p"]);
+    told(&fleet, &[]);
 }

@@ -155,7 +155,7 @@ impl Federator {
                 None
             }
         };
-        let opened = config.source.clone().map(|root| FleetSource::open(root, data_dir)).transpose();
+        let opened = config.source.clone().map(|place| FleetSource::open(place, data_dir)).transpose();
         let source = opened.unwrap_or_else(|error| {
             problems.file("MF0213", data_dir.join("state").display().to_string(), chain(&error));
             None
@@ -188,7 +188,14 @@ impl Federator {
     ///
     /// # Errors
     /// [`Ended`] when a required part ends before.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Ended> {
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), Ended> {
+        tokio::pin!(stop);
+        if let Some(source) = &mut self.source {
+            tokio::select! {
+                begun = source.begin() => begun.map_err(|error| Ended { name: "fleet source", reason: chain(&error) })?,
+                () = &mut stop => return Ok(()),
+            }
+        }
         let (timeout, closed) = (self.config.args.drain_timeout, self.closed.clone());
         let run_dir = self.config.args.data_dir.join("run");
         // Last of all: who reads it finds a daemon that listens, and that can be told to end.

@@ -9,6 +9,7 @@ use meshfed_runtime::listen::ListenFlag;
 use meshfed_runtime::telemetry::LogFormat;
 
 use crate::members::RegistryError;
+use crate::source::Place;
 
 /// Default of `--grpc-listen`.
 const GRPC: &str = "0.0.0.0:15600";
@@ -40,9 +41,19 @@ pub struct FederatorArgs {
     /// listens on all addresses and agents are on other machines
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Vec<String>,
-    /// Fleet-wide objects, which bind every cluster: FailoverPolicy and ExportPolicy (kubernetes is not in this version)
+    /// Fleet-wide objects, which bind every cluster: FailoverPolicy and ExportPolicy, from the files below PATH, or from
+    /// the API server, in the hub's namespace
     #[arg(long, value_name = "dir:PATH|kubernetes")]
     pub source: Option<String>,
+    /// With --source kubernetes: the kubeconfig [default: KUBECONFIG, ~/.kube/config, the pod's account]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// With --source kubernetes: a context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// With --source kubernetes: the hub's namespace, whose policies are the fleet's
+    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE", default_value = "meshfed-hub")]
+    pub namespace: String,
     /// Where the registry is stored (etcd is not in this version)
     #[arg(long, value_name = "redb|etcd:URL", default_value = "redb")]
     pub store: String,
@@ -82,7 +93,7 @@ pub struct Config {
     /// The admin port.
     pub admin: Vec<ListenFlag>,
     /// The directory of fleet-wide objects.
-    pub source: Option<PathBuf>,
+    pub source: Option<Place>,
 }
 
 fn or_default(given: &[ListenFlag], default: &str) -> Vec<ListenFlag> {
@@ -105,14 +116,15 @@ impl Config {
                 if !Path::new(path).is_dir() && !args.data_dir.join("state").exists() {
                     problems.file("MF0214", path, "is no directory; --source dir:PATH names one");
                 }
-                Some(PathBuf::from(path))
+                Some(Place::Directory(PathBuf::from(path)))
             }
-            _ if text == "kubernetes" => {
-                problems.flag("MF0202", "--source", "kubernetes is not in this version; use dir:PATH");
-                None
-            }
+            _ if text == "kubernetes" => Some(Place::ApiServer {
+                kubeconfig: args.kubeconfig.clone(),
+                context: args.context.clone(),
+                namespace: args.namespace.clone(),
+            }),
             _ => {
-                problems.flag("MF0202", "--source", format!("'{text}' is not dir:PATH"));
+                problems.flag("MF0202", "--source", format!("'{text}' is neither dir:PATH nor kubernetes"));
                 None
             }
         });
@@ -162,7 +174,7 @@ impl Config {
         serde_json::json!({
             "dataDir": self.args.data_dir, "fleet": self.fleet, "store": self.args.store,
             "grpcListen": flags(&self.grpc), "httpListen": flags(&self.http), "adminListen": flags(&self.admin),
-            "advertise": self.args.advertise, "httpSan": self.args.http_san, "source": self.source,
+            "advertise": self.args.advertise, "httpSan": self.args.http_san, "source": self.source.as_ref().map(ToString::to_string),
             "drainTimeout": format!("{:?}", self.args.drain_timeout),
         })
     }

@@ -136,7 +136,11 @@ impl Kinds {
                 watched.fault = Some((lack_of(&error), text_of(&error), now));
                 return;
             }
-            Step::Begin => watched.listing = Some(BTreeSet::new()),
+            Step::Begin => {
+                watched.listing = Some(BTreeSet::new());
+                // Nobody has answered yet.
+                return;
+            }
             Step::Listed(object) | Step::Put(object) if passed_over(&object) => {}
             Step::Listed(object) => {
                 let path = path_of(kind, &object);

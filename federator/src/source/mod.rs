@@ -1,4 +1,4 @@
-//! Edge. `--source dir:PATH`: policies of the fleet from a directory, with the error behaviour of `contracts.md` 1.6.
+//! Edge. `--source`: policies of the fleet from a directory or an API server, with the error behaviour of `contracts.md` 1.6.
 //!
 //! The first look happens before anybody is served: a policy that takes exports away is in force from the first offer
 //! on. What each file gave last is kept in `D/state/source.json`, so that a file that is broken at a restart does not
@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use meshfed_crds::api_server::{ApiServer, ConnectError, Selection, connect};
 use meshfed_crds::directory::{Stamp, Walker};
 use meshfed_crds::error::errors_by_code;
-use meshfed_crds::{Body, LastGood, Object, ObjectError, PolicyTarget as WrittenTarget, Scope};
+use meshfed_crds::{Body, FileChange, Kind, LastGood, Object, ObjectError, PolicyTarget as WrittenTarget, Scope};
 use meshfed_model::policy::{ExportPolicy, FailoverPolicy, FleetPolicies, PolicySource, PolicyTarget, ServicePattern};
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::files::{self, FileError};
 use meshfed_runtime::metrics::Metrics;
-use meshfed_runtime::tasks;
+use meshfed_runtime::{clock, tasks};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -31,6 +32,36 @@ const PERIOD: Duration = Duration::from_millis(300);
 const STATE_MAX: usize = 64 << 20;
 /// The format of the state file.
 const FORMAT: u32 = 1;
+
+/// How long a hub that has policies of its last run waits for the first complete lists of an API server. Then it begins with
+/// those. One that has none waits until it knows: a policy may forbid what it would show.
+const FIRST_WITHIN: Duration = Duration::from_secs(5);
+/// How often faults of an API server are looked at that end by themselves.
+const FAULTS_EVERY: Duration = Duration::from_secs(5);
+
+/// Where the fleet's objects are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In the files of a directory.
+    Directory(PathBuf),
+    /// In an API server.
+    ApiServer {
+        /// Where it is and who we are there; none: what is usual, in a pod its service account.
+        kubeconfig: Option<PathBuf>,
+        /// A context of the kubeconfig; none: its current one.
+        context: Option<String>,
+        /// The hub's namespace: policies in no other are the fleet's.
+        namespace: String,
+    },
+}
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "dir:{}", path.display()),
+            Self::ApiServer { .. } => f.write_str("kubernetes"),
+        }
+    }
+}
 
 /// Why the source cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +78,9 @@ pub enum SourceError {
         #[source]
         source: serde_json::Error,
     },
+    /// There is no client of the API server.
+    #[error("the fleet source is an API server, and there is no way to it")]
+    Connect(#[source] ConnectError),
     /// A look at the directory ended with a panic.
     #[error("the look at the fleet source panicked")]
     Panicked,
@@ -61,10 +95,18 @@ struct State {
 /// The faults of the last look, for `/debug/source`.
 pub type Faults = Arc<Mutex<Vec<ObjectError>>>;
 
-/// A directory with policies of the fleet.
+/// What is looked at.
+#[derive(Debug)]
+enum From {
+    Directory(Walker),
+    /// None until [`FleetSource::begin`].
+    ApiServer(Place, Option<ApiServer>),
+}
+
+/// Policies of the fleet.
 #[derive(Debug)]
 pub struct FleetSource {
-    walker: Walker,
+    from: From,
     last_good: LastGood,
     settling: BTreeMap<Arc<str>, Stamp>,
     state: PathBuf,
@@ -81,15 +123,19 @@ pub struct FaultLabels {
 }
 
 impl FleetSource {
-    /// Takes up what was known, and looks for the first time. Blocks.
+    /// Takes up what was known, and looks at a directory for the first time. Blocks.
     ///
     /// # Errors
     /// [`SourceError`]. A directory that is not there is none: it is a fault, and what was known stays.
-    pub fn open(root: PathBuf, data_dir: &Path) -> Result<Self, SourceError> {
+    pub fn open(place: Place, data_dir: &Path) -> Result<Self, SourceError> {
         let dir = data_dir.join("state");
         files::create_private_dir(&dir).map_err(SourceError::State)?;
         let state = dir.join("source.json");
-        let mut last_good = LastGood::new(Scope::Fleet, None);
+        let scope = match &place {
+            Place::Directory(_) => Scope::Fleet,
+            Place::ApiServer { .. } => Scope::Hub,
+        };
+        let mut last_good = LastGood::new(scope, None);
         match files::read_limited(&state, STATE_MAX) {
             Ok(bytes) => {
                 let form = |source| SourceError::Form { path: state.clone(), source };
@@ -104,10 +150,20 @@ impl FleetSource {
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(SourceError::State(error)),
         }
-        let known: Vec<Arc<str>> = last_good.files().map(Arc::clone).collect();
-        let walker = Walker::new(root, known);
+        // What another kind of source gave is not this one's.
+        let of_server =
+            |path: &str| path.split_once('/').is_some_and(|(of, _)| Kind::ALL.iter().any(|k| k.as_str() == of));
+        let foreign = last_good.files().filter(|path| scope == Scope::Hub && !of_server(path)).map(Arc::clone);
+        let gone: Vec<FileChange> = foreign.map(|path| FileChange::Removed { path }).collect();
+        let _nobody_has_them = last_good.apply(gone);
+        let from = match place {
+            Place::Directory(root) => {
+                From::Directory(Walker::new(root, last_good.files().map(Arc::clone).collect::<Vec<_>>()))
+            }
+            Place::ApiServer { .. } => From::ApiServer(place, None),
+        };
         let mut source = Self {
-            walker,
+            from,
             last_good,
             settling: BTreeMap::new(),
             state,
@@ -197,16 +253,66 @@ impl FleetSource {
 
     /// Looks, and keeps what stands. Whether a policy changed.
     fn look(&mut self, wait: impl FnMut(&Arc<str>, Stamp) -> bool) -> Result<bool, SourceError> {
-        let walk = self.walker.walk(true, wait);
+        let From::Directory(walker) = &mut self.from else { return Ok(false) };
+        let walk = walker.walk(true, wait);
+        let faults = walker.errors().to_vec();
         self.settling.retain(|path, _| walk.unsettled.contains(path));
-        let touched = !walk.changes.is_empty();
-        let changed = !self.last_good.apply(walk.changes).is_empty();
-        self.last_good.set_walk_errors(self.walker.errors().to_vec());
+        self.take(walk.changes, faults)
+    }
+
+    /// Takes changes, and keeps what stands. Whether a policy changed.
+    fn take(&mut self, changes: Vec<FileChange>, faults: Vec<ObjectError>) -> Result<bool, SourceError> {
+        let touched = !changes.is_empty();
+        let changed = !self.last_good.apply(changes).is_empty();
+        self.last_good.set_walk_errors(faults);
         self.tell_faults();
         if touched {
             self.keep()?;
         }
         Ok(changed)
+    }
+
+    /// Waits until an API server has told everything, or has not for a while and policies of the last run are known. Nobody
+    /// may be served before. A directory was looked at when it was opened.
+    ///
+    /// # Errors
+    /// [`SourceError`]. An API server that does not answer is none.
+    pub async fn begin(&mut self) -> Result<(), SourceError> {
+        let known: Vec<Arc<str>> = self.last_good.files().map(Arc::clone).collect();
+        let From::ApiServer(Place::ApiServer { kubeconfig, context, namespace }, server) = &mut self.from else {
+            return Ok(());
+        };
+        let client = connect(kubeconfig.as_deref(), context.as_deref()).await.map_err(SourceError::Connect)?;
+        let selection = Selection { scope: Scope::Hub, fleet_namespace: Some(namespace.as_str().into()) };
+        *server = Some(ApiServer::new(&client, &selection, known));
+        let restored = !self.last_good.is_empty();
+        let late = clock::instant() + FIRST_WITHIN;
+        while !self.is_settled() {
+            let left = late.saturating_duration_since(clock::instant());
+            if restored && left.is_zero() {
+                break;
+            }
+            let _told_with_the_first = self.hear(if restored { left } else { FAULTS_EVERY }).await?;
+        }
+        Ok(())
+    }
+
+    fn is_settled(&self) -> bool {
+        match &self.from {
+            From::Directory(_) | From::ApiServer(_, None) => true,
+            From::ApiServer(_, Some(server)) => server.kinds().is_settled(),
+        }
+    }
+
+    /// Waits for an API server, but not longer than this. Whether a policy changed.
+    async fn hear(&mut self, within: Duration) -> Result<bool, SourceError> {
+        let From::ApiServer(_, Some(server)) = &mut self.from else { return Ok(false) };
+        let changes = tokio::select! {
+            changes = server.next(clock::instant) => changes,
+            () = tokio::time::sleep(within) => Vec::new(),
+        };
+        let faults = server.kinds().faults(clock::instant());
+        self.take(changes, faults)
     }
 
     /// Looks again; a file is read only once it has looked the same for a whole period.
@@ -251,7 +357,7 @@ impl FleetSource {
     }
 }
 
-/// Follows the directory until the drain. The watch holds the policies of the first look already.
+/// Follows the source until the drain. The watch holds the policies of the first look already.
 ///
 /// # Errors
 /// [`SourceError`]: what cannot be kept ends the process.
@@ -261,6 +367,15 @@ pub async fn follow(
     revisions: Arc<Revisions>,
     drain: Watch,
 ) -> Result<(), SourceError> {
+    while let From::ApiServer(..) = &source.from {
+        let changed = tokio::select! {
+            changed = source.hear(FAULTS_EVERY) => changed?,
+            () = drain.signaled() => return Ok(()),
+        };
+        if changed {
+            policies.send_replace(Arc::new(source.policies(revisions.bump())));
+        }
+    }
     loop {
         tokio::select! {
             () = tokio::time::sleep(PERIOD) => {}

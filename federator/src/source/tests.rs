@@ -18,7 +18,7 @@ fn policies_follow_the_directory_and_outlive_broken_files() {
     std::fs::create_dir_all(&root).unwrap();
     std::fs::create_dir_all(&data).unwrap();
     std::fs::write(root.join("a.yaml"), NOBODY).unwrap();
-    let mut source = FleetSource::open(root.clone(), &data).unwrap();
+    let mut source = FleetSource::open(Place::Directory(root.clone()), &data).unwrap();
     let metrics = Metrics::new();
     source.count_in(&metrics);
     let counted = || metrics.encode().contains("meshfed_source_errors{code=");
@@ -35,7 +35,7 @@ fn policies_follow_the_directory_and_outlive_broken_files() {
     assert_eq!(source.policies(3).export, first.export);
     assert!(!source.faults().lock().unwrap().is_empty() && counted());
     drop(source);
-    let mut source = FleetSource::open(root.clone(), &data).unwrap();
+    let mut source = FleetSource::open(Place::Directory(root.clone()), &data).unwrap();
     assert_eq!(source.policies(4).export, first.export);
     assert!(!source.faults().lock().unwrap().is_empty());
     std::fs::remove_file(root.join("a.yaml")).unwrap();
