@@ -19,7 +19,7 @@ use futures::stream::{ReadyChunks, SelectAll};
 use futures::{Stream, StreamExt as _};
 use kube::api::{ApiResource, DynamicObject};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::utils::Backoff;
+use kube::runtime::utils::{Backoff, ResetTimerBackoff};
 use kube::runtime::watcher;
 use kube::runtime::{WatchStreamExt as _, watcher::Event};
 use kube::{Api, Client, Config};
@@ -75,6 +75,9 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result
     Ok(Client::try_from(config)?)
 }
 
+/// How long nothing fails before pauses are short again.
+const WELL_AFTER: Duration = Duration::from_secs(10);
+
 /// Pauses that double.
 #[derive(Debug)]
 struct Pauses(Duration);
@@ -91,6 +94,25 @@ impl Backoff for Pauses {
     fn reset(&mut self) {
         self.0 = PAUSE_MIN;
     }
+}
+
+/// Pauses that are short again once nothing has failed for [`WELL_AFTER`]. Each try begins with a word of the watcher
+/// itself, which is no sign that anything is well: only time is.
+struct Steady(ResetTimerBackoff<Pauses>);
+
+impl Steady {
+    fn new() -> Self {
+        Self(ResetTimerBackoff::new(Pauses(PAUSE_MIN), WELL_AFTER))
+    }
+}
+impl Iterator for Steady {
+    type Item = Duration;
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next()
+    }
+}
+impl Backoff for Steady {
+    fn reset(&mut self) {}
 }
 
 type Events = Pin<Box<dyn Stream<Item = (Kind, Result<Event<DynamicObject>, watcher::Error>)> + Send>>;
@@ -133,7 +155,7 @@ impl ApiServer {
             };
             let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
             let kind = *kind;
-            let events = watcher(api, config).backoff(Pauses(PAUSE_MIN));
+            let events = watcher(api, config).backoff(Steady::new());
             Box::pin(events.map(move |event| (kind, event))) as Events
         });
         let events = futures::stream::select_all(all).ready_chunks(TOGETHER);
@@ -192,5 +214,50 @@ fn resource_of(kind: Kind) -> ApiResource {
         api_version: kind.api_version().to_owned(),
         kind: kind.as_str().to_owned(),
         plural,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mutation seen to fail: `reset` of `Steady` hands on to `ResetTimerBackoff` (ten tries a second for each kind that is
+    /// missing).
+    #[test]
+    fn a_try_that_begins_is_no_reason_to_hurry() {
+        let mut pauses = Steady::new();
+        let mut all = Vec::new();
+        for _ in 0..8 {
+            all.extend(pauses.next());
+            pauses.reset();
+        }
+        assert_eq!((all.first(), all.last()), (Some(&PAUSE_MIN), Some(&PAUSE_MAX)), "{all:?}");
+    }
+
+    /// Mutation seen to fail: `Kind::Mesh` given one `s` alone.
+    #[test]
+    fn every_kind_has_the_plural_of_its_definition() {
+        let plurals: Vec<String> = Kind::ALL.into_iter().map(|kind| resource_of(kind).plural).collect();
+        assert_eq!(
+            plurals,
+            [
+                "namespaces",
+                "services",
+                "workloadentries",
+                "serviceexports",
+                "exportpolicies",
+                "failoverpolicies",
+                "endpointslices",
+                "pods",
+                "nodes",
+                "peerauthentications",
+                "meshes"
+            ]
+        );
+        assert_eq!(resource_of(Kind::Pod).group, "");
+        assert_eq!(
+            (&*resource_of(Kind::Mesh).group, &*resource_of(Kind::Mesh).version),
+            ("federation.meshfed.io", "v1alpha1")
+        );
     }
 }

@@ -55,10 +55,10 @@ static NOW: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now
 
 fn shown(change: &Change) -> String {
     match change {
-        Change::Put(object) => match &object.body {
-            Body::Service(s) => format!("{}={}", object.key(), s.ports[0].port.port),
-            _ => format!("{}", object.key()),
-        },
+        Change::Put(object) => {
+            let Body::Service(s) = &object.body else { return object.key().to_string() };
+            format!("{}={}", object.key(), s.ports[0].port.port)
+        }
         Change::Removed(key) => format!("-{key}"),
     }
 }
@@ -190,7 +190,7 @@ fn poison_harms_nobody_else() {
     let long = "a".repeat(253);
     let limit = pod(json!({"metadata": {"name": long, "namespace": "a".repeat(63)}, "spec": {}}));
     let over = pod(json!({"metadata": {"name": "a".repeat(254), "namespace": "shop"}, "spec": {}}));
-    let quoted = pod(
+    let dressed = pod(
         json!({"metadata": {"name": "quoted", "namespace": "shop", "labels": {"x": "\u{7f}\u{1f600}\u{2028}- a: &b *c"}}, "spec": {}}),
     );
     let mut deep = json!(1);
@@ -208,7 +208,7 @@ fn poison_harms_nobody_else() {
             Step::Listed(odd),
             Step::Listed(limit),
             Step::Listed(over),
-            Step::Listed(quoted),
+            Step::Listed(dressed),
             Step::Complete,
         ],
     );
@@ -232,11 +232,9 @@ fn poison_harms_nobody_else() {
         ]
     );
     assert_eq!(w.last_good.len(), 5);
-    let read = w.last_good.objects().find_map(|o| match &o.body {
-        Body::Pod(pod) if &*pod.name == "quoted" => pod.labels.get("x").map(str::to_owned),
-        _ => None,
-    });
-    assert_eq!(read.unwrap(), "\u{7f}\u{1f600}\u{2028}- a: &b *c");
+    let quoted = w.last_good.objects().find(|o| &*o.key().name == "quoted").unwrap();
+    let Body::Pod(quoted) = &quoted.body else { panic!() };
+    assert_eq!(quoted.labels.get("x").unwrap(), "\u{7f}\u{1f600}\u{2028}- a: &b *c");
     // An object that becomes invalid keeps its last good version; its fault names it, without a line.
     let broken = object(json!({"metadata": {"name": "b", "namespace": "shop"}, "spec": {"ports": [{"port": 70000}]}}));
     assert_eq!(w.take(Kind::Service, [Step::Put(broken)]), Vec::<String>::new());

@@ -224,9 +224,10 @@ fn a_policy_of_a_member_speaks_for_its_own_namespace() {
     only(&read(Scope::Member, &export("shop")));
     let other = failover("targetRef: {kind: Service, name: b, namespace: other}, ");
     assert_eq!(codes(&read(Scope::Member, &other)), [(Code::NamespaceNotAllowed, "spec.targetRef.namespace")]);
-    let target = |scope, text: &str| match &only(&read(scope, text)).body {
-        Body::FailoverPolicy(policy) => policy.target.clone(),
-        _ => panic!(),
+    let target = |scope, text: &str| {
+        let object = only(&read(scope, text));
+        let Body::FailoverPolicy(policy) = &object.body else { panic!() };
+        policy.target.clone()
     };
     assert_eq!(target(Scope::Hub, &other), PolicyTarget::Service("other/b".parse().unwrap()));
     assert_eq!(target(Scope::Hub, &failover("")), PolicyTarget::Default);
