@@ -48,7 +48,6 @@ use crate::mirror::{Mailbox, Mirror, MirrorMetrics, MirrorSettings};
 use crate::source;
 use crate::view::persist::Loaded;
 use crate::workload::{WorkloadMetrics, WorkloadServer};
-use crate::xds::{XdsMetrics, XdsServer};
 
 mod kubernetes;
 
@@ -303,35 +302,16 @@ impl Agent {
         tasks.spawn("session", link.run(watch.clone()));
 
         // The servers.
-        let xds = XdsServer::new(
-            commands.clone(),
-            config.agent.trust_domain.clone(),
-            watch.clone(),
-            XdsMetrics::register(&metrics),
-        );
-        let (reporter, health) = tonic_health::server::health_reporter();
-        let routes = xds.routes(|routes| routes.add_service(health));
-        let options = ServeOptions {
-            limits: Limits {
-                connections: CONNECTIONS_MAX,
-                drain_deadline: config.args.drain_timeout,
-                ..Limits::default()
-            },
-            metrics: ConnectionMetrics::register(&metrics, "meshfed_xds"),
+        let port = tcp::Port {
+            identity,
+            trust,
+            trust_domain: config.agent.trust_domain,
+            unix: bound.unix,
+            listeners: bound.xds,
+            drain_deadline: config.args.drain_timeout,
         };
-        if !bound.xds.is_empty() {
-            let port = tcp::Port {
-                identity,
-                trust,
-                trust_domain: config.agent.trust_domain,
-                options: options.clone(),
-                listeners: bound.xds,
-                routes: routes.clone(),
-            };
-            let kubernetes = client.map(|client| (config.namespace.clone(), client));
-            port.serve(tasks, kubernetes, &commands, &metrics, &watch);
-        }
-        tasks.spawn("xds-unix", grpc::serve_unix(bound.unix, routes, watch.clone(), options));
+        let kubernetes = client.map(|client| (config.namespace.clone(), client));
+        let reporter = port.serve(tasks, kubernetes, &commands, &metrics, &watch);
         tasks.spawn("workload", workload_api(bound.workload, &commands, &metrics, &watch, config.args.drain_timeout));
         served.into_iter().for_each(meshfed_runtime::readiness::Guard::ready);
         tasks.spawn("health", health_of(readiness.clone(), reporter, watch.clone()));

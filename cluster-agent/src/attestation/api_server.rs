@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-use super::review::{AUDIENCE, Bearer};
+use super::review::Bearer;
+use crate::inject::AUDIENCE;
 
 /// Time for one question to the API server.
 const DEADLINE: Duration = Duration::from_secs(5);

@@ -32,7 +32,7 @@ pub use api_server::{ApiServer, Reviewer, Unavailable};
 use floods::{Floods, Reviewed};
 pub use gate::closed_to_strangers;
 pub use own::{AGENT_ACCOUNT, keep_identity};
-pub use review::{AUDIENCE, Bearer, Refused, TOKEN_MAX};
+pub use review::{Bearer, Refused, TOKEN_MAX};
 
 /// Most bytes of a request: a token and a certificate request, 16 KiB each.
 const REQUEST_MAX: usize = 40 * 1024;

@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::Pod;
 use meshfed_model::identity::{SpiffeId, TrustDomain};
 use meshfed_model::names::Namespace;
 
-/// The audience of tokens that are taken here: one for the API server itself is never sent to anybody else.
-pub const AUDIENCE: &str = "meshfed";
+use crate::inject::AUDIENCE;
+
 /// Longest token, in bytes; one of the API server has some 1,100.
 pub const TOKEN_MAX: usize = 16 * 1024;
 /// Longest word of the API server that is passed on.

@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::annotations::Wishes;
 use super::probes::Originals;
-use super::{INIT, InjectConfig, PROXY, PROXY_UID, READY_PORT, Refusal, TOKEN_VOLUME, TRUST, list, name_of, object};
+use super::{
+    AUDIENCE, INIT, InjectConfig, PROXY, PROXY_UID, READY_PORT, Refusal, TOKEN_VOLUME, TRUST, list, name_of, object,
+};
 
 /// Metrics of the proxy.
 const METRICS_PORT: u16 = 15020;
@@ -138,7 +140,7 @@ pub(super) fn add(
     inits.splice(0..0, [init(config, wishes), proxy(config, wishes, originals)]);
     let token = json!({
         "serviceAccountToken": {
-            "audience": crate::attestation::AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"
+            "audience": AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"
         }
     });
     list(spec, "volumes", "spec.volumes")?.extend([

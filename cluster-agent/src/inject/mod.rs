@@ -26,6 +26,8 @@ pub const STATUS: &str = "federation.meshfed.io/status";
 pub const INIT: &str = "meshfed-init";
 /// The native sidecar (KEP-753).
 pub const PROXY: &str = "meshfed-proxy";
+/// The audience of the projected token: one for the API server itself is never sent to anybody else.
+pub const AUDIENCE: &str = "meshfed";
 /// The volume of the projected token.
 pub const TOKEN_VOLUME: &str = "meshfed-token";
 /// The ConfigMap with the cluster's anchors, and the volume of it.

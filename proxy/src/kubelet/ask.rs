@@ -14,8 +14,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use super::answer::status;
 use super::spec::{HttpGet, Question};
-use crate::probe::status;
 
 /// Bytes of an answer that are read: the status line lies in them.
 const ANSWER_MAX: usize = 1024;

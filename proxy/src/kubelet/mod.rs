@@ -2,6 +2,7 @@
 //! asks the proxy, which asks the application as the kubelet would have, at the pod's address. Only what injection has
 //! written down is asked.
 
+mod answer;
 mod ask;
 mod spec;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::sync::Semaphore;
 
+pub(crate) use answer::status;
 pub use spec::{InvalidProbes, Probes};
 
 /// Questions to the application at the same time: anybody who reaches the port may ask.

@@ -2,8 +2,6 @@
 
 mod verdict;
 
-pub(crate) use verdict::status;
-
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::config::AppProbe;
+use crate::kubelet::status;
 use crate::state::{Cluster, StateHandle};
 pub use verdict::Verdict;
 
