@@ -19,6 +19,7 @@ use meshfed_runtime::tls::{self, ClientAuth};
 use meshfed_runtime::{drain, files};
 use tokio::sync::watch;
 
+use crate::clusters;
 use crate::config::{Config, FederatorArgs};
 use crate::fleet::{FleetNames, FleetRead, Inputs};
 use crate::http::{self, Api, Standing};
@@ -26,7 +27,7 @@ use crate::members::claims::StoredClaims;
 use crate::members::leaves::StoredLeaves;
 use crate::members::{Enroll, Registry, RegistryError};
 use crate::session::Hub;
-use crate::source::{self, Faults, FleetSource};
+use crate::source::{self, Faults, FleetSource, Place};
 use crate::store::redb::{Closed, OpenError, RedbStore};
 use crate::trust::{self, Trust};
 
@@ -247,6 +248,10 @@ impl Federator {
             drain: watch.clone(),
         });
         tasks.spawn("sessions", Arc::clone(&hub).run());
+        if let Some(Place::ApiServer { kubeconfig, context, .. }) = config.source.clone() {
+            let fleet = Arc::clone(&hub) as Arc<dyn FleetRead>;
+            tasks.spawn("clusters", clusters::follow(kubeconfig, context, registry.members(), fleet, watch.clone()));
+        }
         tasks.spawn("identity", trust::keep_fresh(Arc::clone(&trust), watch.clone()));
         tasks.spawn("upkeep", upkeep(Arc::clone(&registry), policies.clone(), Arc::clone(&metrics), watch.clone()));
         let mut debug = axum::Router::new();

@@ -10,6 +10,7 @@
 
 mod app;
 pub mod catalog;
+pub mod clusters;
 pub mod config;
 pub mod duration;
 pub mod fanout;

@@ -1,0 +1,187 @@
+//! Edge. Keeps the Cluster objects of the hub's API server in step with the members.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use meshfed_api::http;
+use meshfed_crds::api_server::{ConnectError, connect};
+use meshfed_crds::custom::{Cluster, ClusterStatus};
+use meshfed_model::names::ClusterName;
+use meshfed_runtime::clock;
+use meshfed_runtime::drain::Watch;
+use meshfed_runtime::telemetry::chain;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use super::judge::{Known, differs, spec_of, status};
+use crate::fleet::{FleetRead, Members};
+
+/// Who writes what the hub writes.
+const FIELD_MANAGER: &str = "meshfed-federator";
+/// How often what sessions know is looked at: a session that begins or ends changes no member.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Why the objects cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum ClustersError {
+    /// There is no way to the API server.
+    #[error("there is no way to the API server of the fleet's objects")]
+    Connect(#[from] ConnectError),
+}
+
+/// Follows members and objects until the drain. The API server may be away: what could not be written is written later.
+///
+/// # Errors
+/// [`ClustersError`].
+pub async fn follow(
+    kubeconfig: Option<PathBuf>,
+    context: Option<String>,
+    mut members: watch::Receiver<Arc<Members>>,
+    fleet: Arc<dyn FleetRead>,
+    drain: Watch,
+) -> Result<(), ClustersError> {
+    let client = connect(kubeconfig.as_deref(), context.as_deref()).await?;
+    let mut objects = Objects::new(client);
+    let mut tick = tokio::time::interval(PERIOD);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = drain.signaled() => return Ok(()),
+            () = objects.turn() => {}
+            changed = members.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+            }
+            _ = tick.tick() => {}
+        }
+        let now = Arc::clone(&members.borrow_and_update());
+        objects.settle(&now, fleet.as_ref()).await;
+    }
+}
+
+/// The Cluster objects, as far as a list of them was complete.
+struct Objects {
+    api: Api<Cluster>,
+    events: futures::stream::BoxStream<'static, watcher::Result<Event<Cluster>>>,
+    seen: BTreeMap<String, Cluster>,
+    listed: Option<BTreeMap<String, Cluster>>,
+    /// Nothing is made before it is known what is there.
+    complete: bool,
+    /// The last fault of a write that was told.
+    told: Option<String>,
+}
+
+impl Objects {
+    fn new(client: Client) -> Self {
+        let api: Api<Cluster> = Api::all(client);
+        let events = watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
+        Self { api, events, seen: BTreeMap::new(), listed: None, complete: false, told: None }
+    }
+
+    /// Takes the next event; comes back when something has changed.
+    async fn turn(&mut self) {
+        loop {
+            match self.events.next().await {
+                Some(Ok(Event::Apply(cluster))) => {
+                    self.seen.insert(cluster.name_any(), cluster);
+                    return;
+                }
+                Some(Ok(Event::Delete(cluster))) => {
+                    self.seen.remove(&cluster.name_any());
+                    return;
+                }
+                Some(Ok(Event::Init)) => self.listed = Some(BTreeMap::new()),
+                Some(Ok(Event::InitApply(cluster))) => {
+                    self.listed.get_or_insert_default().insert(cluster.name_any(), cluster);
+                }
+                Some(Ok(Event::InitDone)) => {
+                    self.seen = self.listed.take().unwrap_or_default();
+                    self.complete = true;
+                    return;
+                }
+                Some(Err(error)) => self.tell(format!("Clusters cannot be watched: {}", chain(&error))),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Makes what is missing, and writes what statuses are to say.
+    async fn settle(&mut self, members: &Members, fleet: &dyn FleetRead) {
+        if !self.complete {
+            return;
+        }
+        let live = members.members.iter().filter(|(_, m)| m.is_live()).map(|(name, _)| name.to_string());
+        let names: BTreeSet<String> = live.chain(self.seen.keys().cloned()).collect();
+        for name in names {
+            let known = ClusterName::new(&name).ok();
+            let member = known.as_ref().and_then(|name| members.members.get(name));
+            let facts = known.as_ref().and_then(|name| fleet.cluster(name));
+            if !self.seen.contains_key(&name)
+                && let Some(member) = member
+            {
+                let mut made = Cluster::new(&name, spec_of(member));
+                made.labels_mut().insert("app.kubernetes.io/managed-by".to_owned(), "meshfed".to_owned());
+                let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+                match self.api.create(&params, &made).await {
+                    Ok(made) => {
+                        self.seen.insert(name.clone(), made);
+                    }
+                    Err(kube::Error::Api(status)) if status.code == 409 => continue,
+                    Err(error) => {
+                        self.tell(format!("Cluster {name} cannot be made: {}", chain(&error)));
+                        continue;
+                    }
+                }
+            }
+            let Some(cluster) = self.seen.get(&name) else { continue };
+            // Workloads come and go: the cluster is what it is without them.
+            let own = |w: &&http::Waiting| matches!(w.kind.as_str(), "source" | "gateway");
+            let waits = facts.as_ref().and_then(|f| f.waiting_for.iter().find(own)).map(words);
+            let connected = facts.as_ref().is_some_and(|f| f.connection == http::Connection::Connected);
+            let known = Known { member, connected, waits: waits.as_deref() };
+            let wanted = status(cluster, &name, known, clock::timestamp());
+            if differs(cluster, &wanted) {
+                self.write(name, &wanted).await;
+            }
+        }
+    }
+
+    async fn write(&mut self, name: String, status: &ClusterStatus) {
+        let patch = serde_json::json!({
+            "apiVersion": "federation.meshfed.io/v1alpha1",
+            "kind": "Cluster",
+            "status": status,
+        });
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        match self.api.patch_status(&name, &params, &Patch::Apply(patch)).await {
+            Ok(cluster) => {
+                self.told = None;
+                self.seen.insert(name, cluster);
+            }
+            // It was deleted since.
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => self.tell(format!("the status of Cluster {name} cannot be written: {}", chain(&error))),
+        }
+    }
+
+    /// Once each, while it stays the same.
+    fn tell(&mut self, text: String) {
+        if self.told.as_ref() != Some(&text) {
+            tracing::warn!("{text}");
+            self.told = Some(text);
+        }
+    }
+}
+
+/// What a cluster waits for.
+fn words(waiting: &http::Waiting) -> String {
+    format!("{} {}: {}", waiting.kind, waiting.name, waiting.reason)
+}

@@ -1,0 +1,209 @@
+//! Pure. What a Cluster's status says, and what the hub makes of a member that has none.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::jiff::Timestamp;
+use meshfed_crds::custom::{Cluster, ClusterNetwork, ClusterSpec, ClusterStatus, Condition, Conditions};
+
+use crate::fleet::{Member, MemberState};
+
+/// What is known of a name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known<'a> {
+    /// The member; none: nobody of that name has joined.
+    pub member: Option<&'a Member>,
+    /// Whether its agent has a session.
+    pub connected: bool,
+    /// What it waits for, in words; none: nothing.
+    pub waits: Option<&'a str>,
+}
+
+/// The spec of a Cluster that is made from a member's token.
+pub(super) fn spec_of(member: &Member) -> ClusterSpec {
+    let gateways: Vec<String> = member.member.gateway_cidrs.iter().map(ToString::to_string).collect();
+    let networks = member.member.networks.iter().enumerate().map(|(i, network)| ClusterNetwork {
+        name: network.name.to_string(),
+        cidrs: network.cidrs.iter().map(ToString::to_string).collect(),
+        // A token names them for all networks together; the first is the one that they open.
+        gateway_cidrs: if i == 0 { gateways.clone() } else { Vec::new() },
+    });
+    ClusterSpec {
+        networks: networks.collect(),
+        regions: member.member.regions.iter().cloned().collect(),
+        zones: member.zones.iter().cloned().collect(),
+        labels: member.member.labels.clone(),
+    }
+}
+
+/// What a declaration has differently from what the member is bound to, in words; none: nothing.
+fn difference(declared: &ClusterSpec, member: &Member) -> Option<String> {
+    let bound = spec_of(member);
+    let set = |all: &[String]| all.iter().cloned().collect::<BTreeSet<_>>();
+    let networks = |spec: &ClusterSpec| {
+        let all = spec.networks.iter().map(|n| (n.name.clone(), set(&n.cidrs)));
+        all.collect::<BTreeSet<_>>()
+    };
+    let gateways =
+        |spec: &ClusterSpec| spec.networks.iter().flat_map(|n| n.gateway_cidrs.clone()).collect::<BTreeSet<_>>();
+    let named = |all: &[ClusterNetwork]| all.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
+    if networks(declared) != networks(&bound) {
+        return Some(format!(
+            "networks are {} here, and {} in the token that it joined with",
+            named(&declared.networks),
+            named(&bound.networks)
+        ));
+    }
+    let others = [
+        ("gatewayCIDRs", gateways(declared) == gateways(&bound)),
+        ("regions", set(&declared.regions) == set(&bound.regions)),
+        ("zones", set(&declared.zones) == set(&bound.zones)),
+        ("labels", declared.labels == bound.labels),
+    ];
+    let (field, _) = others.into_iter().find(|(_, same)| !same)?;
+    Some(format!("{field} are others here than in the token that it joined with"))
+}
+
+/// The status of a Cluster.
+pub(super) fn status(cluster: &Cluster, name: &str, known: Known<'_>, now: Timestamp) -> ClusterStatus {
+    let before = cluster.status.as_ref().map_or(&[][..], |s| &s.conditions);
+    let generation = cluster.metadata.generation.unwrap_or_default();
+    let mut conditions = Conditions::new(before, generation, now);
+    conditions.yes("ResolvedRefs", "ResolvedRefs", "it refers to nothing else");
+    let live = known.member.filter(|m| m.is_live());
+    match live.and_then(|member| difference(&cluster.spec, member)) {
+        None => {
+            conditions.yes("Accepted", "Accepted", "it says what the member is bound to");
+        }
+        Some(difference) => {
+            let message = format!(
+                "{difference}; a member keeps what its token gave it: make the two equal, or have the cluster join again \
+                 with meshfed token create --cluster {name} --replace"
+            );
+            conditions.no("Accepted", "DiffersFromToken", message);
+        }
+    }
+    presence(&mut conditions, name, known);
+    ClusterStatus {
+        trust_domain: live.map(|m| m.member.trust_domain.to_string()),
+        observed_generation: generation,
+        conditions: conditions.finish(),
+    }
+}
+
+/// Whether it is a member, and there.
+fn presence(conditions: &mut Conditions, name: &str, known: Known<'_>) {
+    let absent = |reason: &str, message: String, conditions: &mut Conditions| {
+        conditions.no("Programmed", reason, message.clone()).no("Ready", reason, message.clone()).yes(
+            "Reconciling",
+            reason,
+            message,
+        );
+    };
+    match known.member.map(|m| m.state) {
+        None => {
+            let message =
+                format!("no cluster of this name has joined; a token for it: meshfed token create --cluster {name}");
+            absent("NotJoined", message, conditions);
+        }
+        Some(MemberState::Left) => {
+            let message = "the cluster has left by its own wish; it may join again with a new token".to_owned();
+            absent("Left", message, conditions);
+        }
+        Some(MemberState::Evicted) => {
+            let message = "the cluster was evicted; it may join again with a new token".to_owned();
+            absent("Evicted", message, conditions);
+        }
+        Some(MemberState::Active) => {
+            conditions.yes("Programmed", "Programmed", "the other members know it");
+            if !known.connected {
+                let message = "its agent has no session; what it showed last stays in force";
+                conditions.no("Ready", "Disconnected", message).yes("Reconciling", "Disconnected", message);
+            } else if let Some(waits) = known.waits {
+                conditions.no("Ready", "NotReady", waits).yes("Reconciling", "NotReady", waits);
+            } else {
+                conditions.yes("Ready", "Ready", "its agent is connected, and what it shows is taken");
+            }
+        }
+    }
+}
+
+/// Whether a status is another one than the object has: times alone are no change.
+pub(super) fn differs(cluster: &Cluster, status: &ClusterStatus) -> bool {
+    let timeless = |all: &[Condition]| {
+        let mut all = all.to_vec();
+        all.iter_mut().for_each(|c| c.last_transition_time.clear());
+        all
+    };
+    cluster.status.as_ref().is_none_or(|found| {
+        found.trust_domain != status.trust_domain
+            || found.observed_generation != status.observed_generation
+            || timeless(&found.conditions) != timeless(&status.conditions)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use meshfed_crds::custom::ConditionStatus;
+    use meshfed_model::member as model;
+    use meshfed_model::network::Network;
+
+    use super::*;
+
+    fn member(state: MemberState) -> Member {
+        Member {
+            member: model::Member {
+                cluster: "east".parse().unwrap(),
+                trust_domain: "east.mesh.example".parse().unwrap(),
+                labels: [("tier".to_owned(), "one".to_owned())].into(),
+                drained: false,
+                networks: vec![Network {
+                    name: "net-east".parse().unwrap(),
+                    cidrs: ["10.244.0.0/16".parse().unwrap()].into(),
+                }],
+                gateway_cidrs: ["172.30.0.11/32".parse().unwrap()].into(),
+                regions: ["eu".to_owned()].into_iter().collect(),
+            },
+            zones: BTreeSet::new(),
+            state,
+            joined_at: Timestamp::UNIX_EPOCH,
+            binding: 1,
+        }
+    }
+
+    fn says(cluster: &Cluster, known: Known<'_>) -> Vec<(String, ConditionStatus, String)> {
+        let status = status(cluster, "east", known, Timestamp::UNIX_EPOCH);
+        status.conditions.into_iter().map(|c| (c.type_, c.status, c.reason)).collect()
+    }
+
+    fn has(all: &[(String, ConditionStatus, String)], type_: &str, status: ConditionStatus, reason: &str) -> bool {
+        all.iter().any(|(t, s, r)| t == type_ && *s == status && r == reason)
+    }
+
+    /// A Cluster that was made from a token says what the member is bound to, and what it is by that is told.
+    ///
+    /// Mutations seen to fail: `spec_of` without gateway ranges; `difference` that compares networks by name alone;
+    /// `presence` that takes a member which has left for one that is disconnected.
+    #[test]
+    fn a_cluster_tells_what_its_member_is() {
+        let east = member(MemberState::Active);
+        let mut cluster = Cluster::new("east", spec_of(&east));
+        let here = Known { member: Some(&east), connected: true, waits: None };
+        let ready = says(&cluster, here);
+        assert!(has(&ready, "Ready", ConditionStatus::True, "Ready"), "{ready:?}");
+        assert!(has(&ready, "Accepted", ConditionStatus::True, "Accepted"));
+        assert!(ready.iter().all(|(t, ..)| t != "Reconciling" && t != "Stalled"));
+        let away = says(&cluster, Known { connected: false, ..here });
+        assert!(has(&away, "Ready", ConditionStatus::False, "Disconnected"), "{away:?}");
+        assert!(has(&away, "Reconciling", ConditionStatus::True, "Disconnected"));
+        assert!(has(&says(&cluster, Known { member: None, ..here }), "Ready", ConditionStatus::False, "NotJoined"));
+        let left = member(MemberState::Left);
+        let gone = says(&cluster, Known { member: Some(&left), ..here });
+        assert!(has(&gone, "Programmed", ConditionStatus::False, "Left"), "{gone:?}");
+        cluster.spec.networks[0].cidrs = vec!["10.0.0.0/8".to_owned()];
+        let other = says(&cluster, here);
+        assert!(has(&other, "Accepted", ConditionStatus::False, "DiffersFromToken"), "{other:?}");
+        cluster.spec = spec_of(&east);
+        cluster.spec.networks[0].gateway_cidrs.clear();
+        assert!(has(&says(&cluster, here), "Accepted", ConditionStatus::False, "DiffersFromToken"));
+    }
+}
