@@ -235,7 +235,7 @@ fn has(standing: &BTreeSet<String>, names: &[&str]) -> bool {
 /// The first update holds everything that is there; kinds without definition or permission are told of and waited for by
 /// nobody, and come as soon as they may.
 ///
-/// Mutations seen to fail: `Lack::Missing` left out of `Watched::is_settled`; `self.version.revision > 0` of `take` answered
+/// Mutations it is for, not replayed yet: `Lack::Missing` left out of `Watched::is_settled`; `self.version.revision > 0` of `take` answered
 /// `true`.
 #[test]
 fn everything_comes_at_once_and_what_is_missing_comes_later() {
@@ -293,7 +293,7 @@ fn relayed(server: &ApiServer) -> (PathBuf, Arc<AtomicBool>, relay::Relay) {
 /// An API server that is away, and one whose watches are lost for good (410): nothing is taken away but what was
 /// deleted, and that as soon as it is heard of. An agent that starts meanwhile serves what it had.
 ///
-/// Mutations seen to fail: `Step::Failed` of `Kinds::take` clears `known`; `late` of `Following::take` answered `false`;
+/// Mutations it is for, not replayed yet: `Step::Failed` of `Kinds::take` clears `known`; `late` of `Following::take` answered `false`;
 /// the paths left out of `ApiServer::new`.
 #[test]
 fn an_api_server_that_is_away_takes_nothing_away() {
@@ -344,7 +344,7 @@ fn an_api_server_that_is_away_takes_nothing_away() {
 
 /// The whole way: objects of an API server, an agent outside the cluster, a hub, and what the hub shows.
 ///
-/// Mutation seen to fail: `pod.injected` of `workload_of_pod` answered `false`.
+/// Mutation it is for, not replayed yet: `pod.injected` of `workload_of_pod` answered `false`.
 #[test]
 fn services_of_an_api_server_are_offered() {
     let server = ApiServer::start();
@@ -390,7 +390,7 @@ fn services_of_an_api_server_are_offered() {
 /// The fleet's policies in the hub's namespace, and in no other; a hub that starts while the API server is away has those
 /// of its last run.
 ///
-/// Mutation seen to fail: `&& !kind.is_cluster_scoped()` of `ApiServer::new` made `&& false` (all namespaces are read).
+/// Mutation it is for, not replayed yet: `&& !kind.is_cluster_scoped()` of `ApiServer::new` made `&& false` (all namespaces are read).
 #[test]
 fn policies_of_the_hubs_namespace_are_the_fleets() {
     let mut server = ApiServer::start();
