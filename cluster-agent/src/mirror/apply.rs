@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use super::names::{FIELD_MANAGER, IMPORT_NAME, MANAGED_BY, MESHFED};
 use super::objects::{ServiceExport, ServiceImport};
-use super::plan::Obstacle;
+use super::plan::{Obstacle, is_as_wanted};
 
 /// Writes per second, and at once.
 const WRITES: Rate = Rate { per_second: 50.0, burst: 20.0 };
@@ -132,10 +132,24 @@ impl Writer {
         new: bool,
     ) -> Result<Service, Unwritten> {
         let families = object.spec.iter().flat_map(|s| s.ip_families.clone().unwrap_or_default()).collect::<Vec<_>>();
-        match self.apply(owner, object, new).await {
-            Err(Unwritten::Refused(said)) => Err(refused_service(&families, said)),
-            applied => applied,
-        }
+        let written = match self.apply(owner, object, new).await {
+            Err(Unwritten::Refused(said)) => return Err(refused_service(&families, said)),
+            applied => applied?,
+        };
+        if is_as_wanted(&written, object) { Ok(written) } else { self.clear(owner, &written, object).await }
+    }
+
+    /// Takes away what somebody else has added to a derived Service: an apply leaves the fields of others alone.
+    async fn clear(&mut self, owner: &ServiceName, there: &Service, wanted: &Service) -> Result<Service, Unwritten> {
+        let (name, version) = (there.metadata.name.clone().unwrap_or_default(), &there.metadata.resource_version);
+        let ports = wanted.spec.as_ref().map(|spec| &spec.ports);
+        let body = serde_json::json!({
+            "metadata": {"resourceVersion": version},
+            "spec": {"selector": null, "externalIPs": null, "trafficDistribution": null, "ports": ports},
+        });
+        self.place().await;
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        within(self.api::<Service>(owner).patch(&name, &params, &Patch::Merge(&body))).await
     }
 
     /// Applies a status; nothing else of the object is written.

@@ -23,7 +23,7 @@ use meshfed_model::service::IpFamily;
 
 use super::facts::Facts;
 use super::objects::{ServiceExport, ServiceImport};
-pub use service::cluster_ips;
+pub use service::{cluster_ips, is_as_wanted};
 
 /// What is there of one name.
 #[derive(Debug, Clone, Default)]

@@ -33,7 +33,7 @@ pub(super) fn plan(name: &ServiceName, import: &Import, seen: &Seen, context: &C
     }
     let object = wanted(name, import, seen, context, &asked);
     match &seen.service {
-        Some(service) if same(service, &object) => Vec::new(),
+        Some(service) if is_as_wanted(service, &object) => Vec::new(),
         service => vec![Write::Service { object: Box::new(object), new: service.is_none() }],
     }
 }
@@ -94,7 +94,9 @@ pub(super) fn family_name(family: &IpFamily) -> String {
     .to_owned()
 }
 
-fn same(seen: &Service, wanted: &Service) -> bool {
+/// Whether a derived Service says what it is to say, and nothing more.
+#[must_use]
+pub fn is_as_wanted(seen: &Service, wanted: &Service) -> bool {
     let (Some(a), Some(b)) = (&seen.spec, &wanted.spec) else { return false };
     let ports = |spec: &ServiceSpec| {
         let ports = spec.ports.iter().flatten();

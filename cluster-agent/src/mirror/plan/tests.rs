@@ -396,7 +396,7 @@ fn a_deleted_service_is_made_again_with_the_same_address() {
 
 /// Drift is repaired; what is written is the derived Service's alone.
 ///
-/// Mutations seen to fail: any line of `service::same` left out.
+/// Mutations seen to fail: any line of `service::is_as_wanted` left out.
 #[test]
 fn a_derived_service_that_was_changed_is_repaired() {
     let facts = exported(&[("east", offer())]);
