@@ -224,8 +224,7 @@ fn a_service_import_exists_as_long_as_one_cluster_exports(world: &World) {
     world.gone("serviceimport", "both");
 }
 
-/// Mutations seen to fail: `self.effects.mirrored.extend` of `refresh` left out; `set_whole` never told; `K::kind` left out
-/// of what is applied.
+/// Seen to fail with an export without `spec`, before that was read. Mutation not tried yet: `set_whole` never told.
 #[test]
 fn imports_and_slices_follow_exports() {
     let world = World::start();
@@ -318,7 +317,7 @@ fn only_exported_labels_and_annotations_are_propagated(world: &World) {
     world.imported("labels", "no labels", |i| i["metadata"]["labels"]["tier"].is_null());
 }
 
-/// Mutations seen to fail: `sort_by_seniority` left out of `View::import`; `written` of `meta` answering nothing.
+/// Mutation not tried yet: `sort_by_seniority` left out of `View::import`.
 #[test]
 fn conflicts_are_resolved_for_the_oldest_and_told_to_all() {
     let mut world = World::start();
@@ -386,10 +385,11 @@ fn the_derived_service_is_ours_and_nobody_elses(world: &World) {
 
 /// What happened while an agent or its API server was away is caught up with; nothing is taken away meanwhile.
 fn what_was_missed_is_caught_up_with(world: &mut World) {
-    world.export_both("missed", (0, &hello()), (1, &hello()));
+    world.service(0, "missed", &hello());
+    world.export(0, "missed", &json!({}));
+    world.ready("missed");
     world.agents[1].kill();
     world.unexport(0, "missed");
-    world.unexport(1, "missed");
     world.until("east has no import", || world.import(0, "missed").map_or(Ok(()), |i| Err(i.to_string())));
     assert!(world.import(1, "missed").is_some());
     world.agents[1] = agent(&world.fleet, &world.servers[1], CLUSTERS[1]);
@@ -404,8 +404,7 @@ fn what_was_missed_is_caught_up_with(world: &mut World) {
     world.gone("serviceimport", "away");
 }
 
-/// Mutations seen to fail: `others` of `Writer::apply` and its label not looked at; `held` of `service::wanted` empty;
-/// `look_at_all` left out.
+/// Mutation seen to fail: `clear` left out of `Writer::service`. Not tried yet: the label not looked at by `Writer::apply`.
 #[test]
 fn what_is_not_valid_or_in_the_way_is_told_and_what_was_missed_is_caught_up_with() {
     let mut world = World::start();

@@ -316,10 +316,12 @@ impl Mirror {
             if round == 0 && !news {
                 self.queue.repaired(&name, clock::instant());
             }
+            let mut progress = false;
             for write in writes {
                 let service = matches!(write, Write::Service { .. });
                 match self.write(&name, write).await {
                     Ok(()) => {
+                        progress = true;
                         self.metrics.count("ok");
                         self.backoff.connected(clock::instant());
                         if service {
@@ -328,6 +330,8 @@ impl Mirror {
                     }
                     Err(unwritten) => {
                         blocked |= service;
+                        // What was learned of families and addresses makes it another write.
+                        progress |= matches!(unwritten, Unwritten::Families(_) | Unwritten::AddressTaken) || service;
                         self.learn(&name, &unwritten, service, &mut blocked);
                         failed = Some(unwritten);
                     }
@@ -336,7 +340,7 @@ impl Mirror {
                     break;
                 }
             }
-            if matches!(failed, Some(Unwritten::Away(_) | Unwritten::Stale(_))) {
+            if !progress || matches!(failed, Some(Unwritten::Away(_) | Unwritten::Stale(_))) {
                 break;
             }
         }
