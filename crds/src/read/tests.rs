@@ -383,7 +383,7 @@ fn traits_and_addresses_of_a_service_are_read() {
 /// Ports of other protocols than TCP are there, for imports and their conflicts; one number may have two protocols. A
 /// service that stands for a name has no ports, and is no error.
 ///
-/// Mutations seen to fail: `return None` after the warning of a protocol; `external` always `false`.
+/// Mutations not tried yet: `return None` after the warning of a protocol; `external` always `false`.
 #[test]
 fn ports_of_all_protocols_and_services_that_stand_for_a_name_are_read() {
     let service = |spec: &str| {
