@@ -60,7 +60,7 @@ async fn asked(probes: &str, path: &str) -> StatusCode {
 
 /// What the kubelet would have asked is asked, with its headers, and success is what it would have called so.
 ///
-/// Mutations seen to fail: 400 counts as success; the probe's own headers are left out; `tls` is ignored.
+/// Not tried yet: 400 counts as success; the probe's own headers are left out; `tls` is ignored.
 #[tokio::test]
 async fn http_and_https_probes_are_asked_as_the_kubelet_would() {
     tls::install_provider();
@@ -87,7 +87,7 @@ async fn http_and_https_probes_are_asked_as_the_kubelet_would() {
     }
 }
 
-/// Mutations seen to fail: NOT_SERVING counts as success; a probe that nobody wrote down is answered.
+/// Not tried yet: NOT_SERVING counts as success; a probe that nobody wrote down is answered.
 #[tokio::test]
 async fn tcp_and_grpc_probes_are_asked_and_nothing_else() {
     let (open, port) = listener().await;
@@ -115,7 +115,7 @@ async fn tcp_and_grpc_probes_are_asked_and_nothing_else() {
     }
 }
 
-/// Mutation seen to fail: a probe with two questions takes the first.
+/// Not tried yet: a probe with two questions takes the first.
 #[test]
 fn probes_are_of_the_form_that_injection_writes() {
     assert!(Probes::read("{}").is_ok());
