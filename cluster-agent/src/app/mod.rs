@@ -253,10 +253,7 @@ impl Agent {
         let Self { config, bound, metrics, readiness, identity, trust, link, opened, injects, lock } = self;
         let Opened { uplink, commands: downlink, loaded, bundles, connected: _ } = opened;
         let state = config.args.data_dir.join("state");
-        let guards = Guards {
-            source: Some(readiness.guard("source: not scanned yet")),
-            view: view_lack(&loaded).map(|why| readiness.guard(why)),
-        };
+        let guards = guards_of(&readiness, &loaded);
         let served = ["xds", "workload"].map(|name| readiness.guard(format!("{name}: not bound yet")));
 
         let sockets = files::RemoveOnDrop(vec![config.xds_socket(), config.workload_socket()]);
@@ -285,10 +282,8 @@ impl Agent {
         let mut actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), readiness.clone(), guards, imports);
         if config.source == Source::Kubernetes {
             let mailbox = Mailbox::default();
-            tasks.spawn(
-                "mirror",
-                show(&config.args, mailbox.clone(), commands.clone(), MirrorMetrics::register(&metrics), watch.clone()),
-            );
+            let counted = MirrorMetrics::register(&metrics);
+            tasks.spawn("mirror", show(&config.args, mailbox.clone(), commands.clone(), counted, watch.clone()));
             actor = actor.mirrored(mailbox);
         }
         tasks.spawn("proxies-file", kept::keep(proxies_file, actor.kept()));
@@ -433,6 +428,14 @@ fn core_of(
     // The last: what was saved of a part is no word of the hub on it.
     core.miss(loaded.missing);
     core
+}
+
+/// What is to come before the agent is ready.
+fn guards_of(readiness: &Readiness, loaded: &Loaded) -> Guards {
+    Guards {
+        source: Some(readiness.guard("source: not scanned yet")),
+        view: view_lack(loaded).map(|why| readiness.guard(why)),
+    }
 }
 
 /// Why the view is not whole, for the pending guard.
