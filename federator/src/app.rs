@@ -19,6 +19,7 @@ use meshfed_runtime::tls::{self, ClientAuth};
 use meshfed_runtime::{drain, files};
 use tokio::sync::watch;
 
+use crate::admin_secret::AdminSecret;
 use crate::clusters;
 use crate::config::{Config, FederatorArgs};
 use crate::fleet::{FleetNames, FleetRead, Inputs};
@@ -286,6 +287,13 @@ impl Federator {
             let counted = ConnectionMetrics::register(&metrics, "meshfed_http");
             let served = http::serve(http, credentials.tls(), http::router(api), watch.clone(), counted);
             tasks.spawn("http", served);
+        }
+        if let Some(name) = config.args.admin_secret.clone() {
+            let args = &config.args;
+            let place = (args.kubeconfig.clone(), args.context.clone(), args.namespace.clone());
+            let (server, data_dir) = (args.admin_server.clone(), args.data_dir.clone());
+            let secret = AdminSecret { name, place, server, data_dir };
+            tasks.spawn("admin secret", secret.keep(credentials.token(), watch.clone()));
         }
         tasks.spawn("credentials", http::follow(credentials, watch.clone()));
         let admin_server = AdminServer::new(readiness, metrics).config(config.shown()).route(debug);

@@ -45,13 +45,13 @@ pub struct FederatorArgs {
     /// the API server, in the hub's namespace
     #[arg(long, value_name = "dir:PATH|kubernetes")]
     pub source: Option<String>,
-    /// With --source kubernetes: the kubeconfig [default: KUBECONFIG, ~/.kube/config, the pod's account]
+    /// With --source kubernetes or --admin-secret: the kubeconfig [default: KUBECONFIG, ~/.kube/config, the pod's account]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// With --source kubernetes: a context of the kubeconfig [default: its current one]
+    /// With --source kubernetes or --admin-secret: a context of the kubeconfig [default: its current one]
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
-    /// With --source kubernetes: the hub's namespace, whose policies are the fleet's
+    /// With --source kubernetes or --admin-secret: the hub's namespace, whose policies are the fleet's
     #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE", default_value = "meshfed-hub")]
     pub namespace: String,
     /// Where the registry is stored (etcd is not in this version)
@@ -60,6 +60,12 @@ pub struct FederatorArgs {
     /// One more name or address in the HTTP API's certificate, several times
     #[arg(long, value_name = "NAME")]
     pub http_san: Vec<String>,
+    /// On Kubernetes: the Secret of the hub's namespace into which the administrator's credentials are put for people outside
+    #[arg(long, value_name = "NAME", env = "MESHFED_ADMIN_SECRET")]
+    pub admin_secret: Option<String>,
+    /// With --admin-secret: the server that it names, https://HOST:PORT [default: that of admin.yaml]
+    #[arg(long, value_name = "URL", env = "MESHFED_ADMIN_SERVER", requires = "admin_secret")]
+    pub admin_server: Option<String>,
     /// The root's key where it is not kept in the data directory
     #[arg(long, value_name = "FILE")]
     pub root_key: Option<PathBuf>,
@@ -143,6 +149,9 @@ impl Config {
         }
         for san in args.http_san.iter().filter(|san| !crate::http::is_san(san)) {
             problems.flag("MF0216", "--http-san", format!("'{san}' is neither a DNS name nor an IP address"));
+        }
+        if let Some(server) = args.admin_server.as_ref().filter(|server| !crate::admin_secret::is_server(server)) {
+            problems.flag("MF0217", "--admin-server", format!("'{server}' is not https://HOST:PORT"));
         }
         let fleet = args.fleet.as_ref().and_then(|text| match TrustDomain::new(text) {
             Ok(fleet) => Some(fleet),

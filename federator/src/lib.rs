@@ -8,6 +8,7 @@
 //! The hub holds no key of a member, no endpoint in its store, and no single endpoint of a network that two clusters
 //! do not share. It never rewrites what an agent offers: it takes it or refuses it by name.
 
+pub mod admin_secret;
 mod app;
 pub mod catalog;
 pub mod clusters;
