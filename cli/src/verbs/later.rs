@@ -31,8 +31,6 @@ later!(
     Cluster,
     /// Drain regions (not in this version)
     Region,
-    /// Check an installation (not in this version)
-    Check,
     /// Find mistakes in objects (not in this version)
     Analyze,
     /// Validate files (not in this version)

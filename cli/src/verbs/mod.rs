@@ -1,6 +1,7 @@
 //! Edge. The verbs, one file each.
 
 mod bootstrap;
+mod check;
 mod clusters;
 mod crds;
 mod credential;
@@ -66,6 +67,8 @@ enum Verb {
     Join(join::JoinArgs),
     /// Leave the fleet: traffic goes elsewhere first, then the cluster is no member
     Leave(leave::LeaveArgs),
+    /// Check a member's installation on Kubernetes: exit 0 when nothing is amiss, 79 when something is
+    Check(check::CheckArgs),
     /// Show whether the fleet is ready, and what it waits for: exit 0 ready, 1 not
     Status(status::StatusArgs),
     /// List the member clusters, or show one
@@ -106,6 +109,7 @@ pub fn run(cli: Cli, signals: Option<Signals>) -> ExitCode {
         Verb::Credential(args) => exit::finish(credential::run(&args)),
         Verb::Join(args) => exit::finish(block_on(join::run(args))),
         Verb::Leave(args) => exit::finish(block_on(leave::run(args))),
+        Verb::Check(args) => exit::finish(block_on(check::run(args))),
         Verb::Status(args) => exit::finish(block_on(status::run(args))),
         Verb::Clusters(args) => exit::finish(block_on(clusters::run(args))),
         Verb::Services(args) => exit::finish(block_on(services::run(args))),
@@ -131,6 +135,7 @@ pub fn configuration_errors(cli: Cli) -> Vec<String> {
         | Verb::Credential(_)
         | Verb::Join(_)
         | Verb::Leave(_)
+        | Verb::Check(_)
         | Verb::Status(_)
         | Verb::Clusters(_)
         | Verb::Services(_)

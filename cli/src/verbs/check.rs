@@ -1,0 +1,250 @@
+//! Edge. `meshfed check`: what of a member's installation is not as it has to be, by asking its API server, and with `--pre`
+//! what would keep it from becoming so. Each check has an id, which stays; the page docs/kubernetes/check.md says of each
+//! what it means and how to mend it.
+
+mod before;
+mod kinds;
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::ListParams;
+use kube::{Api, Client};
+use meshfed_cluster_agent::membership::connect::{self, Place};
+use meshfed_crds::custom::{ConditionStatus, Membership};
+use meshfed_runtime::telemetry::chain;
+use serde_json::{Value, json};
+
+use crate::exit::{FINDINGS, Failure, Outcome};
+use crate::output::{Column, Format, OutputArgs, column, print, table, text};
+
+/// How often `--wait` looks again.
+const POLL: Duration = Duration::from_millis(500);
+/// Memberships that are looked at: there is to be one.
+const MEMBERSHIPS_MAX: u32 = 16;
+/// What each Membership has to be, in the order in which it comes about.
+const CONDITIONS: [&str; 3] = ["Joined", "Connected", "Ready"];
+
+/// The page that has an anchor for each id.
+const PAGE: &str = "docs/kubernetes/check.md";
+
+/// A check: its id, which stays, and its name.
+#[derive(Debug, Clone, Copy)]
+struct Id(&'static str, &'static str);
+
+/// All checks. An id is never used again.
+mod id {
+    use super::Id;
+
+    pub(super) const KINDS: Id = Id("MF0001", "kinds");
+    pub(super) const AGENT: Id = Id("MF0002", "agent");
+    pub(super) const GATEWAY: Id = Id("MF0003", "gateway");
+    pub(super) const MEMBERSHIP: Id = Id("MF0004", "membership");
+    pub(super) const MCS: Id = Id("MF0005", "mcs-kinds");
+    pub(super) const VERSION: Id = Id("MF0010", "version");
+    pub(super) const FOREIGN: Id = Id("MF0011", "foreign-kinds");
+    pub(super) const POD_SECURITY: Id = Id("MF0012", "pod-security");
+    pub(super) const CLOCK: Id = Id("MF0013", "clock");
+    pub(super) const HUB: Id = Id("MF0014", "hub");
+}
+
+const COLUMNS: [Column; 4] = [
+    column("RESULT", |row| text(row, &["result"])),
+    column("ID", |row| text(row, &["id"])),
+    column("CHECK", |row| text(row, &["name"])),
+    column("MESSAGE", |row| match row.get("remedy").and_then(Value::as_str) {
+        Some(remedy) => format!("{} → {remedy}", text(row, &["message"])),
+        None => text(row, &["message"]),
+    }),
+];
+
+/// Arguments of `meshfed check`.
+#[derive(clap::Args)]
+pub struct CheckArgs {
+    /// Before anything is installed: whether it can be
+    #[arg(long)]
+    pre: bool,
+    /// With --pre: the hub's gRPC port, which has to accept a connection from here
+    #[arg(long, value_name = "https://HOST:PORT", value_parser = hub, requires = "pre")]
+    hub: Option<Hub>,
+    /// A context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// The kubeconfig [default: KUBECONFIG, else ~/.kube/config; in a pod its service account]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<std::path::PathBuf>,
+    /// The namespace of the chart's release
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "meshfed-system")]
+    namespace: String,
+    /// Look again until nothing fails, for so long at most
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = super::status::duration)]
+    wait: Duration,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Where a hub is.
+#[derive(Debug, Clone)]
+struct Hub {
+    host: String,
+    port: u16,
+}
+
+fn hub(text: &str) -> Result<Hub, String> {
+    let parsed = text.strip_prefix("https://").and_then(|rest| rest.trim_end_matches('/').rsplit_once(':'));
+    let parsed = parsed.and_then(|(host, port)| Some((host, port.parse::<u16>().ok().filter(|port| *port > 0)?)));
+    let (host, port) = parsed.filter(|(host, _)| !host.is_empty()).ok_or("write https://HOST:PORT")?;
+    Ok(Hub { host: host.trim_matches(['[', ']']).to_owned(), port })
+}
+
+/// What one check found.
+struct Found {
+    id: Id,
+    message: String,
+    /// None: it passed.
+    remedy: Option<String>,
+}
+
+impl Found {
+    fn pass(id: Id, message: impl Into<String>) -> Self {
+        Self { id, message: message.into(), remedy: None }
+    }
+    fn fail(id: Id, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { id, message: message.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+/// Checks, prints, and exits 0 when nothing fails, 79 otherwise.
+pub async fn run(args: CheckArgs) -> Outcome {
+    let options =
+        connect::Options { kubeconfig: args.kubeconfig, context: args.context, namespace: Some(args.namespace) };
+    let Place { client, namespace } =
+        connect::connect(&options).await.map_err(|error| Failure::bad_input(chain(&error)))?;
+    let deadline = tokio::time::Instant::now() + args.wait;
+    let found = loop {
+        let found =
+            if args.pre { before::look(&client, args.hub.as_ref()).await? } else { look(&client, &namespace).await? };
+        let fine = found.iter().all(|f| f.remedy.is_none());
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        if fine || left.is_zero() {
+            break found;
+        }
+        tokio::time::sleep(POLL.min(left)).await;
+    };
+    show(&found, args.output.output)?;
+    Ok(if found.iter().all(|f| f.remedy.is_none()) { 0 } else { FINDINGS })
+}
+
+/// All checks, in the order in which an installation comes about.
+async fn look(client: &Client, namespace: &str) -> Result<Vec<Found>, Failure> {
+    let memberships: Api<Membership> = Api::namespaced(client.clone(), namespace);
+    let listed = match memberships.list(&ListParams::default().limit(MEMBERSHIPS_MAX)).await {
+        Ok(list) => list.items,
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            let message = "the API server has no kind Membership of federation.meshfed.io/v1alpha1";
+            return Ok(vec![Found::fail(id::KINDS, message, "helm install meshfed-crds helm/meshfed-crds")]);
+        }
+        Err(error) => return Err(refused(&error)),
+    };
+    let mut found = vec![Found::pass(id::KINDS, "the kinds of federation.meshfed.io/v1alpha1 are there")];
+    found.push(mcs(client).await?);
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    for (id, name, optional) in [(id::AGENT, "meshfed-agent", false), (id::GATEWAY, "meshfed-eastwest", true)] {
+        let deployment = deployments.get_opt(name).await.map_err(|error| refused(&error))?;
+        found.extend(available(id, name, deployment.as_ref(), optional, namespace));
+    }
+    found.push(member(&listed, namespace));
+    Ok(found)
+}
+
+/// The API server did not answer, or refused.
+fn refused(error: &kube::Error) -> Failure {
+    Failure::failed(format!("the API server: {}", chain(error)))
+}
+
+/// Whether services can be exported and imported.
+async fn mcs(client: &Client) -> Result<Found, Failure> {
+    for kind in kinds::MCS.kinds {
+        if kinds::served(client, kind).await? != kinds::Served::Yes {
+            let message = format!("the API server has no kind {} of {}/{}", kind.kind, kind.group, kind.version);
+            return Ok(Found::fail(id::MCS, message, "helm upgrade meshfed-crds helm/meshfed-crds --set mcs=true"));
+        }
+    }
+    Ok(Found::pass(id::MCS, "ServiceExport and ServiceImport are there"))
+}
+
+/// Whether a Deployment has the pods that it wants; nothing to say of an optional one that is not there.
+fn available(id: Id, name: &str, deployment: Option<&Deployment>, optional: bool, namespace: &str) -> Option<Found> {
+    let Some(deployment) = deployment else {
+        let remedy =
+            format!("helm install meshfed helm/meshfed-cluster -n {namespace}, or name its namespace with --namespace");
+        return (!optional).then(|| Found::fail(id, format!("namespace {namespace} has no Deployment {name}"), remedy));
+    };
+    let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+    let ready = deployment.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0);
+    let message = format!("{ready} of {wanted} pods of Deployment {name} are available");
+    Some(if ready >= wanted {
+        Found::pass(id, message)
+    } else {
+        Found::fail(
+            id,
+            message,
+            format!("kubectl -n {namespace} describe pods, and kubectl -n {namespace} logs deploy/{name}"),
+        )
+    })
+}
+
+/// Whether there is one Membership, and the first of its conditions that does not hold.
+fn member(memberships: &[Membership], namespace: &str) -> Found {
+    const ID: Id = id::MEMBERSHIP;
+    let [membership] = memberships else {
+        return if memberships.is_empty() {
+            let remedy = "meshfed join https://HUB:15600 --token-file FILE --kube";
+            Found::fail(
+                ID,
+                format!("namespace {namespace} has no Membership: the cluster has not joined a fleet"),
+                remedy,
+            )
+        } else {
+            let message = format!("namespace {namespace} has {} Memberships, and one is read", memberships.len());
+            Found::fail(ID, message, "delete all but the one whose Joined is True")
+        };
+    };
+    let status = membership.status.clone().unwrap_or_default();
+    for wanted in CONDITIONS {
+        match status.conditions.iter().find(|c| c.type_ == wanted) {
+            Some(condition) if condition.status == ConditionStatus::True => {}
+            Some(condition) => {
+                let message = format!("{wanted} is not True: {}: {}", condition.reason, condition.message);
+                return Found::fail(ID, message, format!("kubectl -n {namespace} describe membership"));
+            }
+            None => {
+                let message = format!("the agent has not said whether the cluster is {wanted}");
+                return Found::fail(ID, message, format!("kubectl -n {namespace} logs deploy/meshfed-agent"));
+            }
+        }
+    }
+    let cluster = status.cluster.unwrap_or_default();
+    Found::pass(ID, format!("joined as {cluster}, connected and ready"))
+}
+
+fn show(found: &[Found], format: Format) -> Result<(), Failure> {
+    let result = |f: &Found| if f.remedy.is_none() { "pass" } else { "fail" };
+    let checks: Vec<Value> = found
+        .iter()
+        .map(|f| {
+            let Id(id, name) = f.id;
+            let docs = format!("{PAGE}#{}", id.to_ascii_lowercase());
+            json!({ "id": id, "name": name, "result": result(f), "message": f.message, "remedy": f.remedy, "docs": docs })
+        })
+        .collect();
+    match format {
+        Format::Table | Format::Wide => print(&table(&COLUMNS.iter().collect::<Vec<_>>(), &checks)),
+        Format::Json => print(&format!("{}\n", json!({ "checks": checks }))),
+        Format::Yaml => {
+            let yaml = serde_saphyr::to_string(&json!({ "checks": checks }));
+            print(&yaml.map_err(|error| Failure::failed(error.to_string()))?);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! `meshfed check` against a real API server: each of its checks has a case in which it fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::process::Command;
+use std::time::Duration;
+
+use meshfed_e2e::binary::{meshfed, workspace};
+use meshfed_e2e::kube::ApiServer;
+use meshfed_e2e::process::run;
+use serde_json::{Value, json};
+
+/// Runs it: the exit code, and by id what did not pass, with its remedy. Each check has its section in the documentation.
+fn check(server: &ApiServer, flags: &[&str]) -> (i32, Vec<(String, String)>) {
+    judged(server.command(meshfed()).args(["check", "-o", "json"]).args(flags))
+}
+
+fn judged(command: &mut Command) -> (i32, Vec<(String, String)>) {
+    let output = run(command);
+    let body: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    for check in body["checks"].as_array().unwrap() {
+        let (page, anchor) = check["docs"].as_str().unwrap().split_once('#').unwrap();
+        let page = std::fs::read_to_string(workspace().join(page)).unwrap();
+        let section = format!("\n### {}\n`{}`: ", anchor.to_uppercase(), check["name"].as_str().unwrap());
+        assert!(page.contains(&section), "{check} has no section {section}");
+    }
+    let failed = body["checks"].as_array().unwrap().iter().filter(|c| c["result"] == "fail");
+    let text = |c: &Value, field: &str| c[field].as_str().unwrap().to_owned();
+    (output.code, failed.map(|c| (text(c, "id"), format!("{} → {}", text(c, "message"), text(c, "remedy")))).collect())
+}
+
+/// Fails unless exactly this check fails, and says and advises this.
+fn only(server: &ApiServer, id: &str, words: &[&str]) {
+    only_of(check(server, &[]), id, words);
+}
+
+fn only_of((code, failed): (i32, Vec<(String, String)>), id: &str, words: &[&str]) {
+    assert_eq!(code, 79, "{failed:?}");
+    let [(found, text)] = &failed[..] else { panic!("{id} alone was to fail: {failed:?}") };
+    assert!(found == id && words.iter().all(|word| text.contains(word)), "{failed:?}");
+}
+
+/// A kind of others that the chart brings.
+fn foreign(server: &ApiServer, file: &str) {
+    server.apply(&std::fs::read_to_string(workspace().join("helm/meshfed-crds/files").join(file)).unwrap());
+    let _ready = server.ok(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]);
+}
+
+fn own(server: &ApiServer) {
+    let kinds = workspace().join("helm/meshfed-crds/templates/federation.meshfed.io_memberships.yaml");
+    server.apply(&std::fs::read_to_string(kinds).unwrap());
+    let _ready = server.ok(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]);
+}
+
+fn deployment(name: &str) -> String {
+    json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": name, "namespace": "meshfed-system" },
+        "spec": { "selector": { "matchLabels": { "app": name } }, "template": {
+            "metadata": { "labels": { "app": name } }, "spec": { "containers": [{ "name": "a", "image": "a" }] } } } })
+    .to_string()
+}
+
+fn membership(name: &str) -> String {
+    json!({ "apiVersion": "federation.meshfed.io/v1alpha1", "kind": "Membership",
+        "metadata": { "name": name, "namespace": "meshfed-system" }, "spec": { "hub": "https://hub.example:15600" } })
+    .to_string()
+}
+
+fn set_status(server: &ApiServer, object: &str, status: &Value) {
+    let patch = json!({ "status": status }).to_string();
+    let _patched =
+        server.ok(&["-n", "meshfed-system", "patch", object, "--subresource=status", "--type=merge", "-p", &patch]);
+}
+
+fn conditions(list: &[(&str, &str)]) -> Value {
+    let conditions: Vec<Value> = list
+        .iter()
+        .map(|(type_, status)| {
+            json!({ "type": type_, "status": status, "reason": "HubAway", "message": "no answer from hub.example",
+                "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1 })
+        })
+        .collect();
+    json!({ "cluster": "east", "observedGeneration": 1, "conditions": conditions })
+}
+
+/// From an empty API server to a member: each step leaves exactly one thing amiss, which is named with its remedy.
+///
+/// Mutation seen to fail: `ready >= wanted` written `ready <= wanted`; `CONDITIONS` without `Connected`.
+#[test]
+fn each_check_fails_by_itself_and_says_how_to_mend_it() {
+    let server = ApiServer::start();
+    let available = json!({ "replicas": 1, "availableReplicas": 1, "readyReplicas": 1 });
+    only(&server, "MF0001", &["no kind Membership", "meshfed-crds"]);
+
+    own(&server);
+    let _made = server.ok(&["create", "namespace", "meshfed-system"]);
+    server.apply(&membership("meshfed"));
+    set_status(
+        &server,
+        "membership/meshfed",
+        &conditions(&[("Joined", "True"), ("Connected", "True"), ("Ready", "True")]),
+    );
+    foreign(&server, "multicluster.x-k8s.io_serviceexports.yaml");
+    foreign(&server, "multicluster.x-k8s.io_serviceimports.yaml");
+    only(&server, "MF0002", &["no Deployment meshfed-agent", "helm install"]);
+
+    server.apply(&deployment("meshfed-agent"));
+    only(&server, "MF0002", &["0 of 1 pods", "logs deploy/meshfed-agent"]);
+    set_status(&server, "deployment/meshfed-agent", &available);
+    let imports = "serviceimports.multicluster.x-k8s.io";
+    let _deleted = server.ok(&["delete", "crd", imports]);
+    only(&server, "MF0005", &["no kind ServiceImport", "mcs=true"]);
+    foreign(&server, "multicluster.x-k8s.io_serviceimports.yaml");
+    assert_eq!(check(&server, &[]), (0, Vec::new()));
+
+    server.apply(&deployment("meshfed-eastwest"));
+    only(&server, "MF0003", &["0 of 1 pods", "logs deploy/meshfed-eastwest"]);
+    set_status(&server, "deployment/meshfed-eastwest", &available);
+
+    set_status(
+        &server,
+        "membership/meshfed",
+        &conditions(&[("Joined", "True"), ("Connected", "False"), ("Ready", "True")]),
+    );
+    only(&server, "MF0004", &["Connected is not True: HubAway: no answer", "describe"]);
+    set_status(&server, "membership/meshfed", &conditions(&[("Joined", "True")]));
+    only(&server, "MF0004", &["has not said", "Connected"]);
+    server.apply(&membership("second"));
+    only(&server, "MF0004", &["2 Memberships", "delete all but the one"]);
+    let _deleted = server.ok(&["-n", "meshfed-system", "delete", "membership", "--all"]);
+    only(&server, "MF0004", &["has not joined", "meshfed join"]);
+}
+
+/// `--wait` ends as soon as nothing is amiss. A kubeconfig that is not there is bad input.
+///
+/// Mutation seen to fail: `fine ||` taken out of the loop (then it ends at its deadline only).
+#[test]
+fn waiting_ends_with_the_last_finding() {
+    let server = ApiServer::start();
+    let mut command = server.command(meshfed());
+    command.args(["check", "--wait", "1h"]);
+    let logs = tempfile::tempdir().unwrap();
+    let mut waiting = meshfed_e2e::process::Process::start("check", logs.path(), &mut command);
+    own(&server);
+    foreign(&server, "multicluster.x-k8s.io_serviceexports.yaml");
+    foreign(&server, "multicluster.x-k8s.io_serviceimports.yaml");
+    let _made = server.ok(&["create", "namespace", "meshfed-system"]);
+    server.apply(&deployment("meshfed-agent"));
+    set_status(
+        &server,
+        "deployment/meshfed-agent",
+        &json!({ "replicas": 1, "availableReplicas": 1, "readyReplicas": 1 }),
+    );
+    server.apply(&membership("meshfed"));
+    waiting.assert_alive();
+    set_status(
+        &server,
+        "membership/meshfed",
+        &conditions(&[("Joined", "True"), ("Connected", "True"), ("Ready", "True")]),
+    );
+    let code =
+        meshfed_e2e::wait::until("check ends", Duration::from_secs(60), || waiting.ended().ok_or("still waiting"));
+    assert_eq!(code, 0, "{}", waiting.log());
+
+    let nowhere = run(server.command(meshfed()).args(["check", "--kubeconfig", "/nowhere"]));
+    assert_eq!(nowhere.code, 65, "{}", nowhere.stderr);
+}
+
+/// Before an installation: which flags the chart of the kinds takes, and what would keep pods from being injected.
+///
+/// Mutation seen to fail: `beside` gives no flag for kinds that are all there; the level `baseline` counts as privileged.
+#[test]
+fn before_an_installation_each_check_says_what_would_be_in_the_way() {
+    let server = ApiServer::start();
+    let pre = |flags: &[&str]| check(&server, &[&["--pre"], flags].concat());
+    assert_eq!(pre(&[]), (0, Vec::new()));
+
+    foreign(&server, "multicluster.x-k8s.io_serviceexports.yaml");
+    only_of(pre(&[]), "MF0011", &["has ServiceExport of", "but not ServiceImport of", "--set mcs=false"]);
+    foreign(&server, "multicluster.x-k8s.io_serviceimports.yaml");
+    let table = run(server.command(meshfed()).args(["check", "--pre"])).ok("check --pre");
+    assert!(table.contains("helm/meshfed-crds --set mcs=false\n"), "{table}");
+    foreign(&server, "security.istio.io_peerauthentications.yaml");
+    foreign(&server, "networking.istio.io_workloadentries.yaml");
+    let table = run(server.command(meshfed()).args(["check", "--pre"])).ok("check --pre");
+    assert!(table.contains("helm/meshfed-crds --set mcs=false --set istio=false\n"), "{table}");
+
+    let _made = server.ok(&["create", "namespace", "shop"]);
+    let label = |label: &str| server.ok(&["label", "--overwrite", "namespace", "shop", label]);
+    let _forbids = label("pod-security.kubernetes.io/enforce=baseline");
+    assert_eq!(pre(&[]), (0, Vec::new()), "a namespace that is not injected");
+    let _injected = label("federation.meshfed.io/injection=enabled");
+    only_of(pre(&[]), "MF0012", &["shop (baseline)", "NET_ADMIN", "enforce=privileged"]);
+    let _allows = label("pod-security.kubernetes.io/enforce=privileged");
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let hub = format!("--hub=https://{}", listener.local_addr().unwrap());
+    assert_eq!(pre(&[&hub]), (0, Vec::new()));
+    drop(listener);
+    only_of(pre(&[&hub]), "MF0014", &["cannot be reached", "open its port"]);
+    let wrong = run(server.command(meshfed()).args(["check", "--pre", "--hub=hub.example"]));
+    assert!(wrong.code == 64 && wrong.stderr.contains("https://HOST:PORT"), "{}", wrong.stderr);
+}
+
+/// An API server that is too old, and one whose clock is elsewhere: this one only says so.
+///
+/// Mutation seen to fail: `skew <= SKEW_MAX` and `minor >= MINOR_MIN` turned around.
+#[test]
+fn a_version_too_old_and_a_clock_elsewhere_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let kubeconfig = dir.path().join("kubeconfig");
+    let config = json!({ "apiVersion": "v1", "kind": "Config", "current-context": "old",
+        "clusters": [{ "name": "old", "cluster": { "server": format!("http://{address}") } }],
+        "contexts": [{ "name": "old", "context": { "cluster": "old", "user": "old" } }],
+        "users": [{ "name": "old", "user": {} }] });
+    std::fs::write(&kubeconfig, config.to_string()).unwrap();
+    let _server = std::thread::spawn(move || {
+        for mut connection in listener.incoming().map_while(Result::ok) {
+            let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+            while !request.windows(4).any(|w| w == b"\r\n\r\n") {
+                match connection.read(&mut buffer) {
+                    Ok(n) if n > 0 => request.extend_from_slice(&buffer[..n]),
+                    _ => break,
+                }
+            }
+            let body = json!({ "major": "1", "minor": "29+", "gitVersion": "v1.29.0", "gitCommit": "", "gitTreeState": "",
+                "buildDate": "", "goVersion": "", "compiler": "", "platform": "", "groups": [], "resources": [],
+                "groupVersion": "v1", "items": [], "metadata": {} })
+            .to_string();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nDate: Sat, 01 Jan 2000 00:00:00 GMT\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let _sent = connection.write_all(answer.as_bytes());
+        }
+    });
+    let mut command = Command::new(meshfed());
+    command.args(["check", "--pre", "-o", "json", "--kubeconfig"]).arg(&kubeconfig);
+    let (code, failed) = judged(&mut command);
+    let ids: Vec<&str> = failed.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!((code, ids), (79, vec!["MF0010", "MF0013"]), "{failed:?}");
+    assert!(failed[0].1.contains("v1.29.0") && failed[0].1.contains("1.30"), "{failed:?}");
+    assert!(failed[1].1.contains("s apart") && failed[1].1.contains("NTP"), "{failed:?}");
+}
