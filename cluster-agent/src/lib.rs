@@ -13,6 +13,7 @@ pub mod attestation;
 pub mod bootstrap;
 pub mod config;
 pub mod core;
+pub mod dns;
 pub mod downlink;
 pub mod enroll;
 pub mod identity;

@@ -39,6 +39,56 @@ s.sendall(b"EHLO x\r\n")
 print(banner.decode().strip(), s.recv(100).decode().strip())
 "#;
 
+/// A resolver that answers every question with 192.0.2.7, and remembers the names.
+const RESOLVER: &str = r#"
+import socket, sys, threading
+def answer(q):
+    end = q.index(0, 12) + 5
+    labels, at = [], 12
+    while q[at]:
+        labels.append(q[at + 1:at + 1 + q[at]].decode()); at += q[at] + 1
+    print(".".join(labels), flush=True)
+    return q[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + q[12:end] + b"\xc0\x0c\0\1\0\1\0\0\0\x05\0\4\xc0\0\2\7"
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.bind((sys.argv[1], 53))
+tcp = socket.create_server((sys.argv[1], 53))
+def stream(c):
+    while length := c.recv(2):
+        a = answer(c.recv(int.from_bytes(length, "big")))
+        c.sendall(len(a).to_bytes(2, "big") + a)
+def streams():
+    while True:
+        threading.Thread(target=stream, args=(tcp.accept()[0],), daemon=True).start()
+threading.Thread(target=streams, daemon=True).start()
+while True:
+    q, peer = udp.recvfrom(4096)
+    udp.sendto(answer(q), peer)
+"#;
+/// Asks SERVER PORT udp|tcp NAME TYPE; prints the code and what the answers say.
+const ASK: &str = r#"
+import socket, struct, sys
+server, port, kind, name, rtype = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
+q = b"\x12\x34\1\0\0\1\0\0\0\0\0\0" + b"".join(bytes([len(l)]) + l.encode() for l in name.split(".")) + b"\0" + struct.pack("!HH", rtype, 1)
+s = socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+s.settimeout(6)
+s.connect((server, port))
+if kind == "udp":
+    s.send(q); a = s.recv(4096)
+else:
+    s.sendall(len(q).to_bytes(2, "big") + q); n = int.from_bytes(s.recv(2), "big"); a = s.recv(n)
+def skip(at):
+    while a[at] and a[at] < 192: at += a[at] + 1
+    return at + (2 if a[at] else 1)
+code, count, at = a[3] & 15, int.from_bytes(a[6:8], "big"), skip(12) + 4
+found = []
+for _ in range(count):
+    at = skip(at)
+    t, _, ttl, n = struct.unpack("!HHIH", a[at:at + 10]); d = a[at + 10:at + 10 + n]; at += 10 + n
+    found.append({1: lambda: socket.inet_ntop(socket.AF_INET, d), 28: lambda: socket.inet_ntop(socket.AF_INET6, d),
+                  33: lambda: str(struct.unpack("!H", d[4:6])[0]), 16: lambda: d[1:].decode()}[t]() + f"/{ttl}")
+print({0: "NOERROR", 2: "SERVFAIL", 3: "NXDOMAIN", 5: "REFUSED"}.get(code, code), *found)
+"#;
+
 /// A cluster: a namespace with its agent and gateway, which routes for the pods in theirs.
 struct Site {
     node: Namespace,
@@ -95,6 +145,11 @@ fn site(wan: &Wan, octet: u8) -> (Namespace, Namespace) {
         &[&format!("{v4}.1/24"), &format!("{v6}:1/64")],
         &[&format!("{v4}.10/24"), &format!("{v6}:10/64")],
     );
+    // `ip netns exec` shows it as /etc/resolv.conf.
+    let etc = Path::new("/etc/netns").join(pod.name());
+    std::fs::create_dir_all(&etc).unwrap();
+    let resolv_conf = format!("nameserver {v4}.1\nsearch shop.svc.cluster.local svc.cluster.local\n");
+    std::fs::write(etc.join("resolv.conf"), resolv_conf).unwrap();
     pod.ip(&["route", "add", "default", "via", &format!("{v4}.1")]);
     pod.ip(&["-6", "route", "add", "default", "via", &format!("{v6}:1")]);
     // Pods reach the WAN as their node, and nobody on the WAN reaches them.
@@ -130,7 +185,7 @@ impl Site {
     /// Rules, and the sidecar as the user that they know.
     fn capture(&mut self, fleet: &Fleet, workload: &str, flags: &[&str]) {
         let mut init = self.pod.command(meshfed());
-        drop(run(init.args(["proxy", "init", "--dns-port", "off"])).ok("proxy init"));
+        drop(run(init.args(["proxy", "init"])).ok("proxy init"));
         self.start_proxy(fleet, workload, flags);
     }
     fn start_proxy(&mut self, fleet: &Fleet, workload: &str, flags: &[&str]) {
@@ -155,6 +210,19 @@ impl Site {
     }
 }
 
+impl Drop for Site {
+    fn drop(&mut self) {
+        let _already_gone = std::fs::remove_dir_all(Path::new("/etc/netns").join(self.pod.name()));
+    }
+}
+
+/// What a name server says over a transport.
+fn ask(namespace: &Namespace, server: &str, port: u16, over: &str, name: &str, kind: u16) -> String {
+    let mut command = namespace.command(Path::new("python3"));
+    let output = run(command.args(["-c", ASK, server, &port.to_string(), over, name, &kind.to_string()]));
+    format!("{}{}", output.stdout.trim(), output.stderr.lines().last().unwrap_or_default())
+}
+
 impl World {
     fn start() -> Self {
         let wan = Wan::new();
@@ -174,6 +242,9 @@ impl World {
             let name = if site.octet == 1 { "b" } else { "a" };
             let listen = "0.0.0.0:8080".parse().unwrap();
             others.push(application(&fleet, Some(&site.pod), &site.cluster.name, name, listen));
+            let mut resolver = site.node.command(Path::new("python3"));
+            resolver.args(["-c", RESOLVER, &format!("10.{}.0.1", site.octet)]);
+            others.push(Process::start(&format!("{name}-resolver"), &fleet.path("logs"), &mut resolver));
             let mut banner = site.pod.command(Path::new("python3"));
             others.push(Process::start(
                 &format!("{name}-banner"),
@@ -219,10 +290,13 @@ fn an_unmodified_client_is_served_by_address() {
     let [v4, v6] = world.virtual_addresses();
     by_virtual_address(&world, &v4, &v6);
     server_first(&world, &v4, &v6);
+    by_name(&world, &v4, &v6);
     own_services(&world);
     what_is_unknown(&world);
     direct_dials(&world);
     strangers(&world);
+    permissive(&world);
+    registry_only(&world);
     without_its_proxy(&mut world, &v4);
     addresses_stay(&mut world, &v4);
 }
@@ -245,6 +319,47 @@ fn by_virtual_address(world: &World, v4: &str, v6: &str) {
             .any(|l| l.starts_with("meshfed_gateway_connections_total{result=\"forwarded\"") && !l.ends_with(" 0")),
         "{gateway}"
     );
+}
+
+const A: u16 = 1;
+const TXT: u16 = 16;
+const AAAA: u16 = 28;
+const SRV: u16 = 33;
+
+/// The client asks its resolver as always.
+///
+/// Mutations seen to fail: the resolvers' rules left out; `whose` answers `None`; search domains not looked at.
+fn by_name(world: &World, v4: &str, v6: &str) {
+    let (pod, resolver) = (&world.west.pod, "10.2.0.1");
+    let host = "b.shop.svc.clusterset.local";
+    let body = answer(pod, &[&format!("http://{host}:8080/")]);
+    assert_eq!(
+        (&body["service"], &body["peerIdentity"]),
+        (&"b".into(), &"spiffe://west.mesh.example/ns/shop/sa/a".into())
+    );
+    let searched = format!("{host}.shop.svc.cluster.local");
+    let services = format!("_words._tcp.{host}");
+    let expected = [
+        (host, A, format!("NOERROR {v4}/5")),
+        ("B.Shop.svc.clusterset.local", AAAA, format!("NOERROR {}/5", v6.trim_matches(['[', ']']))),
+        (host, TXT, "NOERROR".to_owned()),
+        (&services, SRV, "NOERROR 2525/5".to_owned()),
+        ("dns-version.clusterset.local", TXT, "NOERROR 1.0.0/5".to_owned()),
+        ("nobody.shop.svc.clusterset.local", A, "NXDOMAIN".to_owned()),
+        (&searched, A, "NXDOMAIN".to_owned()),
+        ("elsewhere.example", A, "NOERROR 192.0.2.7/5".to_owned()),
+    ];
+    until("the resolver answers", LONG, || match ask(pod, resolver, 53, "udp", "ready.example", A).as_str() {
+        "NOERROR 192.0.2.7/5" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    for over in ["udp", "tcp"] {
+        for (name, kind, said) in &expected {
+            assert_eq!(&ask(pod, resolver, 53, over, name, *kind), said, "{over} {name}");
+        }
+    }
+    let asked = std::fs::read_to_string(world.fleet.path("logs/a-resolver.log")).unwrap();
+    assert!(asked.contains("elsewhere.example") && !asked.contains("clusterset"), "{asked}");
 }
 
 /// Mutation seen to fail: the client's first bytes are waited for without limit.
@@ -318,6 +433,91 @@ fn strangers(world: &World) {
     }
 }
 
+/// With PERMISSIVE plaintext is taken, and nobody's identity comes with it; the application's own TLS passes; a mesh client's
+/// hello is terminated all the same, and needs a certificate.
+///
+/// Mutations seen to fail: `Begins::Mesh` is given to `raw`; `serve_plain` believes `x-forwarded-client-cert`.
+fn permissive(world: &World) {
+    let (west, pod) = (&world.west, "10.2.0.10");
+    let text = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: shop}\n\
+                spec: {mtls: {mode: PERMISSIVE}}\n";
+    west.cluster.write("peer.yaml", text);
+    let forged = "x-forwarded-client-cert: URI=spiffe://west.mesh.example/ns/shop/sa/root";
+    for host in [pod, "[fd02::10]"] {
+        let body = answer(&west.node, &["-H", forged, &format!("http://{host}:8080/")]);
+        assert_eq!((&body["service"], &body["peerIdentity"]), (&"a".into(), &Value::Null), "{body}");
+    }
+    let mut words = west.node.command(Path::new("python3"));
+    let heard = run(words.args(["-c", LISTENER, pod, "2525"])).ok("the server's word comes first");
+    assert_eq!(heard.trim(), "220 ready EHLO x");
+    // The application's own TLS, on a port that its workload does not declare.
+    let (key, certificate) = (world.fleet.path("app.key"), world.fleet.path("app.pem"));
+    let mut make = std::process::Command::new("openssl");
+    make.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        "/CN=own.example",
+    ]);
+    drop(run(make.arg("-keyout").arg(&key).arg("-out").arg(&certificate)).ok("openssl req"));
+    let mut own = west.pod.command(Path::new("openssl"));
+    own.args(["s_server", "-accept", "9443", "-www", "-key"]).arg(&key).arg("-cert").arg(&certificate);
+    let _own = Process::start("own-tls", &world.fleet.path("logs"), &mut own);
+    let client = |port: u16, name: &str| {
+        let at = format!("{pod}:{port}");
+        let script = format!(
+            "printf 'GET / HTTP/1.0\r\n\r\n' | openssl s_client -connect {at} -servername {name} -ign_eof 2>&1"
+        );
+        let output = run(west.node.command(Path::new("sh")).args(["-c", &format!("timeout 10 sh -c \"{script}\"")]));
+        output.stdout + &output.stderr
+    };
+    until("the application's own TLS passes", LONG, || {
+        let seen = client(9443, "own.example");
+        if seen.contains("CN = own.example") || seen.contains("CN=own.example") { Ok(()) } else { Err(seen) }
+    });
+    for (port, name) in
+        [(8080, "outbound_.8080_._.a.shop.svc.cluster.local"), (9443, "outbound_.9443_._.x.y.svc.cluster.local")]
+    {
+        let seen = client(port, name);
+        assert!(!seen.contains("HTTP/1.") && !seen.contains("own.example\n"), "{seen}");
+        assert!(seen.contains("alert"), "{seen}");
+    }
+    // Mesh clients are known as before.
+    assert_eq!(
+        answer(&west.pod, &["http://10.96.0.7:8080/"])["peerIdentity"],
+        "spiffe://west.mesh.example/ns/shop/sa/a"
+    );
+    std::fs::remove_file(west.cluster.source().join("peer.yaml")).unwrap();
+    until("plaintext is refused again", LONG, || {
+        let (status, _) = west.node.curl(&[&format!("http://{pod}:8080/")]);
+        if status == "000" { Ok(()) } else { Err(status) }
+    });
+}
+
+/// Mutation seen to fail: `registry_only` is false.
+fn registry_only(world: &World) {
+    let west = &world.west;
+    let text = "apiVersion: federation.meshfed.io/v1alpha1\nkind: Mesh\nmetadata: {name: local}\n\
+                spec: {outboundTrafficPolicy: REGISTRY_ONLY}\n";
+    west.cluster.write("mesh.yaml", text);
+    until("what is outside the mesh cannot be reached", LONG, || {
+        // Readiness of a gateway is plain HTTP on the node.
+        let (status, _) = west.pod.curl(&["http://10.2.0.1:15021/healthz/ready"]);
+        if status == "000" { Ok(()) } else { Err(status) }
+    });
+    assert_eq!(answer(&west.pod, &["http://10.96.0.7:8080/"])["service"], "a");
+    std::fs::remove_file(west.cluster.source().join("mesh.yaml")).unwrap();
+    until("what is outside the mesh can be reached again", LONG, || {
+        let (status, _) = west.pod.curl(&["http://10.2.0.1:15021/healthz/ready"]);
+        if status == "200" { Ok(()) } else { Err(status) }
+    });
+}
+
 /// Mutation seen to fail: `proxy init` adds its rules while a process of the proxy lives (said by hand: rules removed).
 fn without_its_proxy(world: &mut World, v4: &str) {
     let mut proxy = world.west.proxy.take().unwrap();
@@ -336,8 +536,25 @@ fn without_its_proxy(world: &mut World, v4: &str) {
 /// Mutation seen to fail: `restore_imports` left out, with the file written anew.
 fn addresses_stay(world: &mut World, v4: &str) {
     world.west.start_proxy(&world.fleet, "shop/a", &[]);
+    let host = "b.shop.svc.clusterset.local";
+    until("the sidecar knows the names", LONG, || {
+        let said = ask(&world.west.pod, "10.2.0.1", 53, "udp", host, A);
+        if said.starts_with("NOERROR") { Ok(()) } else { Err(said) }
+    });
     assert_eq!(world.west.cluster.agent.stop(), 0);
-    world.west.cluster = Cluster::restart(&world.fleet, Some(&world.west.node), "west", "127.0.0.1".parse().unwrap());
+    // Without its agent it answers and passes on as before.
+    assert_eq!(ask(&world.west.pod, "10.2.0.1", 53, "udp", host, A), format!("NOERROR {v4}/5"));
+    assert_eq!(ask(&world.west.pod, "10.2.0.1", 53, "tcp", "other.example", A), "NOERROR 192.0.2.7/5");
+    let (place, loopback) = (Some(&world.west.node), "127.0.0.1".parse().unwrap());
+    let flags = ["--dns-listen", "127.0.0.1:15053"];
+    world.west.cluster = Cluster::restart_with(&world.fleet, place, "west", loopback, &flags);
+    // The agent says the same itself, to those without a sidecar.
+    until("the agent knows the names", LONG, || {
+        let said = ask(&world.west.node, "127.0.0.1", 15053, "udp", host, A);
+        if said == format!("NOERROR {v4}/5") { Ok(()) } else { Err(said) }
+    });
+    assert_eq!(ask(&world.west.node, "127.0.0.1", 15053, "tcp", &format!("_http._tcp.{host}"), SRV), "NOERROR 8080/5");
+    assert_eq!(ask(&world.west.node, "127.0.0.1", 15053, "udp", "other.example", A), "REFUSED");
     let body = answer(&world.west.pod, &[&format!("http://{v4}:8080/")]);
     assert_eq!(body["service"], "b");
     assert_eq!(world.virtual_addresses()[0], v4);

@@ -43,6 +43,7 @@ pub mod passthrough;
 pub mod tcp;
 
 pub mod capture;
+pub mod dns;
 
 pub mod admin;
 pub mod app;

@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod dns;
 pub mod drain;
 pub mod files;
 pub mod grpc;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -233,6 +233,31 @@ pub fn bind_reuseport(flag: &str, addr: SocketAddr, count: usize) -> Result<Vec<
         bound.push(next().map_err(|e| BindError::new(flag, shared, e))?);
     }
     Ok(bound)
+}
+
+/// Binds a UDP socket at the address of each TCP listener: a service that is asked over both has one address.
+pub fn beside(flag: &str, listeners: &[TcpListener], problems: &mut Problems) -> Vec<UdpSocket> {
+    let one = |listener: &TcpListener| {
+        let address =
+            listener.local_addr().map_err(|e| BindError::new(flag, SocketAddr::from(([0, 0, 0, 0], 0)), e))?;
+        let bind = || -> io::Result<UdpSocket> {
+            let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+            if address.is_ipv6() {
+                socket.set_only_v6(true)?;
+            }
+            socket.bind(&address.into())?;
+            Ok(socket.into())
+        };
+        bind().map_err(|e| BindError::new(flag, address, e))
+    };
+    let mut sockets = Vec::new();
+    for listener in listeners {
+        match one(listener) {
+            Ok(socket) => sockets.push(socket),
+            Err(error) => error.note(problems),
+        }
+    }
+    sockets
 }
 
 /// The addresses that a process listens on, by key of `contracts.md` 1.2

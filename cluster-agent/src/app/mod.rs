@@ -4,7 +4,7 @@ mod injection;
 mod tcp;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -38,6 +38,7 @@ use injection::Injection;
 use crate::config::{AgentArgs, Config, Source, chain};
 use crate::core::run::{Actor, COMMANDS_MAX, Command, CoreMetrics, Guards, Inputs};
 use crate::core::{Core, CoreSettings, kept};
+use crate::dns;
 use crate::downlink::session::{Link, LinkConfig, Opened};
 use crate::enroll::AgentFile;
 use crate::identity::Authority;
@@ -114,6 +115,7 @@ struct Bound {
     xds: Vec<TcpListener>,
     webhook: Vec<TcpListener>,
     admin: Vec<TcpListener>,
+    dns: (Vec<UdpSocket>, Vec<TcpListener>),
     addresses: Addresses,
 }
 
@@ -124,6 +126,8 @@ impl Bound {
         let flags = &config.args.webhook_listen;
         let webhook = process::listen("MF0109", "--webhook-listen", "webhook", flags, &mut addresses, problems);
         let admin = process::listen("MF0109", "--admin-listen", "admin", &config.admin, &mut addresses, problems);
+        let dns = process::listen("MF0109", "--dns-listen", "dns", &config.args.dns_listen, &mut addresses, problems);
+        let udp = listen::beside("--dns-listen", &dns, problems);
         let mut socket = |path| match grpc::bind_unix("--run-dir", path) {
             Ok(unix) => Some(unix),
             Err(error) => {
@@ -132,7 +136,7 @@ impl Bound {
             }
         };
         let (unix, workload) = (socket(&config.xds_socket()), socket(&config.workload_socket()));
-        Some(Self { unix: unix?, workload: workload?, xds, webhook, admin, addresses })
+        Some(Self { unix: unix?, workload: workload?, xds, webhook, admin, dns: (udp, dns), addresses })
     }
 }
 
@@ -274,11 +278,8 @@ impl Agent {
         });
         let mut core = core_of(&config.agent, config.namespace.clone(), config.authority, loaded, &bundles);
         let (proxies_file, hosts_file) = (state.join("proxies.json"), state.join("hosts.json"));
-        core.restore_proxies(kept::load(&proxies_file), now);
-        core.restore_resolved(lookup::load(&hosts_file));
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
-        let (imports, numbers) = kept::ImportsFile::open(state.join("imports.json"));
-        core.restore_imports(numbers);
+        let imports = restore(&mut core, &state, now);
         let mut actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), readiness.clone(), guards, imports);
         if config.source == Source::Kubernetes {
             let mailbox = Mailbox::default();
@@ -286,6 +287,7 @@ impl Agent {
             tasks.spawn("mirror", show(&config.args, mailbox.clone(), commands.clone(), counted, watch.clone()));
             actor = actor.mirrored(mailbox);
         }
+        let zone = actor.zone();
         tasks.spawn("proxies-file", kept::keep(proxies_file, actor.kept()));
         let (answers, lookups) = mpsc::channel(LOOKUPS_MAX);
         tasks.spawn("lookup", lookup::run(hosts_file, lookup::System, Pauses::default(), actor.hosts(), answers));
@@ -297,6 +299,10 @@ impl Agent {
         tasks.spawn("session", link.run(watch.clone()));
 
         // The servers.
+        let (udp, tcp) = bound.dns;
+        if !tcp.is_empty() {
+            tasks.spawn("dns", dns::serve(udp, tcp, zone, watch.clone()));
+        }
         let port = tcp::Port {
             identity,
             trust,
@@ -318,6 +324,15 @@ impl Agent {
         }
         Held { _sockets: sockets, _anchors: anchors, _lock: lock }
     }
+}
+
+/// Gives the core what was kept when the agent ended.
+fn restore(core: &mut Core, state: &Path, now: std::time::Instant) -> kept::ImportsFile {
+    core.restore_proxies(kept::load(&state.join("proxies.json")), now);
+    core.restore_resolved(lookup::load(&state.join("hosts.json")));
+    let (imports, numbers) = kept::ImportsFile::open(state.join("imports.json"));
+    core.restore_imports(numbers);
+    imports
 }
 
 /// What is given up at the very end, in this order: the next agent may bind only once the data directory is free.

@@ -64,7 +64,7 @@ pub struct AgentArgs {
     /// 127.0.0.1]; other than loopback addresses show health and metrics only
     #[arg(long, value_name = "HOST:PORT|off")]
     pub admin_listen: Vec<ListenFlag>,
-    /// DNS (not in this version)
+    /// DNS for clusterset.local, over UDP and TCP, several times [default: off]
     #[arg(long, value_name = "HOST:PORT|off")]
     pub dns_listen: Vec<ListenFlag>,
     /// The kubeconfig of this cluster, with --source kubernetes or without: proxies of pods are attested by service-account
@@ -234,9 +234,6 @@ impl Config {
         let namespace = Namespace::new(args.namespace.as_deref().unwrap_or(RELEASE_NAMESPACE))
             .map_err(|error| problems.flag("MF0116", "--namespace", error.to_string()))
             .ok();
-        if args.dns_listen.iter().any(|l| *l != ListenFlag::Off) {
-            problems.flag("MF0103", "--dns-listen", "DNS is not in this version; leave it out, or say off");
-        }
         let (xds, admin) = listeners(&args, &mut problems);
         let run_dir = args.run_dir.clone().unwrap_or_else(|| args.data_dir.join("run"));
         check_sockets(&run_dir, &mut problems);

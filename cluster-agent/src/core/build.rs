@@ -58,6 +58,7 @@ impl Core {
             self.refresh_gateway_clusters();
             self.rebuild_gateways();
         }
+        self.effects.names |= !changed.is_empty();
         if !changed.is_empty() {
             let (holding, others): (Vec<_>, Vec<_>) =
                 self.admitted().partition(|(_, a)| !a.workload.services.is_disjoint(&changed));

@@ -5,9 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use meshfed_crds::{MtlsMode, OutboundPolicy};
 use meshfed_model::names::ServiceName;
 use meshfed_model::service::ServicePort;
+use meshfed_runtime::dns::Zone;
 
+use crate::dns::{Named, zone};
 use crate::index::Workload;
 use crate::translate::captured::{self, CapturedPort};
 use crate::translate::names::{INBOUND_PORT, OUTBOUND_PORT};
@@ -15,7 +18,8 @@ use crate::translate::{Domain, Kind, Node, OutboundName, Resource, ServiceFacts,
 
 use super::Core;
 use super::imports::Numbers;
-use super::store::Scope;
+use super::proxies::Admitted;
+use super::store::{Scope, StreamId};
 
 /// One port of a service at its virtual addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +38,7 @@ impl Core {
         now: Instant,
         wall: SystemTime,
     ) {
+        self.effects.names = true;
         for service in self.imports.give(addresses) {
             self.refresh_virtual(&service);
         }
@@ -54,11 +59,32 @@ impl Core {
         }
     }
 
+    /// What imports are called, for the agent's own DNS and for captured clients. `None` before streams are answered.
+    pub fn zone(&mut self, now: Instant, wall: SystemTime) -> Option<Arc<Zone>> {
+        if !self.open {
+            return None;
+        }
+        let imports = self.facts.iter().filter(|(_, facts)| !facts.clusterset.is_empty());
+        let named = imports.map(|(service, facts)| Named {
+            service,
+            addresses: self.imports.addresses(service),
+            ports: facts.clusterset.values().map(|p| &p.port).collect(),
+        });
+        let zone = Arc::new(zone(named, self.is_whole() && self.view_heard));
+        // What is not whole tells captured clients nothing new: they go on with what they hold.
+        if self.captures && zone.is_whole() {
+            self.store.put(&Scope::Captured, captured::names(&zone));
+            self.settle(now, wall);
+        }
+        Some(zone)
+    }
+
     /// The first client captures: from now on imports have addresses, and listeners at them.
     pub(super) fn begin_capture(&mut self) {
         if std::mem::replace(&mut self.captures, true) {
             return;
         }
+        self.effects.names = true;
         for cluster in clusters::passthrough() {
             self.store.put(&Scope::Captured, cluster);
         }
@@ -90,6 +116,7 @@ impl Core {
         }
         let old = self.virtuals.remove(service).unwrap_or_default();
         if old != new {
+            self.effects.names = true;
             let kept: BTreeSet<&OutboundName> = new.iter().map(|v| &v.name).collect();
             for gone in old.iter().filter(|v| !kept.contains(&v.name)) {
                 self.store.remove(&Scope::Captured, Kind::Listener, &captured::service_name(&gone.name));
@@ -140,13 +167,26 @@ impl Core {
         clusters::captured_inbound(port, &targets)
     }
 
-    /// Whether a workload takes mTLS alone. Without Kubernetes this is so.
-    fn is_strict(&self, _workload: &Workload) -> bool {
-        true
+    /// Whether a workload takes mTLS alone. Where nobody says, a pod takes plaintext, too, since those who call it may have
+    /// no sidecar yet; without Kubernetes nobody is taken without.
+    fn is_strict(&self, workload: &Workload) -> bool {
+        match self.index.mtls_mode(&workload.key.namespace) {
+            Some(MtlsMode::Strict) => true,
+            Some(MtlsMode::Permissive | MtlsMode::Disable) => false,
+            None => workload.pod.is_none(),
+        }
     }
 
     /// Whether captured clients may reach the mesh alone.
     fn registry_only(&self) -> bool {
-        false
+        self.index.outbound_policy() == OutboundPolicy::RegistryOnly
+    }
+
+    /// A PeerAuthentication or the mesh's settings changed: captured proxies have other listeners.
+    pub(super) fn rebuild_captured(&mut self) {
+        let captured =
+            |(id, _): (StreamId, &Admitted)| self.streams.get(&id).is_some_and(|e| e.node.captured).then_some(id);
+        let streams: Vec<StreamId> = self.admitted().filter_map(captured).collect();
+        self.rebuild(&streams);
     }
 }

@@ -73,6 +73,8 @@ pub struct Effects {
     pub issued: u64,
     /// Names of which the mirror may have to show something else.
     pub mirrored: BTreeSet<ServiceName>,
+    /// What imports are called may have changed.
+    pub names: bool,
     /// The numbers of imports' own addresses changed: they are kept before anybody is told of them.
     pub imports: Option<super::Numbers>,
     /// What is kept of proxies over a restart changed: which are ready, or which process is which.

@@ -132,6 +132,8 @@ pub struct Core {
     retry_waiting: bool,
     source: SourceState,
     view_loaded: bool,
+    /// Whether there is a view, loaded or from the hub: without one nobody knows what is imported.
+    view_heard: bool,
     missing: Missing,
     /// Names in policies that nobody has.
     dangling: Arc<[ObjectError]>,
@@ -177,6 +179,7 @@ impl Core {
             retry_waiting: false,
             source: SourceState::default(),
             view_loaded,
+            view_heard: view_loaded,
             missing: Missing::default(),
             dangling: Arc::from([]),
             told_faults: BTreeSet::new(),
@@ -299,7 +302,8 @@ impl Core {
             self.refresh_endpoints(&all);
         }
         self.rebuild_trust();
-        self.view_loaded = true;
+        (self.view_loaded, self.view_heard) = (true, true);
+        self.effects.names = true;
         self.effects.rows = true;
         self.try_open(now);
         self.settle(now, wall);
@@ -416,6 +420,7 @@ impl Core {
             return;
         }
         self.open = true;
+        self.effects.names = true;
         self.retry_waiting = true;
         self.changed_proxies.extend(self.proxies.keys().cloned());
         for proxy in self.proxies.values_mut() {
@@ -453,6 +458,9 @@ impl Core {
         self.refresh(&dirty.services, &endpoints);
         if dirty.gateways {
             self.rebuild_gateways();
+        }
+        if dirty.mesh {
+            self.rebuild_captured();
         }
         self.workloads_changed(&dirty.workloads);
         if dirty.owners {

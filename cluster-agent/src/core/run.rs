@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use meshfed_model::identity::SpiffeId;
 use meshfed_model::names::ServiceName;
 use meshfed_runtime::clock;
+use meshfed_runtime::dns::Zone;
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::metrics::Metrics;
 use meshfed_runtime::readiness::{Guard, Readiness};
@@ -39,6 +40,8 @@ pub const COMMANDS_MAX: usize = 256;
 pub const RESPONSES_MAX: usize = 8;
 /// How long rows of the status may be older than what they tell of: they cost a walk over all workloads.
 const ROWS_PAUSE: Duration = Duration::from_millis(50);
+/// How long names may be older than what they tell of: they are made of all imports together.
+const NAMES_PAUSE: Duration = Duration::from_millis(50);
 /// Faults of one moment that the log names; the others are in `GET /debug/source`.
 const LOGGED_MAX: usize = 20;
 /// How long streams wait for a first view before they are answered without one.
@@ -219,6 +222,8 @@ pub struct Actor {
     mirror: Option<Mailbox>,
     hosts: watch::Sender<BTreeSet<Arc<str>>>,
     imports: ImportsFile,
+    zone: watch::Sender<Option<Arc<Zone>>>,
+    zone_due: Option<Instant>,
 }
 
 /// The core actor has ended: an input is gone.
@@ -255,6 +260,8 @@ impl Actor {
             mirror: None,
             hosts,
             imports,
+            zone: watch::channel(None).0,
+            zone_due: None,
         }
     }
 
@@ -270,6 +277,12 @@ impl Actor {
         self.hosts.subscribe()
     }
 
+    /// What imports are called, for [`crate::dns::serve`].
+    #[must_use]
+    pub fn zone(&self) -> watch::Receiver<Option<Arc<Zone>>> {
+        self.zone.subscribe()
+    }
+
     /// What is known of proxies, for [`super::kept::keep`].
     #[must_use]
     pub fn kept(&self) -> watch::Receiver<Kept> {
@@ -283,7 +296,8 @@ impl Actor {
     pub async fn run(mut self, mut inputs: Inputs, drain: Watch) -> Result<(), InputGone> {
         self.view_due = Some(clock::instant() + VIEW_PATIENCE);
         loop {
-            let dues = [self.core.deadline(), self.rows_due, self.view_due, Some(self.issuing.deadline())];
+            let dues =
+                [self.core.deadline(), self.rows_due, self.zone_due, self.view_due, Some(self.issuing.deadline())];
             let deadline = dues.into_iter().flatten().min();
             let timer = async {
                 match deadline {
@@ -344,6 +358,10 @@ impl Actor {
             self.rows = status::rows(&self.core);
             self.count_faults();
             self.uplink.report(status::report(&self.core, &self.rows));
+        }
+        if self.zone_due.is_some_and(|t| t <= now) {
+            self.zone_due = None;
+            self.zone.send_replace(self.core.zone(now, wall));
         }
         self.core.tick(now, wall);
     }
@@ -448,6 +466,9 @@ impl Actor {
         }
         if effects.complete {
             self.uplink.offer_complete();
+        }
+        if effects.names && self.zone_due.is_none() {
+            self.zone_due = Some(clock::instant() + NAMES_PAUSE);
         }
         if effects.rows && self.rows_due.is_none() {
             self.rows_due = Some(clock::instant() + ROWS_PAUSE);

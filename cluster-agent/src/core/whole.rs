@@ -131,6 +131,7 @@ impl Core {
 
     /// Everybody is told what was held back.
     fn made_whole(&mut self, before: bool) {
+        self.effects.names = true;
         if !before && self.is_whole() {
             self.missing.until = None;
             self.touched.extend(self.streams.keys());

@@ -5,20 +5,31 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::core::v3::{Metadata, TrafficDirection};
+use envoy_types::pb::envoy::config::core::v3::{Metadata, TrafficDirection, address, socket_address};
 use envoy_types::pb::envoy::config::listener::v3::{
-    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, listener_filter,
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, UdpListenerConfig, listener_filter,
+};
+use envoy_types::pb::envoy::data::dns::v3::DnsTable;
+use envoy_types::pb::envoy::data::dns::v3::dns_table::dns_endpoint::EndpointConfig;
+use envoy_types::pb::envoy::data::dns::v3::dns_table::dns_service_protocol::ProtocolConfig;
+use envoy_types::pb::envoy::data::dns::v3::dns_table::dns_service_target::EndpointType;
+use envoy_types::pb::envoy::data::dns::v3::dns_table::{
+    AddressList, DnsEndpoint, DnsService, DnsServiceList, DnsServiceProtocol, DnsServiceTarget, DnsVirtualDomain,
 };
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use envoy_types::pb::envoy::extensions::filters::udp::dns_filter::v3::DnsFilterConfig;
+use envoy_types::pb::envoy::extensions::filters::udp::dns_filter::v3::dns_filter_config::ServerContextConfig;
+use envoy_types::pb::envoy::extensions::filters::udp::dns_filter::v3::dns_filter_config::server_context_config::ConfigSource;
 use envoy_types::pb::google::protobuf::{BoolValue, Duration, Struct};
 use meshfed_model::service::{PortProtocol, ServicePort};
 use meshfed_model::sni::{CLUSTER_DOMAIN, CLUSTERSET_DOMAIN};
+use meshfed_runtime::dns::{Record, TTL, Zone};
 
 use super::listeners::{
     downstream_tls, encoded, http, http_by, listener, own_host_only, tcp_proxy, texts, tls_inspector,
 };
-use super::messages::{any, uint32};
+use super::messages::{address as address_of, any, uint32};
 use super::names::{
     BLACK_HOLE, INBOUND_PASSTHROUGH, OutboundName, PASSTHROUGH, UNDECLARED_PORT, inbound as inbound_name,
     inbound_cluster,
@@ -30,6 +41,10 @@ use super::routes;
 pub const VIRTUAL_OUTBOUND: &str = "virtualOutbound";
 /// Every captured connection to the application.
 pub const VIRTUAL_INBOUND: &str = "virtualInbound";
+/// What imports are called.
+pub const DNS: &str = "dns";
+/// Where an Envoy would be asked.
+const DNS_PORT: u16 = 15053;
 /// How long a client's first bytes are waited for where its protocol is not declared: the server may speak first.
 const PATIENCE_NANOS: i32 = 200_000_000;
 /// Protocols that a port name may begin with (`NAME` or `NAME-…`, as in Istio): then nothing has to be found out.
@@ -187,4 +202,92 @@ fn port_chains(declared: &CapturedPort, number: Option<u16>, strict: bool) -> Ve
         chains.push(chain("|plain", "raw_buffer", &[], plain));
     }
     chains
+}
+
+/// `dns`: what imports are called, as Envoy's DNS filter has it. Where it listens is the sidecar's own affair: each of its
+/// host's resolvers has a port of its own there.
+#[must_use]
+pub fn names(zone: &Zone) -> Arc<Resource> {
+    let (mut domains, mut without) = (Vec::new(), Vec::new());
+    for (name, records) in zone.iter() {
+        let addresses: Vec<String> = records
+            .iter()
+            .filter_map(|r| match r {
+                Record::Address(address) => Some(address.to_string()),
+                Record::Service(..) | Record::Text(_) => None,
+            })
+            .collect();
+        let endpoint = if !addresses.is_empty() {
+            EndpointConfig::AddressList(AddressList { address: addresses })
+        } else if let Some(services) = services(name, records) {
+            EndpointConfig::ServiceList(services)
+        } else {
+            // A service without address has a name all the same; those above it follow from the others.
+            if name.contains(".svc.") {
+                without.push(name.to_owned());
+            }
+            continue;
+        };
+        domains.push(DnsVirtualDomain {
+            name: name.to_owned(),
+            endpoint: Some(DnsEndpoint { endpoint_config: Some(endpoint) }),
+            answer_ttl: Some(Duration { seconds: TTL.into(), nanos: 0 }),
+        });
+    }
+    let table = DnsTable { virtual_domains: domains, ..DnsTable::default() };
+    let filter = DnsFilterConfig {
+        stat_prefix: "dns".to_owned(),
+        server_config: Some(ServerContextConfig { config_source: Some(ConfigSource::InlineDnsTable(table)) }),
+        case_insensitive: true,
+        ..DnsFilterConfig::default()
+    };
+    let ours = Struct { fields: HashMap::from([("names".to_owned(), texts(without.into_iter()))]) };
+    let mut at = address_of(SocketAddr::from(([127, 0, 0, 1], DNS_PORT)));
+    if let Some(address::Address::SocketAddress(socket)) = &mut at.address {
+        socket.protocol = socket_address::Protocol::Udp as i32;
+    }
+    let message = Listener {
+        name: DNS.to_owned(),
+        address: Some(at),
+        udp_listener_config: Some(UdpListenerConfig::default()),
+        metadata: Some(Metadata {
+            filter_metadata: HashMap::from([("meshfed".to_owned(), ours)]),
+            ..Metadata::default()
+        }),
+        listener_filters: vec![ListenerFilter {
+            name: "envoy.filters.udp.dns_filter".to_owned(),
+            config_type: Some(listener_filter::ConfigType::TypedConfig(any(
+                "envoy.extensions.filters.udp.dns_filter.v3.DnsFilterConfig",
+                &filter,
+            ))),
+            ..ListenerFilter::default()
+        }],
+        ..Listener::default()
+    };
+    encoded(&message)
+}
+
+/// The ports at `_port._protocol.service`.
+fn services(name: &str, records: &[Record]) -> Option<DnsServiceList> {
+    let mut labels = name.split('.');
+    let (port_name, protocol) = (labels.next()?.strip_prefix('_')?, labels.next()?.strip_prefix('_')?);
+    let targets: Vec<DnsServiceTarget> = records
+        .iter()
+        .filter_map(|r| match r {
+            Record::Service(port, target) => Some(DnsServiceTarget {
+                priority: 0,
+                weight: 100,
+                port: (*port).into(),
+                endpoint_type: Some(EndpointType::HostName(target.clone())),
+            }),
+            Record::Address(_) | Record::Text(_) => None,
+        })
+        .collect();
+    let service = DnsService {
+        service_name: port_name.to_owned(),
+        protocol: Some(DnsServiceProtocol { protocol_config: Some(ProtocolConfig::Name(protocol.to_owned())) }),
+        ttl: Some(Duration { seconds: TTL.into(), nanos: 0 }),
+        targets,
+    };
+    Some(DnsServiceList { services: vec![service] })
 }

@@ -1,6 +1,7 @@
 //! Edge. Wires the rooms together: `Config` → build → run.
 
 mod host;
+mod names;
 mod run_dir;
 mod sockets;
 

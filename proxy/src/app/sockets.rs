@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::run_dir::RunDir;
 use crate::admin::Admin;
-use crate::config::{Capture, Config, Mode, OwnListeners};
+use crate::config::{Capture, Config, DnsConfig, Mode, OwnListeners};
 use crate::discovery::Sockets;
 use crate::listen::Listeners;
 use crate::state::{Listener, ListenerCell};
@@ -66,6 +66,7 @@ fn admin_host(bind: &[IpAddr]) -> IpAddr {
 pub(super) struct ProcessSockets {
     own: OwnListeners,
     bind: Vec<IpAddr>,
+    dns: DnsConfig,
     run_dir: Option<RunDir>,
     admin: Admin,
     listeners: Listeners,
@@ -92,6 +93,7 @@ impl ProcessSockets {
         let mut this = Self {
             own: config.own.clone(),
             bind: config.bind.clone(),
+            dns: config.dns.clone(),
             run_dir,
             admin,
             listeners,
@@ -173,6 +175,7 @@ impl Sockets for ProcessSockets {
         let own = self.own.clone();
         let admin = self.bind_own("admin", "--admin-listen", &own.admin, &admin_host, ADMIN_PORT, &mut problems);
         let metrics = self.bind_own("metrics", "--metrics-listen", &own.metrics, &bind, METRICS_PORT, &mut problems);
+        let names = super::names::bind(&self.dns, &mut self.own_addresses, &mut problems);
         if !self.ready_is_bound {
             self.serve_ready(&bind, &mut problems);
         }
@@ -180,6 +183,7 @@ impl Sockets for ProcessSockets {
             run_dir.check(&mut problems);
         }
         problems.finish(())?;
+        super::names::serve(names, &self.admin.state, &self.drain);
         self.admin.serve_admin(admin, self.drain.clone());
         self.admin.serve_metrics(metrics, &self.drain);
         self.write_addresses();

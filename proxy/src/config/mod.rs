@@ -131,6 +131,13 @@ pub struct ProxyArgs {
     /// Readiness, GET /healthz/ready, several times [default: BIND:15021]
     #[arg(long, value_name = "HOST:PORT|off")]
     pub ready_listen: Vec<ListenFlag>,
+    /// Where captured DNS queries to the first resolver are taken, over UDP and TCP, several times; those to further
+    /// resolvers one port higher each [default: with --capture redirect 15053 on loopback, else off]
+    #[arg(long, value_name = "HOST:PORT|off")]
+    pub dns_listen: Vec<ListenFlag>,
+    /// The file that names the resolvers, as for `proxy init`
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
     /// Where addresses.json is written, the directory of this proxy alone [default: nowhere]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
@@ -180,6 +187,17 @@ pub struct OwnListeners {
     pub ready: Vec<ListenFlag>,
 }
 
+/// Captured DNS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsConfig {
+    /// `--dns-listen`; empty: the default.
+    pub listen: Vec<ListenFlag>,
+    /// Whether the default is to serve it.
+    pub by_default: bool,
+    /// The file that names the resolvers.
+    pub resolv_conf: PathBuf,
+}
+
 /// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -203,6 +221,8 @@ pub struct Config {
     pub listen: BTreeMap<&'static str, Vec<SocketAddr>>,
     /// Listeners that are ours alone.
     pub own: OwnListeners,
+    /// Captured DNS.
+    pub dns: DnsConfig,
     /// Where `addresses.json` goes.
     pub run_dir: Option<PathBuf>,
     /// Worker threads.
@@ -279,6 +299,11 @@ impl Config {
                 admin: args.admin_listen.clone(),
                 metrics: args.metrics_listen.clone(),
                 ready: args.ready_listen.clone(),
+            },
+            dns: DnsConfig {
+                listen: args.dns_listen.clone(),
+                by_default: args.capture == Capture::Redirect,
+                resolv_conf: args.resolv_conf.clone(),
             },
             run_dir: args.run_dir.clone(),
             workers,

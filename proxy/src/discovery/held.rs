@@ -175,6 +175,10 @@ impl Held {
             }
             Kind::Listener => {
                 let message = envoy_types::pb::envoy::config::listener::v3::Listener::decode(body).map_err(broken)?;
+                if &*name == convert::NAMES {
+                    self.state.publish_names(Some(convert::names(&message).map_err(refused)?));
+                    return Ok(());
+                }
                 let mut spec = convert::listener(&message).map_err(refused)?;
                 let moved =
                     name.starts_with("inbound|") || matches!(spec.kind, ListenerSpecKind::CapturedInbound { .. });
@@ -293,6 +297,7 @@ impl Held {
                 let name: Arc<str> = name.into();
                 self.take_assignment(&name, Assignment::default());
             }
+            Kind::Listener if name == convert::NAMES => self.state.publish_names(None),
             Kind::Listener => {
                 self.listeners.remove(name);
                 self.waiting.remove(name);
@@ -405,6 +410,12 @@ impl Held {
             self.listener_cells.remove(name);
             self.withdraw_names(name, &BTreeSet::new());
         }
+    }
+
+    /// Whether a listener is one that has to be installed.
+    #[must_use]
+    pub fn is_installed(&self, name: &str) -> bool {
+        self.listeners.contains_key(name)
     }
 
     /// Listeners that wait for something.

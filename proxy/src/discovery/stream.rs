@@ -222,7 +222,11 @@ impl Conversation {
         }
         if kind == Kind::Listener {
             let refused: BTreeSet<&str> = applied.refused.iter().map(|(n, _)| n.as_str()).collect();
-            let names = response.resources.iter().map(|r| r.name.as_str()).filter(|n| !refused.contains(n));
+            let names = response
+                .resources
+                .iter()
+                .map(|r| r.name.as_str())
+                .filter(|n| !refused.contains(n) && this.held.is_installed(n));
             self.unanswered.push(Unanswered {
                 nonce: response.nonce.clone(),
                 waiting: names.map(Arc::from).collect(),

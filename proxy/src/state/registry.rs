@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use meshfed_runtime::dns::Zone;
 use meshfed_runtime::tls::{IdentityStore, TrustStore};
 use serde::Serialize;
 
@@ -23,6 +24,7 @@ pub struct StateHandle {
     listeners: Cells<ListenerCell>,
     virtual_addresses: ArcSwap<HashMap<SocketAddr, Arc<ListenerCell>>>,
     pods: Pods,
+    names: ArcSwapOption<Zone>,
     identity: OnceLock<Arc<IdentityStore>>,
     trust: OnceLock<Arc<TrustStore>>,
 }
@@ -80,6 +82,15 @@ impl StateHandle {
     #[must_use]
     pub const fn pods(&self) -> &Pods {
         &self.pods
+    }
+    /// What the services of the clusterset are called, once the agent has said.
+    #[must_use]
+    pub fn names(&self) -> Option<Arc<Zone>> {
+        self.names.load_full()
+    }
+    /// Replaces the names.
+    pub fn publish_names(&self, names: Option<Zone>) {
+        self.names.store(names.map(Arc::new));
     }
     /// Replaces the virtual addresses.
     pub fn publish_addresses(&self, addresses: HashMap<SocketAddr, Arc<ListenerCell>>) {

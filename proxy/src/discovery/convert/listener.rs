@@ -200,7 +200,7 @@ pub(super) fn services(metadata: Option<&Metadata>) -> Result<Vec<String>, Inval
 }
 
 /// The strings of a list in our metadata.
-fn texts<'a>(ours: Option<&'a Struct>, key: &str) -> impl Iterator<Item = &'a str> {
+pub(super) fn texts<'a>(ours: Option<&'a Struct>, key: &str) -> impl Iterator<Item = &'a str> {
     let list = match ours.and_then(|s| s.fields.get(key)).and_then(|v| v.kind.as_ref()) {
         Some(Kind::ListValue(list)) => list.values.as_slice(),
         _ => &[],

@@ -6,6 +6,7 @@ mod captured;
 mod cluster;
 mod endpoint;
 mod listener;
+mod names;
 mod route;
 mod secret;
 
@@ -24,6 +25,7 @@ use crate::state::{CircuitBreakers, RoutePolicy};
 pub use cluster::cluster;
 pub use endpoint::assignment;
 pub use listener::listener;
+pub use names::{NAMES, names};
 pub use route::route;
 pub use secret::{SecretSpec, secret};
 

@@ -129,7 +129,7 @@ fn a_cluster_expects_exact_identities_or_is_refused() {
     }
 }
 
-fn inbound(require: bool, with_tls: bool) -> Result<ListenerSpec, Invalid> {
+fn chain(require: bool, with_tls: bool) -> lds::FilterChain {
     let proxy = tcp_proxy::TcpProxy {
         cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster("inbound|9000||".to_owned())),
         ..Default::default()
@@ -146,7 +146,7 @@ fn inbound(require: bool, with_tls: bool) -> Result<ListenerSpec, Invalid> {
         require_client_certificate: Some(pb::BoolValue { value: require }),
         ..Default::default()
     };
-    let chain = lds::FilterChain {
+    lds::FilterChain {
         filters: vec![lds::Filter {
             config_type: Some(lds::filter::ConfigType::TypedConfig(any(
                 "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
@@ -157,15 +157,68 @@ fn inbound(require: bool, with_tls: bool) -> Result<ListenerSpec, Invalid> {
         transport_socket: with_tls
             .then(|| socket("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext", &context)),
         ..Default::default()
-    };
+    }
+}
+
+fn message(name: &str, filter_chains: Vec<lds::FilterChain>) -> lds::Listener {
     let port = core::socket_address::PortSpecifier::PortValue(9000);
     let at = core::SocketAddress { address: "127.1.0.1".to_owned(), port_specifier: Some(port), ..Default::default() };
-    listener(&lds::Listener {
-        name: "inbound|9000".to_owned(),
+    lds::Listener {
+        name: name.to_owned(),
         address: Some(core::Address { address: Some(core::address::Address::SocketAddress(at)) }),
-        filter_chains: vec![chain],
+        filter_chains,
         ..Default::default()
-    })
+    }
+}
+
+fn inbound(require: bool, with_tls: bool) -> Result<ListenerSpec, Invalid> {
+    listener(&message("inbound|9000", vec![chain(require, with_tls)]))
+}
+
+/// The chains of one captured port: mTLS, and with `plain` what is none.
+fn captured(port: Option<u32>, plain: bool) -> Vec<lds::FilterChain> {
+    let matched = |with_tls, transport: &str| lds::FilterChain {
+        filter_chain_match: Some(lds::FilterChainMatch {
+            destination_port: port.map(|value| pb::UInt32Value { value }),
+            transport_protocol: transport.to_owned(),
+            ..Default::default()
+        }),
+        ..chain(true, with_tls)
+    };
+    let strict = vec![matched(true, "")];
+    if plain { vec![matched(true, "tls"), matched(false, "tls"), matched(false, "raw_buffer")] } else { strict }
+}
+
+/// Mutations seen to fail: `plain: true` always; the listener's own port not passed over; `use_original_dst` not looked at.
+#[test]
+fn a_captured_workload_takes_by_port_what_its_chains_take() {
+    let own = lds::FilterChain { transport_socket: None, ..captured(Some(9000), false).remove(0) };
+    let chains = [vec![own], captured(Some(8080), true), captured(None, false)].concat();
+    let original = Some(pb::BoolValue { value: true });
+    let good = lds::Listener { use_original_dst: original, ..message("virtualInbound", chains) };
+    let ListenerSpecKind::CapturedInbound { ports, others } = listener(&good).unwrap().kind else { panic!() };
+    assert_eq!(ports.iter().map(|(number, port)| (*number, port.plain)).collect::<Vec<_>>(), [(8080, true)]);
+    assert!(others.is_some_and(|port| !port.plain && port.cluster == "inbound|9000||"));
+    let refused = |listener_of: lds::Listener| listener(&listener_of).unwrap_err().field;
+    assert_eq!(refused(lds::Listener { use_original_dst: None, ..good.clone() }), "use_original_dst");
+    let without_tls = vec![chain(true, false)];
+    assert_eq!(refused(lds::Listener { filter_chains: without_tls, ..good.clone() }), "filter_chains");
+    let mut halves = captured(Some(8080), true);
+    halves.truncate(2);
+    assert_eq!(refused(lds::Listener { filter_chains: halves, ..good }), "filter_chains");
+}
+
+/// Mutation seen to fail: `bind_to_port` not looked at.
+#[test]
+fn a_service_at_virtual_addresses_has_no_socket() {
+    let unbound = Some(pb::BoolValue { value: false });
+    let good = message("captured|80||b.shop.svc.cluster.local", vec![chain(true, false)]);
+    let good = lds::Listener { bind_to_port: unbound, ..good };
+    let spec = listener(&good).unwrap();
+    assert!(!spec.bound && matches!(spec.kind, ListenerSpecKind::OutboundTcp { .. }));
+    assert_eq!(listener(&lds::Listener { bind_to_port: None, ..good.clone() }).unwrap_err().field, "bind_to_port");
+    let twice = lds::Listener { filter_chains: vec![chain(true, false), chain(true, false)], ..good };
+    assert_eq!(listener(&twice).unwrap_err().field, "filter_chains");
 }
 
 /// Mutation seen to fail: the check of `require_client_certificate` left out.
