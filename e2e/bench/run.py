@@ -3,7 +3,7 @@
 
 CPU microseconds per unit of work come from /proc (user + system of the proxy's own process), which holds on a noisy
 machine; rates are shown beside them. The proxy under test is pinned to one CPU with one worker, load and backend to the
-other. Rounds interleave, medians are reported. Usage: run.py [--secs 4] [--rounds 3] [--only l7,sni,propagation,change] [--out FILE]
+other. Rounds interleave, medians are reported. Usage: run.py [--secs 4] [--rounds 3] [--only l7,captured,sni,propagation,change] [--out FILE]
 """
 import argparse, glob, json, os, re, statistics, subprocess, sys, tempfile, time, urllib.request
 
@@ -11,7 +11,7 @@ ap = argparse.ArgumentParser()
 ap.add_argument("--secs", type=int, default=4)
 ap.add_argument("--rounds", type=int, default=3)
 ap.add_argument("--conns", type=int, default=64)
-ap.add_argument("--only", default="l7,sni,propagation,change")
+ap.add_argument("--only", default="l7,captured,sni,propagation,change")
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 ap.add_argument("--out", default=f"{ROOT}/docs/benchmarks.md")
 a = ap.parse_args()
@@ -235,6 +235,63 @@ def l7(log, f):
             p.terminate()
 
 
+def captured():
+    """One sidecar that is named as proxy, one to which connections are captured, in one network namespace. Needs root."""
+    ns, d = f"mfbench{os.getpid()}", f"{DIR}/captured"
+    inside = ["ip", "netns", "exec", ns]
+    asked = lambda *cmd: subprocess.run([*inside, "curl", "-fsS", *cmd], capture_output=True, text=True)
+    os.makedirs(f"{d}/objects")
+    os.makedirs(f"{d}/c")
+    sh("ip", "netns", "add", ns)
+    try:
+        # A default route over a device that is not loopback: what has no route is not captured.
+        for cmd in ["link set lo up", "link add pods type bridge", "addr add 10.99.0.1/24 dev pods", "addr add 10.99.0.2/24 dev pods",
+                    "link set pods up", "route add default dev pods"]:
+            sh("ip", "-n", ns, *cmd.split())
+        start(inside + ["nginx", "-c", write("captured/backend.conf", BACKEND.format(d=d))], LOAD_CPU)
+        start(inside + [MESHFED, "federator", "--data-dir", f"{d}/fed", "--fleet", "mesh.example", "--grpc-listen", "127.0.0.1:0",
+                        "--http-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], LOAD_CPU)
+        addresses = lambda: json.load(open(f"{d}/fed/run/addresses.json"))
+        wait("federator", lambda: asked(f"http://{addresses()['admin'][0]}/readyz").returncode == 0)
+        config = {**os.environ, "MESHFED_CONFIG": f"{d}/fed/admin.yaml"}
+        open(f"{d}/token", "w").write(sh(*inside, MESHFED, "token", "create", "--cluster", "east", "--network",
+                                         "net-east=10.99.0.0/24,127.0.0.0/24", "--region", "eu", "--zone", "eu-1", env=config))
+        sh(*inside, MESHFED, "join", f"https://{addresses()['grpc'][0]}", "--token-file", f"{d}/token", "--data-dir", f"{d}/east")
+        none, uid = (f", annotations: {{federation.meshfed.io/{k}: \"{v}\"}}" for k, v in [("sidecar", "none"), ("unix-uid", "1337")])
+        web = service("web", 9000, "http").replace("spec: {", "spec: {clusterIP: 10.96.0.9, ")
+        open(f"{d}/objects/east.yaml", "w").write(web + entry("web-1", "web", 9000, "http", "127.0.0.1", none)
+            + entry("a-1", "a", 8080, "http", "10.99.0.1") + entry("c-1", "c", 8081, "http", "10.99.0.2", uid))
+        start(inside + [MESHFED, "agent", "--data-dir", f"{d}/east", "--source", f"dir:{d}/objects", "--bind", "127.0.0.1"], LOAD_CPU)
+        sock = f"unix:{d}/east/run/xds.sock"
+        for path in [DIR, f"{d}/c"]:
+            os.chmod(path, 0o755)
+        os.chown(f"{d}/c", 1337, 1337)
+        common = ["--workers", "1", "--app-probe", "off", "--admin-listen", "127.0.0.1:0"]
+        named = start(inside + [MESHFED, "proxy", "--agent", sock, "--workload", "shop/a", "--run-dir", f"{d}/a"] + common, PROXY_CPU)
+        sh(*inside, MESHFED, "proxy", "init", "--outbound-port", "16001", "--inbound-port", "16006", "--dns-port", "off")
+        taken = start(inside + ["setpriv", "--reuid", "1337", "--regid", "1337", "--clear-groups", MESHFED, "proxy", "--agent", sock,
+                                "--workload", "shop/c", "--capture", "redirect", "--run-dir", f"{d}/c", "--outbound-listen", "0.0.0.0:16001",
+                                "--inbound-listen", "0.0.0.0:16006", "--dns-listen", "off", "--ready-listen", "127.0.0.1:0",
+                                "--metrics-listen", "127.0.0.1:0"] + common, PROXY_CPU)
+        host = "web.shop.svc.cluster.local:9000"
+        ways = {"named as proxy": ("10.99.0.1:15001", named), "captured": ("10.96.0.9:9000", taken)}
+        for n, (addr, _) in ways.items():
+            wait(n, lambda: asked("-H", f"Host: {host}", f"http://{addr}/").stdout == "hello\n")
+
+        def once(n, more=()):
+            addr, p = ways[n]
+            c0 = cpu(p.pid)
+            text = sh(*inside, "taskset", "-c", LOAD_CPU, "wrk", "-t1", f"-c{a.conns}", f"-d{a.secs}s", "-H", f"Host: {host}", *more, f"http://{addr}/")
+            used, n_req = cpu(p.pid) - c0, int(re.search(r"(\d+) requests in", text).group(1))
+            return n_req / a.secs, used / n_req * 1e6, rss(p.pid)
+
+        table("Capture, HTTP/1.1 keep-alive in a network namespace", "request", measure(ways, once), "named as proxy")
+        closing = lambda n: once(n, ("-H", "Connection: close"))
+        table("Capture, a new connection for each request", "request", measure(ways, closing), "named as proxy")
+    finally:
+        subprocess.run(["ip", "netns", "del", ns])
+
+
 SNI_HAPROXY = "global\n  nbthread 1\n  maxconn 8192\ndefaults\n  mode tcp\n  timeout connect 2s\n  timeout client 30s\n  timeout server 30s\nfrontend f\n" \
     "  bind 127.0.0.1:9302 backlog 8192\n  tcp-request inspect-delay 5s\n  tcp-request content accept if {{ req.ssl_hello_type 1 }}\n" \
     "  use_backend svc if {{ req.ssl_sni -i {sni} }}\n  default_backend none\nbackend svc\n  server s {to}\nbackend none\n"
@@ -300,6 +357,8 @@ def main():
     if "l7" in only:
         l7(False, quiet)
         l7(True, fleet(True))
+    if "captured" in only:
+        captured()
     if "sni" in only:
         sni(quiet)
     out.append("\n### Memory of every part, one small cluster, after the load above\n\n| part | RSS MiB |\n|---|---|\n")
