@@ -249,7 +249,8 @@ mod tests {
         assert_eq!(code(&bytes(&good)[..20]), Some(ResponseCode::FormErr));
         assert_eq!(code(&bytes(&status)), Some(ResponseCode::NotImp));
         assert_eq!(code(&bytes(&chaos)), Some(ResponseCode::Refused));
-        assert_eq!(code(&bytes(&later)).map(|c| c.to_string()), Some(ResponseCode::BADVERS.to_string()));
+        // The number of BADVERS has a second name, of another extension.
+        assert_eq!(code(&bytes(&later)).map(u16::from), Some(u16::from(ResponseCode::BADVERS)));
         let asked = ask(&bytes(&good)).unwrap();
         let elsewhere = Message::from_vec(&reply(&asked, Over::Udp, None).unwrap()).unwrap();
         assert_eq!(elsewhere.metadata.response_code, ResponseCode::Refused);
