@@ -225,10 +225,11 @@ fn a_version_too_old_and_a_clock_elsewhere_are_found() {
                     _ => break,
                 }
             }
-            let body = json!({ "major": "1", "minor": "29+", "gitVersion": "v1.29.0", "gitCommit": "", "gitTreeState": "",
+            let body =
+                json!({ "major": "1", "minor": "29+", "gitVersion": "v1.29.0", "gitCommit": "", "gitTreeState": "",
                 "buildDate": "", "goVersion": "", "compiler": "", "platform": "", "groups": [], "resources": [],
                 "groupVersion": "v1", "items": [], "metadata": {} })
-            .to_string();
+                .to_string();
             let answer = format!(
                 "HTTP/1.1 200 OK\r\nDate: Sat, 01 Jan 2000 00:00:00 GMT\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
                 body.len()
