@@ -415,7 +415,7 @@ fn policies_of_the_hubs_namespace_are_the_fleets() {
             let body: serde_json::Value = serde_json::from_str(&body).map_err(|e| format!("{e}: {body}"))?;
             let faults = body["errors"].as_array().into_iter().flatten();
             let of = |fault: &serde_json::Value| {
-                let name = fault["file"].as_str().or(fault["kind"].as_str()).unwrap_or_default();
+                let name = fault["file"].as_str().or_else(|| fault["kind"].as_str()).unwrap_or_default();
                 format!("{} {name}", fault["code"].as_str().unwrap_or_default())
             };
             let faults: BTreeSet<String> = faults.map(of).collect();

@@ -99,7 +99,7 @@ fn the_oldest_export_decides_and_each_contradiction_is_named() {
     for (oldest, other, want) in [
         (base.clone(), with(&|o| o.service_type = ServiceType::Headless), Some("TypeConflict")),
         (sticky.clone(), base.clone(), Some("SessionAffinityConflict")),
-        (sticky.clone(), with(&|o| o.traits.session_affinity = client(11)), Some("SessionAffinityConfigConflict")),
+        (sticky, with(&|o| o.traits.session_affinity = client(11)), Some("SessionAffinityConfigConflict")),
         (
             base.clone(),
             with(&|o| o.traits.internal_traffic_policy = InternalTrafficPolicy::Local),

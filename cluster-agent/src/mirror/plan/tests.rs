@@ -1,5 +1,5 @@
 //! Rows of the published MCS conformance suite as far as they are decided here, and the rules of KEP-1645 beside them.
-//! The same against a real API server: `e2e/tests/mcs.rs`.
+//! The same against a real API server: `e2e/tests/kubernetes_mcs.rs`.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ServicePort as PortOfService;
