@@ -85,7 +85,7 @@ fn conditions(list: &[(&str, &str)]) -> Value {
 
 /// From an empty API server to a member: each step leaves exactly one thing amiss, which is named with its remedy.
 ///
-/// Mutation seen to fail: `ready >= wanted` written `ready <= wanted`; `CONDITIONS` without `Connected`.
+/// Not tried yet: `ready >= wanted` written `ready <= wanted`; `CONDITIONS` without `Connected`.
 #[test]
 fn each_check_fails_by_itself_and_says_how_to_mend_it() {
     let server = ApiServer::start();
@@ -133,7 +133,7 @@ fn each_check_fails_by_itself_and_says_how_to_mend_it() {
 
 /// `--wait` ends as soon as nothing is amiss. A kubeconfig that is not there is bad input.
 ///
-/// Mutation seen to fail: `fine ||` taken out of the loop (then it ends at its deadline only).
+/// Not tried yet: `fine ||` taken out of the loop (then it ends at its deadline only).
 #[test]
 fn waiting_ends_with_the_last_finding() {
     let server = ApiServer::start();
@@ -168,7 +168,7 @@ fn waiting_ends_with_the_last_finding() {
 
 /// Before an installation: which flags the chart of the kinds takes, and what would keep pods from being injected.
 ///
-/// Mutation seen to fail: `beside` gives no flag for kinds that are all there; the level `baseline` counts as privileged.
+/// Not tried yet: `beside` gives no flag for kinds that are all there; the level `baseline` counts as privileged.
 #[test]
 fn before_an_installation_each_check_says_what_would_be_in_the_way() {
     let server = ApiServer::start();
@@ -204,7 +204,7 @@ fn before_an_installation_each_check_says_what_would_be_in_the_way() {
 
 /// An API server that is too old, and one whose clock is elsewhere: this one only says so.
 ///
-/// Mutation seen to fail: `skew <= SKEW_MAX` and `minor >= MINOR_MIN` turned around.
+/// Not tried yet: `skew <= SKEW_MAX` and `minor >= MINOR_MIN` turned around.
 #[test]
 fn a_version_too_old_and_a_clock_elsewhere_are_found() {
     let dir = tempfile::tempdir().unwrap();

@@ -28,7 +28,7 @@ fn kept(server: &ApiServer, data_dir: &Path) -> Result<String, String> {
 /// The chart's Secret gets the administrator's credentials with the server that others reach, once it is there; renewed
 /// credentials follow; an API server that is away keeps the hub from nothing.
 ///
-/// Mutation seen to fail: `token.changed()` in `keep` replaced by a future that never ends; `starts_with("server:")` negated.
+/// Not tried yet: `token.changed()` in `keep` replaced by a future that never ends; `starts_with("server:")` negated.
 #[test]
 fn the_secret_for_people_outside_follows_the_credentials() {
     let mut server = ApiServer::start();
@@ -65,7 +65,7 @@ fn the_secret_for_people_outside_follows_the_credentials() {
 
 /// A server that could not stand in the file is refused at the start.
 ///
-/// Mutation seen to fail: `is_server` gives `true`.
+/// Not tried yet: `is_server` gives `true`.
 #[test]
 fn a_server_that_is_no_address_is_refused() {
     for server in ["hub.example:15680", "https://hub.example", "https://hub.example:1/\"x", "https://:15680"] {

@@ -1,6 +1,6 @@
 //! Edge. One question to the application.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use meshfed_runtime::tls;
@@ -8,7 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -39,8 +39,22 @@ pub(super) async fn ask(question: &Question, host: IpAddr, user_agent: &str) -> 
     }
 }
 
+/// The source of a question, that of captured inbound connections: what the proxy sends from the pod's own address to that
+/// same address is led back to the proxy by the pod's rules, and an application under STRICT would never be asked.
+const fn source(host: IpAddr) -> IpAddr {
+    match host {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    }
+}
+
 async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
-    TcpStream::connect(address).await.map_err(|e| format!("{address}: {e}"))
+    let connecting = async {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind(SocketAddr::new(source(address.ip()), 0))?;
+        socket.connect(address).await
+    };
+    connecting.await.map_err(|e: std::io::Error| format!("{address}: {e}"))
 }
 
 /// What cannot stand in a request's head.
@@ -94,7 +108,7 @@ async fn get(
 async fn health(address: SocketAddr, service: &str) -> Result<(), String> {
     let failed = |e: tonic::transport::Error| format!("{address}: {}", meshfed_runtime::telemetry::chain(&e));
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).map_err(failed)?;
-    let channel = endpoint.connect().await.map_err(failed)?;
+    let channel = endpoint.local_address(Some(source(address.ip()))).connect().await.map_err(failed)?;
     let mut client = HealthClient::new(channel).max_decoding_message_size(GRPC_MAX);
     let answer = client.check(HealthCheckRequest { service: service.to_owned() }).await;
     let answer = answer.map_err(|s| format!("{address}: {:?}: {}", s.code(), s.message()))?.into_inner();
