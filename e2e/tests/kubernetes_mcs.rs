@@ -3,13 +3,14 @@
 //! the published names; those beside them are rules of KEP-1645 and of the contracts that the suite does not ask for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use meshfed_e2e::binary::workspace;
 use meshfed_e2e::fleet::{Fleet, command};
 use meshfed_e2e::kube::ApiServer;
 use meshfed_e2e::process::Process;
 use meshfed_e2e::wait;
+use meshfed_runtime::clock;
 use serde_json::{Value, json};
 
 /// Far above what anything takes, so that a busy machine does not fail the test.
@@ -187,6 +188,7 @@ fn exporting_a_cluster_ip_service_creates_an_import_of_type_cluster_set_ip(world
 
 /// Test 21: Exporting a service should create an MCS EndpointSlice in the service's namespace in each cluster with the required
 /// MCS labels. Unexporting should delete the EndpointSlice.
+#[allow(clippy::print_stderr, reason = "a figure for people")]
 fn exporting_a_service_creates_an_endpoint_slice_in_each_cluster(world: &World) {
     let labels = "multicluster.kubernetes.io/service-name=hello,multicluster.kubernetes.io/source-cluster=east,\
                   endpointslice.kubernetes.io/managed-by=meshfed.io,service.kubernetes.io/headless=";
@@ -202,11 +204,7 @@ fn exporting_a_service_creates_an_endpoint_slice_in_each_cluster(world: &World) 
     world.unexport(0, "hello");
     world.gone("serviceimport", "hello");
     // 5.1: within a second of the event; told, not asserted, because the machine is shared.
-    let took = start.elapsed().as_millis();
-    assert_ne!(
-        writeln!(std::io::stderr(), "measured: export deleted to import gone in both clusters: {took} ms").ok(),
-        None
-    );
+    eprintln!("measured: export deleted to import gone in both clusters: {} ms", start.elapsed().as_millis());
     for at in [0, 1] {
         world.until("the slice is gone", || if slices(at).is_empty() { Ok(()) } else { Err(slices(at)) });
         let derived = ["-n", "shop", "get", "service", "-l", "app.kubernetes.io/managed-by=meshfed", "-o", "name"];

@@ -430,8 +430,8 @@ fn a_derived_service_that_was_changed_is_repaired() {
 fn what_is_not_ours_is_left_alone() {
     let facts = Facts { export: own(ExportState::Offered), ..exported(&[("east", offer())]) };
     let mut server = Server::with_export();
-    let mut foreign = ServiceImport::default();
-    foreign.metadata = ObjectMeta { name: Some("b".into()), namespace: Some("shop".into()), ..ObjectMeta::default() };
+    let metadata = ObjectMeta { name: Some("b".into()), namespace: Some("shop".into()), ..ObjectMeta::default() };
+    let foreign = ServiceImport { metadata, ..ServiceImport::default() };
     server.seen.import = Some(foreign.clone());
     let writes = server.settle(&facts);
     let touched =
