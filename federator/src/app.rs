@@ -249,10 +249,7 @@ impl Federator {
             drain: watch.clone(),
         });
         tasks.spawn("sessions", Arc::clone(&hub).run());
-        if let Some(Place::ApiServer { kubeconfig, context, .. }) = config.source.clone() {
-            let fleet = Arc::clone(&hub) as Arc<dyn FleetRead>;
-            tasks.spawn("clusters", clusters::follow(kubeconfig, context, registry.members(), fleet, watch.clone()));
-        }
+        keep_objects(&config, &registry, &credentials, Arc::clone(&hub) as Arc<dyn FleetRead>, tasks, &watch);
         tasks.spawn("identity", trust::keep_fresh(Arc::clone(&trust), watch.clone()));
         tasks.spawn("upkeep", upkeep(Arc::clone(&registry), policies.clone(), Arc::clone(&metrics), watch.clone()));
         let mut debug = axum::Router::new();
@@ -263,7 +260,6 @@ impl Federator {
             let revisions = Arc::clone(registry.revisions());
             tasks.spawn("fleet source", source::follow(source, policies, revisions, watch.clone()));
         }
-
         let enroll = Enroll::new(Arc::clone(&registry), Arc::clone(&hub) as Arc<dyn FleetRead>, &metrics);
         let routes = enroll.routes(tonic::service::Routes::new(hub.service()));
         let tls = agents_and_joiners(&trust).map_err(|error| ended("grpc", error.to_string()))?;
@@ -288,13 +284,6 @@ impl Federator {
             let served = http::serve(http, credentials.tls(), http::router(api), watch.clone(), counted);
             tasks.spawn("http", served);
         }
-        if let Some(name) = config.args.admin_secret.clone() {
-            let args = &config.args;
-            let place = (args.kubeconfig.clone(), args.context.clone(), args.namespace.clone());
-            let (server, data_dir) = (args.admin_server.clone(), args.data_dir.clone());
-            let secret = AdminSecret { name, place, server, data_dir };
-            tasks.spawn("admin secret", secret.keep(credentials.token(), watch.clone()));
-        }
         tasks.spawn("credentials", http::follow(credentials, watch.clone()));
         let admin_server = AdminServer::new(readiness, metrics).config(config.shown()).route(debug);
         if !admin.is_empty() {
@@ -302,6 +291,26 @@ impl Federator {
         }
         guards.into_iter().for_each(meshfed_runtime::readiness::Guard::ready);
         Ok(())
+    }
+}
+
+/// On Kubernetes: members as objects, and the administrator's credentials as a Secret.
+fn keep_objects(
+    config: &Config,
+    registry: &Registry,
+    credentials: &Standing,
+    fleet: Arc<dyn FleetRead>,
+    tasks: &mut TaskGroup,
+    watch: &drain::Watch,
+) {
+    if let Some(Place::ApiServer { kubeconfig, context, .. }) = config.source.clone() {
+        tasks.spawn("clusters", clusters::follow(kubeconfig, context, registry.members(), fleet, watch.clone()));
+    }
+    let args = &config.args;
+    if let Some(name) = args.admin_secret.clone() {
+        let place = (args.kubeconfig.clone(), args.context.clone(), args.namespace.clone());
+        let secret = AdminSecret { name, place, server: args.admin_server.clone(), data_dir: args.data_dir.clone() };
+        tasks.spawn("admin secret", secret.keep(credentials.token(), watch.clone()));
     }
 }
 
