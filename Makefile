@@ -47,7 +47,7 @@ test: peers lint ## everything that CI checks
 	@echo "make test: what says 'ignored, make test-kubernetes' needs whole clusters for longer and runs there"
 
 # Tests whose `ignore` names what they wait for.
-NOT_YET := the_walk_of_the_contracts
+NOT_YET :=
 test-kubernetes: peers ## every test on real Kubernetes, also those that 'make test' leaves out
 	$(CARGO) build --workspace --bins
 	$(CARGO) test -p meshfed-e2e --no-fail-fast --test 'kubernetes*' -- --include-ignored $(addprefix --skip ,$(NOT_YET))

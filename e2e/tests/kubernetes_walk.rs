@@ -184,9 +184,8 @@ impl Walk {
     }
 }
 
-/// Mutation seen to fail: none yet, as it has not run to its end.
+/// Seen to fail: the proxy asks the application for the kubelet from the pod's own address (b is never ready); an agent without DNS.
 #[test]
-#[ignore = "the walk ends at the first step that is not merged: agent --source kubernetes, injection, imports"]
 fn the_walk_of_the_contracts() {
     let walk = Walk::start();
     walk.install_and_join();
