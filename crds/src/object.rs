@@ -197,7 +197,8 @@ pub enum Body {
     /// A namespace.
     Namespace(NamespaceObject),
     /// A service.
-    Service(ServiceObject),
+    // In a box: it is the largest by far, and every endpoint has an object.
+    Service(Box<ServiceObject>),
     /// A workload outside Kubernetes.
     WorkloadEntry(WorkloadObject),
     /// An export.

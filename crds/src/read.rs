@@ -362,7 +362,7 @@ fn read_body(reader: &mut Reader<'_>, kind: Kind) -> Option<Body> {
             let name = reader.checked("metadata.name", meshfed_model::names::Namespace::new(&*reader.key.name))?;
             Some(Body::Namespace(NamespaceObject { name, labels: reader.labels(&["metadata", "labels"]) }))
         }
-        Kind::Service => service::read(reader).map(Body::Service),
+        Kind::Service => service::read(reader).map(Box::new).map(Body::Service),
         Kind::WorkloadEntry => workload::read(reader).map(Body::WorkloadEntry),
         Kind::ServiceExport => export::read_export(reader).map(Body::ServiceExport),
         Kind::ExportPolicy => export::read_policy(reader).map(Body::ExportPolicy),

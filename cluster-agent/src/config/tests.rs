@@ -25,8 +25,6 @@ fn all_problems_are_told_at_once() {
         dir.to_str().unwrap(),
         "--source",
         "consul:x",
-        "--dns-listen",
-        "127.0.0.1:15053",
         "--svid-ttl",
         "9s",
         "--run-dir",
@@ -36,7 +34,6 @@ fn all_problems_are_told_at_once() {
     assert_eq!(problems.exit_code(), 64);
     for part in [
         "--source:0:0: error[MF0103]: 'consul:x' is not in this version",
-        "--dns-listen",
         "--svid-ttl:0:0: error[MF0113]: 9s is not between 10s and 24h",
         "--run-dir",
         "agent.yaml",
