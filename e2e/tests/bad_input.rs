@@ -31,7 +31,6 @@ fn wrong_usage_exits_64() {
         &["federator", "--data-dir", "/nonexistent/x", "--http-listen", "nowhere"],
         &["failover", "get", "shop/b"],
         &["cluster", "drain", "east", "--wait"],
-        &["check", "--pre"],
         &["trust", "rotate", "east.mesh.example"],
         &["demo", "--mode", "netns"],
     ] {

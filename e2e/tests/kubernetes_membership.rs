@@ -95,7 +95,7 @@ impl World {
         serde_json::from_str(&self.api.ok(&["-n", RELEASE, "get", "secret", "meshfed-identity", "-o", "json"])).unwrap()
     }
     fn member_state(&self) -> String {
-        let body = self.fleet.curl_api("/api/v1/clusters/east").stdout;
+        let body = self.fleet.curl_api("clusters/east").stdout;
         serde_json::from_str::<Value>(&body).ok().and_then(|b| Some(b["state"].as_str()?.to_owned())).unwrap_or(body)
     }
 }
@@ -115,18 +115,21 @@ fn a_cluster_joins_and_leaves_by_an_object() {
         Ok(answer) if answer.status == 200 => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    // A token of another fleet's key is no token of this one: it is for people to mend.
-    let token = world.fleet.token(None, "east", &["--network", "net-east=127.1.0.0/16", "--region", "eu"]);
-    let text = std::fs::read_to_string(&token).unwrap();
-    let (rest, pin) = text.trim().rsplit_once('.').unwrap();
-    let foreign = world.fleet.path("foreign.token");
-    std::fs::write(&foreign, format!("{rest}.{}", pin.chars().rev().collect::<String>())).unwrap();
-    let refused = world.join(&foreign, "30s");
+    // A token that was revoked is for people to mend.
+    let network = ["--network", "net-east=127.1.0.0/16", "--region", "eu"];
+    let token = world.fleet.token(None, "east", &network);
+    let revoked = world.fleet.path("revoked.token");
+    std::fs::copy(&token, &revoked).unwrap();
+    let text = std::fs::read_to_string(&revoked).unwrap();
+    let id = text.split('.').nth(1).unwrap().to_owned();
+    assert_eq!(world.fleet.cli(None, &["token", "revoke", &id]).code, 0);
+    let refused = world.join(&revoked, "30s");
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.stderr.contains("TokenRefused") && refused.stderr.contains("token create"), "{}", refused.stderr);
     world.until_condition("Stalled", "True TokenRefused");
     world.until_condition("Ready", "False TokenRefused");
 
+    let token = world.fleet.token(None, "east", &network);
     let joined = world.join(&token, "30s");
     assert_eq!(
         (joined.code, joined.stdout.as_str()),
@@ -143,7 +146,7 @@ fn a_cluster_joins_and_leaves_by_an_object() {
     let before = world.identity();
     let again = world.join(&token, "30s");
     assert_eq!(again.code, 1, "a used token opens nothing, whatever the cluster is: {again:?}");
-    let second = world.fleet.token(None, "east", &["--network", "net-east=127.1.0.0/16", "--region", "eu"]);
+    let second = world.fleet.token(None, "east", &network);
     let again = world.join(&second, "30s");
     assert_eq!(again.code, 0, "joined already as the same cluster: {again:?}");
 

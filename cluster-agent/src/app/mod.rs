@@ -263,7 +263,6 @@ impl Agent {
         let sockets = files::RemoveOnDrop(vec![config.xds_socket(), config.workload_socket()]);
         let shown = config.shown();
         let source_config = source_of(&config, state.join("source"), &readiness, &metrics);
-        let now = clock::instant();
         let anchors = client.clone().filter(|_| injects).map(|client| {
             let (told, anchors) = watch::channel(Some(anchors_of(&config)));
             let injection = Injection {
@@ -279,7 +278,7 @@ impl Agent {
         let mut core = core_of(&config.agent, config.namespace.clone(), config.authority, loaded, &bundles);
         let (proxies_file, hosts_file) = (state.join("proxies.json"), state.join("hosts.json"));
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
-        let imports = restore(&mut core, &state, now);
+        let imports = restore(&mut core, &state, clock::instant());
         let mut actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), readiness.clone(), guards, imports);
         if config.source == Source::Kubernetes {
             let mailbox = Mailbox::default();

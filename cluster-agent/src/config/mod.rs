@@ -290,15 +290,12 @@ impl Config {
 /// `dir:PATH` or `kubernetes`; the others are named in the contracts and come later.
 fn source_of(args: &AgentArgs, problems: &mut Problems) -> Option<Source> {
     let flag = args.source.as_str();
-    if flag == "kubernetes" {
-        if let Some(path) = args.kubeconfig.as_ref().filter(|path| !path.is_file()) {
-            problems.file("MF0117", path.display().to_string(), "is no file; --kubeconfig names one");
-            return None;
-        }
-        return Some(Source::Kubernetes);
+    if let Some(path) = args.kubeconfig.as_ref().filter(|path| !path.is_file()) {
+        problems.file("MF0117", path.display().to_string(), "is no file; --kubeconfig names one");
+        return None;
     }
-    if args.kubeconfig.is_some() {
-        problems.flag("MF0103", "--kubeconfig", "goes with --source kubernetes");
+    if flag == "kubernetes" {
+        return Some(Source::Kubernetes);
     }
     if let Some(path) = flag.strip_prefix("dir:").filter(|p| !p.is_empty()) {
         let path = PathBuf::from(path);

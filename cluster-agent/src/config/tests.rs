@@ -20,16 +20,8 @@ fn all_problems_are_told_at_once() {
     let dir = directory.path().join("east");
     std::fs::create_dir_all(dir.join("ca")).unwrap();
     let deep = format!("/tmp/{}", "x".repeat(110));
-    let problems = load(&[
-        "--data-dir",
-        dir.to_str().unwrap(),
-        "--source",
-        "consul:x",
-        "--svid-ttl",
-        "9s",
-        "--run-dir",
-        &deep,
-    ]);
+    let problems =
+        load(&["--data-dir", dir.to_str().unwrap(), "--source", "consul:x", "--svid-ttl", "9s", "--run-dir", &deep]);
     let text = problems.to_string();
     assert_eq!(problems.exit_code(), 64);
     for part in [

@@ -9,9 +9,8 @@ use meshfed_api::proto::federation as wire;
 use meshfed_api::proto::federation::enrollment_client::EnrollmentClient;
 use meshfed_ca::pem;
 use meshfed_runtime::files::{self, FileError};
-use meshfed_runtime::telemetry;
 use meshfed_runtime::tls::{IdentityStore, InvalidAnchor, TrustStore};
-use tokio::time::Instant;
+use meshfed_runtime::{clock, telemetry};
 
 use super::renew::{self, RenewError};
 use super::session::{LinkConfig, dial};
@@ -61,7 +60,7 @@ pub async fn leave(data_dir: &Path, timeout: Duration) -> Result<AgentFile, Leav
         replica: 0,
         file: file.clone(),
     };
-    let deadline = Instant::now() + timeout;
+    let deadline = clock::instant() + timeout;
     let mut client = reach(&config, timeout, deadline).await?;
     let refused = |status: tonic::Status| LeaveError::Refused(status.message().to_owned());
     client.leave(wire::LeaveRequest { drain: true }).await.map_err(refused)?;
@@ -74,16 +73,16 @@ pub async fn leave(data_dir: &Path, timeout: Duration) -> Result<AgentFile, Leav
 async fn reach(
     config: &LinkConfig,
     timeout: Duration,
-    deadline: Instant,
+    deadline: std::time::Instant,
 ) -> Result<EnrollmentClient<tonic::transport::Channel>, LeaveError> {
     let mut last = String::new();
     for first in 0.. {
-        match tokio::time::timeout_at(deadline, dial(config.clone(), first)).await {
+        match tokio::time::timeout_at(deadline.into(), dial(config.clone(), first)).await {
             Ok(Ok(channel)) => return Ok(EnrollmentClient::new(channel)),
             Ok(Err(reason)) => last = reason,
             Err(_elapsed) => break,
         }
-        if Instant::now() + PAUSE >= deadline {
+        if clock::instant() + PAUSE >= deadline {
             break;
         }
         tokio::time::sleep(PAUSE).await;

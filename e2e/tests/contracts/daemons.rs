@@ -235,7 +235,7 @@ fn configuration_errors_come_all_at_once() {
             &["--fleet", "--http-listen", "--store", "--advertise", "--http-san", "--prt"],
         ),
         (
-            &["agent", "--data-dir", &data, "--source", "consul:x", "--dns-listen", "127.0.0.1:1", "--xds-listen", "y"],
+            &["agent", "--data-dir", &data, "--source", "consul:x", "--dns-listen", "z", "--xds-listen", "y"],
             64,
             &["--source", "--dns-listen", "--xds-listen", &data],
         ),

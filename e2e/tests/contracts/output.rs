@@ -24,7 +24,6 @@ fn what_is_missing_says_so() {
         "trust rotate t",
         "explain a b",
         "events",
-        "check --pre",
         "proxy-config clusters --admin 127.0.0.1:1",
         "bootstrap grpc --agent unix:x --workload a/b --out d",
         "bootstrap envoy --agent unix:x --workload a/b --inbound 8080=127.0.0.1:80",
