@@ -80,9 +80,11 @@ pub async fn run(federator: &str, token: &Token, token_text: &str, args: &KubeAr
     installed(&client, &namespace).await?;
     let memberships: Api<Membership> = Api::namespaced(client.clone(), &namespace);
     let found = memberships.get_opt(MEMBERSHIP).await.map_err(|error| api(&error))?;
-    if let Some(found) = found.filter(|found| holds(found, "Joined", ConditionStatus::True)) {
-        return already(federator, token, &found, format).await;
+    if let Some(found) = found.as_ref().filter(|found| holds(found, "Joined", ConditionStatus::True)) {
+        return already(federator, token, found, format).await;
     }
+    // What was refused before says nothing of this token.
+    let before = found.as_ref().and_then(|found| condition(found, "Stalled")).map(|c| c.last_transition_time.clone());
     let params = PatchParams::apply(FIELD_MANAGER);
     let secrets: Api<Secret> = Api::namespaced(client, &namespace);
     let written = secrets.patch(TOKEN_SECRET, &params, &Patch::Apply(secret(&namespace, token_text))).await;
@@ -91,7 +93,7 @@ pub async fn run(federator: &str, token: &Token, token_text: &str, args: &KubeAr
     let written = written.map_err(|error| taken(&format!("Membership {MEMBERSHIP}"), &error))?;
     remark(&format!("wrote Secret {TOKEN_SECRET} and Membership {MEMBERSHIP} in {namespace}; waiting for the agent"));
     let generation = written.metadata.generation.unwrap_or_default();
-    wait(memberships, generation, args.timeout, format).await
+    wait(memberships, (generation, before), args.timeout, format).await
 }
 
 /// Kinds and agent are there.
@@ -134,12 +136,19 @@ async fn already(federator: &str, token: &Token, found: &Membership, format: For
     Ok(0)
 }
 
-async fn wait(memberships: Api<Membership>, generation: i64, timeout: Duration, format: Format) -> Outcome {
+/// Waits for the word of the agent on this generation, which is none that was said before.
+async fn wait(
+    memberships: Api<Membership>,
+    (generation, before): (i64, Option<String>),
+    timeout: Duration,
+    format: Format,
+) -> Outcome {
     let decided = move |membership: Option<&Membership>| {
         membership.is_none_or(|membership| {
+            let stalled = condition(membership, "Stalled").filter(|c| c.status == ConditionStatus::True);
             judged(membership, generation)
                 && (holds(membership, "Joined", ConditionStatus::True)
-                    || holds(membership, "Stalled", ConditionStatus::True))
+                    || stalled.is_some_and(|c| before.as_ref() != Some(&c.last_transition_time)))
         })
     };
     let ended = tokio::time::timeout(timeout, await_condition(memberships.clone(), MEMBERSHIP, decided)).await;

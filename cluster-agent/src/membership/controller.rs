@@ -189,6 +189,10 @@ impl Controller {
         {
             return Err(Some(phase.clone()));
         }
+        if self.refused.take().is_some() {
+            // Something was mended: whoever waits is to see that it is tried again.
+            self.say(&Phase::Starting, &Facts::default()).await;
+        }
         let joined = self.enroll(&membership, &token, restored.ca).await;
         match joined {
             Ok(member) => {

@@ -31,10 +31,8 @@ fn what_is_missing_says_so() {
         "demo --mode netns",
         "explain --help",
         "agent --data-dir e --source httpsd:http://x",
-        "federator --data-dir d --fleet m.e --source kubernetes",
         "federator --data-dir d --fleet m.e --store etcd:http://x",
-        "proxy --agent unix:x --workload a/b --capture redirect",
-        "proxy --agent 127.0.0.1:15012 --workload a/b",
+        "proxy --agent unix:x --workload a/b --capture tproxy",
     ] {
         let output = bare(&line.split(' ').collect::<Vec<_>>());
         assert_eq!((output.code, output.stdout.as_str()), (64, ""), "{line}: {output:?}");

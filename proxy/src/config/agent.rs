@@ -80,6 +80,8 @@ fn tcp(args: &ProxyArgs, problems: &mut Problems) -> Option<TcpAgent> {
             args.agent
         );
         problems.flag(CODE_FLAG, "--agent", text);
+        // What else it needs depends on which of the two was meant.
+        return None;
     }
     let mut needed = |flag: &str, file: &Option<PathBuf>, what: &str| {
         if file.is_none() {

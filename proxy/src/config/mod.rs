@@ -280,10 +280,7 @@ impl Config {
             Duration::ZERO
         });
         let listen = listen_flags(args, &mut problems);
-        let kubelet = args.kubelet_probes.as_deref().zip(args.pod_ip).and_then(|(text, host)| {
-            let read = Probes::read(text).map_err(|e| problems.flag(CODE_FLAG, "--kubelet-probes", e.to_string()));
-            Some((read.ok()?, host))
-        });
+        let kubelet = kubelet(args, &mut problems);
         let (Some(agent), Ok(workload)) = (agent, workload) else { return Err(problems) };
         problems.finish(Self {
             agent,
@@ -316,6 +313,13 @@ impl Config {
             kubelet,
         })
     }
+}
+
+/// The probes that are answered for the kubelet, and the pod's address.
+fn kubelet(args: &ProxyArgs, problems: &mut Problems) -> Option<(Probes, IpAddr)> {
+    let (text, host) = args.kubelet_probes.as_deref().zip(args.pod_ip)?;
+    let read = Probes::read(text).map_err(|e| problems.flag(CODE_FLAG, "--kubelet-probes", e.to_string()));
+    Some((read.ok()?, host))
 }
 
 fn capture(args: &ProxyArgs, problems: &mut Problems) {
