@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
+use meshfed_crds::api_server::Steady;
 use meshfed_model::names::ServiceName;
 use meshfed_model::service::IpFamily;
 use meshfed_runtime::backoff::Backoff;
@@ -114,7 +115,7 @@ where
 {
     let config = watcher::Config::default();
     let config = labels.iter().fold(config, |config, labels| config.labels(labels));
-    watcher(Api::<K>::all(client.clone()), config).default_backoff()
+    watcher(Api::<K>::all(client.clone()), config).backoff(Steady::default())
 }
 
 fn watches(client: &Client) -> Watches {

@@ -97,11 +97,18 @@ impl Backoff for Pauses {
 }
 
 /// Pauses that are short again once nothing has failed for [`WELL_AFTER`]. Each try begins with a word of the watcher
-/// itself, which is no sign that anything is well: only time is.
-struct Steady(ResetTimerBackoff<Pauses>);
+/// itself, which is no sign that anything is well: only time is. A kind that is missing would else be asked for ten times
+/// a second.
+pub struct Steady(ResetTimerBackoff<Pauses>);
 
-impl Steady {
-    fn new() -> Self {
+impl std::fmt::Debug for Steady {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Steady").finish_non_exhaustive()
+    }
+}
+
+impl Default for Steady {
+    fn default() -> Self {
         Self(ResetTimerBackoff::new(Pauses(PAUSE_MIN), WELL_AFTER))
     }
 }
@@ -155,7 +162,7 @@ impl ApiServer {
             };
             let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
             let kind = *kind;
-            let events = watcher(api, config).backoff(Steady::new());
+            let events = watcher(api, config).backoff(Steady::default());
             Box::pin(events.map(move |event| (kind, event))) as Events
         });
         let events = futures::stream::select_all(all).ready_chunks(TOGETHER);
@@ -225,7 +232,7 @@ mod tests {
     /// missing).
     #[test]
     fn a_try_that_begins_is_no_reason_to_hurry() {
-        let mut pauses = Steady::new();
+        let mut pauses = Steady::default();
         let mut all = Vec::new();
         for _ in 0..8 {
             all.extend(pauses.next());
