@@ -331,7 +331,7 @@ fn a_rotated_access_log_is_followed() {
 /// A cluster leaves under load that it serves: traffic goes elsewhere first, no request fails, and then the others have
 /// neither its services nor its bundle. Again it changes nothing, and it comes back with the CA key that it had.
 ///
-/// Mutations seen to fail: the step that drains left out of `downlink::leave`; `MemberRecord::member` without `drained`.
+/// Mutations not tried yet: the step that drains left out of `downlink::leave`; `MemberRecord::member` without `drained`.
 #[test]
 fn a_cluster_leaves_under_load() {
     let both = Both::start(&[]);

@@ -104,7 +104,7 @@ impl World {
 /// goes, the keys lie in the Secret of the chart. A pod that is lost with its volume is the same member again. Deleting
 /// the Membership leaves, keeps the CA key, and another join goes on with it.
 ///
-/// Mutations seen to fail: `keep` after a join left out; `restore` that brings nothing back; the label not asked in
+/// Mutations not tried yet: `keep` after a join left out; `restore` that brings nothing back; the label not asked in
 /// `spend`; `ca_from` None in `enroll`; `attend` that never ends.
 #[test]
 fn a_cluster_joins_and_leaves_by_an_object() {
@@ -177,7 +177,7 @@ fn a_cluster_joins_and_leaves_by_an_object() {
 /// Only the Secret that the release names is read, a Secret that somebody keeps is not deleted, and of two Memberships the
 /// older counts.
 ///
-/// Mutations seen to fail: the name not compared in `token`; `spend` without its label; `second` left out of `say`.
+/// Mutations not tried yet: the name not compared in `token`; `spend` without its label; `second` left out of `say`.
 #[test]
 fn a_membership_reads_no_other_secret() {
     let mut world = World::start(&[]);
@@ -214,7 +214,7 @@ fn a_membership_reads_no_other_secret() {
 
 /// The hub shows its members as Clusters: one is made where there is none, and one that a user applies stays the user's.
 ///
-/// Mutations seen to fail: the create left out of `settle`; `difference` always None; `complete` not asked.
+/// Mutations not tried yet: the create left out of `settle`; `difference` always None; `complete` not asked.
 #[test]
 fn the_hub_shows_members_as_clusters() {
     let world = World::start(&["--source", "kubernetes", "--kubeconfig", "KUBECONFIG"]);

@@ -349,7 +349,7 @@ proptest::proptest! {
 
 /// What a service asks of its clients, with what Kubernetes takes where nothing is said.
 ///
-/// Mutation seen to fail: `traits` without `AFFINITY_SECONDS`; `cluster_ips` that reads `clusterIP` first.
+/// Mutation seen to fail: another number for `AFFINITY_SECONDS`. Not tried yet: `cluster_ips` that reads `clusterIP` first.
 #[test]
 fn traits_and_addresses_of_a_service_are_read() {
     use meshfed_model::service::{InternalTrafficPolicy, IpFamily, ServiceTraits, SessionAffinity};
