@@ -12,7 +12,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use meshfed_ca::token::Token;
-use meshfed_crds::api_server::Steady;
+use meshfed_crds::api_server::{Steady, watch_config};
 use meshfed_crds::custom::{Membership, MembershipStatus};
 use meshfed_runtime::backoff::{BASE, Backoff};
 use meshfed_runtime::clock;
@@ -72,7 +72,7 @@ impl Controller {
         let memberships: Api<Membership> = Api::namespaced(client.clone(), &settings.namespace);
         let secrets: Api<Secret> = Api::namespaced(client, &settings.namespace);
         let keeper = Keeper::new(secrets.clone(), IDENTITY_SECRET.to_owned(), settings.data_dir.clone());
-        let events = watcher(memberships.clone(), watcher::Config::default()).backoff(Steady::default()).boxed();
+        let events = watcher(memberships.clone(), watch_config()).backoff(Steady::default()).boxed();
         Self { settings, memberships, secrets, keeper, events, seen: BTreeMap::new(), listed: None, refused: None }
     }
 

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
-use meshfed_crds::api_server::Steady;
+use meshfed_crds::api_server::{Steady, watch_config};
 use meshfed_model::names::ServiceName;
 use meshfed_model::service::IpFamily;
 use meshfed_runtime::backoff::Backoff;
@@ -113,7 +113,7 @@ fn watched<K>(client: &Client, labels: Option<String>) -> impl Stream<Item = wat
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
-    let config = watcher::Config::default();
+    let config = watch_config();
     let config = labels.iter().fold(config, |config, labels| config.labels(labels));
     watcher(Api::<K>::all(client.clone()), config).backoff(Steady::default())
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt as _, watcher};
-use meshfed_crds::api_server::Steady;
+use meshfed_crds::api_server::{Steady, watch_config};
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::{clock, telemetry};
 use serde_json::json;
@@ -136,7 +136,7 @@ impl TrustMap {
         drain: Watch,
     ) -> Result<(), std::convert::Infallible> {
         let api: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
-        let watched = watcher(api, watcher::Config::default()).backoff(Steady::default()).applied_objects();
+        let watched = watcher(api, watch_config()).backoff(Steady::default()).applied_objects();
         let mut watched = std::pin::pin!(watched);
         let mut wanted: BTreeMap<String, String> = BTreeMap::new();
         let mut anchors = self.anchors.clone();

@@ -64,6 +64,17 @@ pub enum ConnectError {
 /// # Errors
 /// [`ConnectError`].
 pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Client, ConnectError> {
+    connect_and_namespace(kubeconfig, context).await.map(|(client, _namespace)| client)
+}
+
+/// As [`connect`], with the namespace of the context or, in a pod, of the pod.
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn connect_and_namespace(
+    kubeconfig: Option<&Path>,
+    context: Option<&str>,
+) -> Result<(Client, String), ConnectError> {
     let chosen = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
     let mut config = match kubeconfig {
         Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &chosen).await?,
@@ -72,7 +83,15 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result
     };
     config.connect_timeout = Some(CONNECT_WITHIN);
     config.read_timeout = Some(READ_WITHIN);
-    Ok(Client::try_from(config)?)
+    let namespace = config.default_namespace.clone();
+    Ok((Client::try_from(config)?, namespace))
+}
+
+/// How a kind is listed and watched, everywhere: a page at a time, and asked for again before a client of [`connect`] takes
+/// silence for the end of its connection.
+#[must_use]
+pub fn watch_config() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS)
 }
 
 /// How long nothing fails before pauses are short again.
@@ -160,9 +179,8 @@ impl ApiServer {
                 Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
                 None => Api::all_with(client.clone(), &resource),
             };
-            let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
             let kind = *kind;
-            let events = watcher(api, config).backoff(Steady::default());
+            let events = watcher(api, watch_config()).backoff(Steady::default());
             Box::pin(events.map(move |event| (kind, event))) as Events
         });
         let events = futures::stream::select_all(all).ready_chunks(TOGETHER);

@@ -11,7 +11,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use meshfed_api::http;
-use meshfed_crds::api_server::{ConnectError, Steady, connect};
+use meshfed_crds::api_server::{ConnectError, Steady, connect, watch_config};
 use meshfed_crds::custom::{Cluster, ClusterStatus};
 use meshfed_model::names::ClusterName;
 use meshfed_runtime::clock;
@@ -82,7 +82,7 @@ struct Objects {
 impl Objects {
     fn new(client: Client) -> Self {
         let api: Api<Cluster> = Api::all(client);
-        let events = watcher(api.clone(), watcher::Config::default()).backoff(Steady::default()).boxed();
+        let events = watcher(api.clone(), watch_config()).backoff(Steady::default()).boxed();
         Self { api, events, seen: BTreeMap::new(), listed: None, complete: false, told: None }
     }
 
