@@ -45,6 +45,13 @@ pub struct Condition {
     pub message: String,
 }
 
+/// Whether two lists of conditions say the same: the times of transitions alone are no reason for a write.
+#[must_use]
+pub fn say_the_same(one: &[Condition], other: &[Condition]) -> bool {
+    let timeless = |c: &Condition| Condition { last_transition_time: String::new(), ..c.clone() };
+    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| timeless(a) == timeless(b))
+}
+
 /// The conditions of one object for one generation of its spec.
 ///
 /// Made from what stood before, so that the time of a transition moves only with the status.

@@ -54,14 +54,19 @@ fn half_a_minute() -> String {
     "30s".to_owned()
 }
 
+/// What a policy may be about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TargetKind {
+    /// A Service, or the import of one.
+    Service,
+}
+
 /// A service.
-#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(JsonSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TargetRef {
     /// `Service`.
-    #[schemars(length(max = 63))]
-    #[x_kube(validation = Rule::new("self == 'Service'").message("the kind is Service"))]
-    pub kind: String,
+    pub kind: TargetKind,
     /// The group of Service, which is the empty one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]

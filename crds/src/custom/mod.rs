@@ -18,10 +18,10 @@ mod shape;
 pub mod trust_domain;
 
 pub use cluster::{Cluster, ClusterNetwork, ClusterSpec, ClusterStatus};
-pub use condition::{Condition, ConditionStatus, Conditions, PolicyStatus};
+pub use condition::{Condition, ConditionStatus, Conditions, PolicyStatus, say_the_same};
 pub use definition::{Definition, definitions, yaml};
 pub use export_policy::{ExportPolicy, ExportPolicySpec, ExportTarget, ServiceSelector};
-pub use failover_policy::{FailoverPolicy, FailoverPolicySpec, RelativeTo, SelectItem, TargetRef, Tier};
+pub use failover_policy::{FailoverPolicy, FailoverPolicySpec, RelativeTo, SelectItem, TargetKind, TargetRef, Tier};
 pub use membership::{Membership, MembershipSpec, MembershipStatus, TokenSecretRef};
 pub use mesh::{AccessLog, AccessLogMode, Mesh, MeshSpec, OutboundTrafficPolicy, Retries, Sameness};
 pub use trust_domain::{TrustDomain, TrustDomainSpec};
