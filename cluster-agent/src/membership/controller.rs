@@ -1,6 +1,5 @@
 //! Edge. Watches this namespace's Memberships: joins by one, says in its status how it goes, and ends when it is deleted.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use meshfed_ca::token::Token;
-use meshfed_crds::api_server::{Steady, watch_config};
+use meshfed_crds::api_server::{Standing, Steady, watch_config};
 use meshfed_crds::custom::{Membership, MembershipStatus};
 use meshfed_runtime::backoff::{BASE, Backoff};
 use meshfed_runtime::clock;
@@ -57,10 +56,8 @@ pub struct Controller {
     secrets: Api<Secret>,
     keeper: Keeper,
     events: BoxStream<'static, watcher::Result<Event<Membership>>>,
-    /// What is there, by name, as far as the list was complete.
-    seen: BTreeMap<String, Membership>,
-    /// The names of a list that is being read.
-    listed: Option<BTreeMap<String, Membership>>,
+    /// What is there.
+    seen: Standing<Membership>,
     /// The generation and the Secret's version that were refused: asking again with them is of no use.
     refused: Option<((i64, String), Phase)>,
 }
@@ -73,7 +70,7 @@ impl Controller {
         let secrets: Api<Secret> = Api::namespaced(client, &settings.namespace);
         let keeper = Keeper::new(secrets.clone(), IDENTITY_SECRET.to_owned(), settings.data_dir.clone());
         let events = watcher(memberships.clone(), watch_config()).backoff(Steady::default()).boxed();
-        Self { settings, memberships, secrets, keeper, events, seen: BTreeMap::new(), listed: None, refused: None }
+        Self { settings, memberships, secrets, keeper, events, seen: Standing::default(), refused: None }
     }
 
     /// The Secret that the member's files are kept in.
@@ -110,7 +107,7 @@ impl Controller {
         let phase = joined(member);
         let mut keep = tokio::time::interval(KEEP_PERIOD);
         keep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let uid = |seen: &BTreeMap<String, Membership>| chosen(seen.values()).and_then(|m| m.uid());
+        let uid = |seen: &Standing<Membership>| chosen(seen.values()).and_then(|m| m.uid());
         let mut of = uid(&self.seen);
         loop {
             let now = facts.borrow_and_update().clone();
@@ -141,22 +138,10 @@ impl Controller {
     async fn turn(&mut self) {
         loop {
             match self.events.next().await {
-                Some(Ok(Event::Apply(membership))) => {
-                    self.seen.insert(membership.name_any(), membership);
-                    return;
-                }
-                Some(Ok(Event::Delete(membership))) => {
-                    self.seen.remove(&membership.name_any());
-                    return;
-                }
-                Some(Ok(Event::Init)) => self.listed = Some(BTreeMap::new()),
-                Some(Ok(Event::InitApply(membership))) => {
-                    self.listed.get_or_insert_default().insert(membership.name_any(), membership);
-                }
-                Some(Ok(Event::InitDone)) => {
-                    // Only a whole list says that something is gone.
-                    self.seen = self.listed.take().unwrap_or_default();
-                    return;
+                Some(Ok(event)) => {
+                    if self.seen.take(event) {
+                        return;
+                    }
                 }
                 Some(Err(error)) => {
                     tracing::warn!(error = %chain(&error), "Memberships cannot be watched; it is tried again");
@@ -298,7 +283,7 @@ impl Controller {
     async fn say(&mut self, phase: &Phase, facts: &Facts) {
         let now = clock::timestamp();
         let Some(first) = chosen(self.seen.values()).map(Membership::name_any) else { return };
-        let names: Vec<String> = self.seen.keys().cloned().collect();
+        let names: Vec<String> = self.seen.names().cloned().collect();
         for name in names {
             let Some(membership) = self.seen.get(&name) else { continue };
             let wanted =
@@ -308,7 +293,7 @@ impl Controller {
             }
             match self.patch_status(&name, &wanted).await {
                 Ok(membership) => {
-                    self.seen.insert(name, membership);
+                    self.seen.put(membership);
                 }
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 Err(error) => tracing::warn!(name, error = %chain(&error), "the status cannot be written"),

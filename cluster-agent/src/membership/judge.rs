@@ -2,7 +2,7 @@
 
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use meshfed_crds::custom::{Condition, Conditions, Membership, MembershipStatus};
+use meshfed_crds::custom::{Conditions, Membership, MembershipStatus, say_the_same};
 
 /// Where this cluster is on its way into the fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,16 +119,11 @@ pub(super) fn second(membership: &Membership, first: &str, now: Timestamp) -> Me
 /// Whether a status is another one than the object has: times alone are no change.
 #[must_use]
 pub(super) fn differs(membership: &Membership, status: &MembershipStatus) -> bool {
-    let timeless = |all: &[Condition]| {
-        let mut all = all.to_vec();
-        all.iter_mut().for_each(|c| c.last_transition_time.clear());
-        all
-    };
     membership.status.as_ref().is_none_or(|found| {
         found.cluster != status.cluster
             || found.trust_domain != status.trust_domain
             || found.observed_generation != status.observed_generation
-            || timeless(&found.conditions) != timeless(&status.conditions)
+            || !say_the_same(&found.conditions, &status.conditions)
     })
 }
 

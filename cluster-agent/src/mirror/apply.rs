@@ -198,11 +198,14 @@ impl Writer {
         self.place().await;
         let preconditions = Some(Preconditions { uid, resource_version: None });
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
-        match within(self.api::<K>(owner).delete(name, &params)).await {
-            Ok(_) => Ok(()),
-            Err(Unwritten::Stale(said)) if said.contains("not found") => Ok(()),
-            Err(other) => Err(other),
-        }
+        let api = self.api::<K>(owner);
+        let deleted = async {
+            match api.delete(name, &params).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                other => other.map(drop),
+            }
+        };
+        within(deleted).await
     }
 
     pub(super) async fn delete_slice(

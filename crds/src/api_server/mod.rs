@@ -9,6 +9,7 @@
 
 mod kinds;
 mod reduce;
+mod standing;
 
 use std::path::Path;
 use std::pin::Pin;
@@ -27,6 +28,7 @@ use kube::{Api, Client, Config};
 use crate::object::{Kind, Scope};
 use kinds::Step;
 pub use kinds::{Counts, Kinds, Watched};
+pub use standing::Standing;
 
 /// The objects of one page of a list. A page is held in memory whole, before it is reduced.
 const PAGE: u32 = 500;

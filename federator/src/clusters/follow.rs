@@ -1,6 +1,6 @@
 //! Edge. Keeps the Cluster objects of the hub's API server in step with the members.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use meshfed_api::http;
-use meshfed_crds::api_server::{ConnectError, Steady, connect, watch_config};
+use meshfed_crds::api_server::{ConnectError, Standing, Steady, connect, watch_config};
 use meshfed_crds::custom::{Cluster, ClusterStatus};
 use meshfed_model::names::ClusterName;
 use meshfed_runtime::clock;
@@ -71,10 +71,7 @@ pub async fn follow(
 struct Objects {
     api: Api<Cluster>,
     events: futures::stream::BoxStream<'static, watcher::Result<Event<Cluster>>>,
-    seen: BTreeMap<String, Cluster>,
-    listed: Option<BTreeMap<String, Cluster>>,
-    /// Nothing is made before it is known what is there.
-    complete: bool,
+    seen: Standing<Cluster>,
     /// The last fault of a write that was told.
     told: Option<String>,
 }
@@ -83,29 +80,17 @@ impl Objects {
     fn new(client: Client) -> Self {
         let api: Api<Cluster> = Api::all(client);
         let events = watcher(api.clone(), watch_config()).backoff(Steady::default()).boxed();
-        Self { api, events, seen: BTreeMap::new(), listed: None, complete: false, told: None }
+        Self { api, events, seen: Standing::default(), told: None }
     }
 
     /// Takes the next event; comes back when something has changed.
     async fn turn(&mut self) {
         loop {
             match self.events.next().await {
-                Some(Ok(Event::Apply(cluster))) => {
-                    self.seen.insert(cluster.name_any(), cluster);
-                    return;
-                }
-                Some(Ok(Event::Delete(cluster))) => {
-                    self.seen.remove(&cluster.name_any());
-                    return;
-                }
-                Some(Ok(Event::Init)) => self.listed = Some(BTreeMap::new()),
-                Some(Ok(Event::InitApply(cluster))) => {
-                    self.listed.get_or_insert_default().insert(cluster.name_any(), cluster);
-                }
-                Some(Ok(Event::InitDone)) => {
-                    self.seen = self.listed.take().unwrap_or_default();
-                    self.complete = true;
-                    return;
+                Some(Ok(event)) => {
+                    if self.seen.take(event) {
+                        return;
+                    }
                 }
                 Some(Err(error)) => self.tell(format!("Clusters cannot be watched: {}", chain(&error))),
                 None => std::future::pending().await,
@@ -115,25 +100,24 @@ impl Objects {
 
     /// Makes what is missing, and writes what statuses are to say.
     async fn settle(&mut self, members: &Members, fleet: &dyn FleetRead) {
-        if !self.complete {
+        // Nothing is made before it is known what is there.
+        if !self.seen.is_whole() {
             return;
         }
         let live = members.members.iter().filter(|(_, m)| m.is_live()).map(|(name, _)| name.to_string());
-        let names: BTreeSet<String> = live.chain(self.seen.keys().cloned()).collect();
+        let names: BTreeSet<String> = live.chain(self.seen.names().cloned()).collect();
         for name in names {
             let known = ClusterName::new(&name).ok();
             let member = known.as_ref().and_then(|name| members.members.get(name));
             let facts = known.as_ref().and_then(|name| fleet.cluster(name));
-            if !self.seen.contains_key(&name)
+            if self.seen.get(&name).is_none()
                 && let Some(member) = member
             {
                 let mut made = Cluster::new(&name, spec_of(member));
                 made.labels_mut().insert("app.kubernetes.io/managed-by".to_owned(), "meshfed".to_owned());
                 let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
                 match self.api.create(&params, &made).await {
-                    Ok(made) => {
-                        self.seen.insert(name.clone(), made);
-                    }
+                    Ok(made) => self.seen.put(made),
                     Err(kube::Error::Api(status)) if status.code == 409 => continue,
                     Err(error) => {
                         self.tell(format!("Cluster {name} cannot be made: {}", chain(&error)));
@@ -164,7 +148,7 @@ impl Objects {
         match self.api.patch_status(&name, &params, &Patch::Apply(patch)).await {
             Ok(cluster) => {
                 self.told = None;
-                self.seen.insert(name, cluster);
+                self.seen.put(cluster);
             }
             // It was deleted since.
             Err(kube::Error::Api(status)) if status.code == 404 => {}

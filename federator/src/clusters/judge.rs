@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::Timestamp;
-use meshfed_crds::custom::{Cluster, ClusterNetwork, ClusterSpec, ClusterStatus, Condition, Conditions};
+use meshfed_crds::custom::{Cluster, ClusterNetwork, ClusterSpec, ClusterStatus, Conditions, say_the_same};
 
 use crate::fleet::{Member, MemberState};
 
@@ -129,15 +129,10 @@ fn presence(conditions: &mut Conditions, name: &str, known: Known<'_>) {
 
 /// Whether a status is another one than the object has: times alone are no change.
 pub(super) fn differs(cluster: &Cluster, status: &ClusterStatus) -> bool {
-    let timeless = |all: &[Condition]| {
-        let mut all = all.to_vec();
-        all.iter_mut().for_each(|c| c.last_transition_time.clear());
-        all
-    };
     cluster.status.as_ref().is_none_or(|found| {
         found.trust_domain != status.trust_domain
             || found.observed_generation != status.observed_generation
-            || timeless(&found.conditions) != timeless(&status.conditions)
+            || !say_the_same(&found.conditions, &status.conditions)
     })
 }
 
