@@ -24,13 +24,13 @@ if [ -e "$dir/cgroups" ]; then
     done < "$dir/cgroups"
 fi
 [ ! -e "/run/netns/$net" ] || ip netns delete "$net"
-rm -rf "$dir" "$cache/$name.at"
+rm -rf "$dir" "$cache/$name$pair.at"
 
 # The last one removes the bridge.
 (
     flock 9
     if [ -e /run/netns/$wan ]; then
-        for other in "${!node_ips[@]}"; do [ ! -e "/run/netns/k8s-$other" ] || exit 0; done
+        for other in "${!node_ips[@]}"; do [ ! -e "/run/netns/k8s-$other$pair" ] || exit 0; done
         ip netns delete $wan
     fi
-) 9> "$cache/wan.lock"
+) 9> "$cache/wan$pair.lock"

@@ -9,7 +9,8 @@ STATE=${STATE:-$kube/../../target/kube} # a folder per running cluster
 mkdir -p "$STATE" "$cache/$key"
 STATE=$(cd "$STATE" && pwd)
 
-wan=k8s-wan # network namespace of the bridge between the nodes
+pair=${MESHFED_KUBE_PAIR:-} # a suffix: several pairs of clusters may be up at the same time
+wan=k8s-wan$pair # network namespace of the bridge between the nodes
 wan_gateway=172.30.0.254
 declare -A node_ips=([east]=172.30.0.11 [west]=172.30.0.12)
 # The same in every cluster: the address spaces overlap on purpose.
@@ -21,7 +22,7 @@ dns_service_ip=10.96.0.10
 if [ -n "${1:-}" ] && [ -n "${node_ips[$1]:-}" ]; then
     name=$1
     dir=$STATE/$name
-    net=k8s-$name # network namespace of this cluster's node
+    net=k8s-$name$pair # network namespace of this cluster's node
     node_ip=${node_ips[$name]}
 fi
 need_cluster() { [ -n "${name:-}" ] || { echo "usage: ${0##*/} CLUSTER ..., CLUSTER one of: ${!node_ips[*]}" >&2; exit 64; }; }

@@ -9,10 +9,10 @@ need_cluster
     exit 1
 }
 "$kube/images.sh" > /dev/null
-[ ! -e /run/netns/$net ] || { echo "cluster $name is up already; this takes it down: $(cat "$cache/$name.at")" >&2; exit 1; }
+[ ! -e /run/netns/$net ] || { echo "cluster $name is up already; this takes it down: $(cat "$cache/$name$pair.at")" >&2; exit 1; }
 mkdir "$dir" || { echo "cluster $name was not taken down: $kube/down.sh $name" >&2; exit 1; }
 mkdir "$dir"/{lib,log}
-echo "STATE=$STATE $kube/down.sh $name" > "$cache/$name.at"
+echo "STATE=$STATE $kube/down.sh $name" > "$cache/$name$pair.at"
 
 # Network: the node's namespace, with one link to the bridge that joins the nodes.
 (
@@ -24,7 +24,7 @@ echo "STATE=$STATE $kube/down.sh $name" > "$cache/$name.at"
         ip -n $wan address add $wan_gateway/24 dev wan0
         ip -n $wan link set wan0 up
     fi
-) 9> "$cache/wan.lock"
+) 9> "$cache/wan$pair.lock"
 ip netns add "$net"
 ip -n "$net" link add name eth0 type veth peer name "$name" netns $wan
 ip -n $wan link set "$name" master wan0 up
@@ -37,11 +37,11 @@ ip -n "$net" route add default via $wan_gateway
 while IFS=: read -r _ controllers path; do
     [[ $controllers && $controllers != name=* ]] || continue
     parent=/sys/fs/cgroup/$controllers${path%/}
-    mkdir "$parent/k8s-$name"
-    echo "$controllers $parent/k8s-$name" >> "$dir/cgroups"
+    mkdir "$parent/k8s-$name$pair"
+    echo "$controllers $parent/k8s-$name$pair" >> "$dir/cgroups"
     if [[ $controllers == *cpuset* ]]; then
-        cat "$parent/cpuset.cpus" > "$parent/k8s-$name/cpuset.cpus"
-        cat "$parent/cpuset.mems" > "$parent/k8s-$name/cpuset.mems"
+        cat "$parent/cpuset.cpus" > "$parent/k8s-$name$pair/cpuset.cpus"
+        cat "$parent/cpuset.mems" > "$parent/k8s-$name$pair/cpuset.mems"
     fi
 done < /proc/self/cgroup
 

@@ -14,11 +14,11 @@ pub struct Client {
     bin: PathBuf,
     kubeconfig: PathBuf,
     /// A named network namespace; none is the test's own.
-    namespace: Option<&'static str>,
+    namespace: Option<String>,
 }
 
 impl Client {
-    pub(super) fn new(bin: PathBuf, kubeconfig: PathBuf, namespace: Option<&'static str>) -> Self {
+    pub(super) fn new(bin: PathBuf, kubeconfig: PathBuf, namespace: Option<String>) -> Self {
         Self { bin, kubeconfig, namespace }
     }
     /// The kubeconfig.
@@ -34,7 +34,7 @@ impl Client {
     /// A command that runs where the API server can be reached, with `KUBECONFIG` set.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {
-        let mut command = match self.namespace {
+        let mut command = match &self.namespace {
             // nsenter, not `ip netns exec`: that one would mount another /sys.
             Some(namespace) => {
                 let mut command = Command::new("nsenter");

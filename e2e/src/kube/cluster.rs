@@ -12,10 +12,20 @@ use crate::binary::target_dir;
 use crate::process::{Output, run};
 use crate::wait;
 
-/// The namespace from which every node can be reached.
-const WAN: &str = "k8s-wan";
 /// As long as the longest of the tests that hold a cluster, and then some.
 const FREE_WITHIN: Duration = Duration::from_secs(1800);
+
+/// Which pair of clusters this test run has, `MESHFED_KUBE_PAIR` (a few letters): runs that name different ones do not
+/// wait for each other.
+#[expect(clippy::disallowed_methods, reason = "whoever runs the tests says it")]
+fn pair() -> String {
+    std::env::var("MESHFED_KUBE_PAIR").unwrap_or_default()
+}
+
+/// The namespace from which every node can be reached.
+fn wan() -> String {
+    format!("k8s-wan{}", pair())
+}
 
 /// A running cluster; removed with its owner. Dereferences to the administrator's [`Client`].
 pub struct Cluster {
@@ -33,8 +43,8 @@ impl Deref for Cluster {
 }
 
 impl Cluster {
-    /// Starts `east` or `west` and waits until DNS answers in it. There is one of each on a machine: a test waits for
-    /// the one before it. Needs root; the packages are in `e2e/peers.sh`.
+    /// Starts `east` or `west` and waits until DNS answers in it. There is one of each on a machine, and
+    /// in each pair (`MESHFED_KUBE_PAIR`): a test waits for the one before it. Needs root; the packages are in `e2e/peers.sh`.
     ///
     /// # Panics
     /// When it does not start; the message holds the script's.
@@ -46,8 +56,12 @@ impl Cluster {
     }
     fn up(name: &'static str, bin: PathBuf, lock: File) -> Self {
         let state = target_dir().join("kube");
-        let this =
-            Self { name, client: Client::new(bin, state.join(name).join("admin.conf"), Some(WAN)), state, _lock: lock };
+        let this = Self {
+            name,
+            client: Client::new(bin, state.join(name).join("admin.conf"), Some(wan())),
+            state,
+            _lock: lock,
+        };
         // What a test run that was killed has left.
         this.down();
         let _silent = this.script("up.sh", &[]).ok("e2e/kube/up.sh");
@@ -110,7 +124,7 @@ impl Cluster {
     /// Takes the cluster off the network between the nodes, or back onto it.
     pub fn cut_off(&self, cut: bool) {
         let state = if cut { "down" } else { "up" };
-        let _silent = run(Command::new("ip").args(["-n", WAN, "link", "set", self.name, state])).ok("ip link");
+        let _silent = run(Command::new("ip").args(["-n", &wan(), "link", "set", self.name, state])).ok("ip link");
     }
 
     fn script(&self, name: &str, args: &[&str]) -> Output {
@@ -135,7 +149,8 @@ impl Drop for Cluster {
 /// Waits until no other test run of this machine has the cluster.
 fn lock(bin: &Path, name: &str) -> File {
     let cache = bin.ancestors().nth(2).expect("the cache folder");
-    let lock = File::options().create(true).append(true).open(cache.join(format!("{name}.lock"))).expect("a lock");
+    let lock =
+        File::options().create(true).append(true).open(cache.join(format!("{name}{}.lock", pair()))).expect("a lock");
     wait::until(&format!("cluster {name} is free"), FREE_WITHIN, || lock.try_lock());
     lock
 }

@@ -53,9 +53,21 @@ pub fn image() -> (&'static Path, String) {
     let archive = ARCHIVE.get_or_init(|| {
         // A file per process: test binaries may run at the same time.
         let archive = target_dir().join(format!("image-{}.tar", std::process::id()));
+        remove_archives_of_ended_tests();
         let mut pack = Command::new(workspace().join("image/build.sh"));
         let _silent = run(pack.arg(meshfed()).arg(&archive)).ok("image/build.sh");
         archive
     });
     (archive, format!("localhost/meshfed:{}", env!("CARGO_PKG_VERSION")))
+}
+
+/// Each is as large as the binary; nobody else removes them.
+fn remove_archives_of_ended_tests() {
+    for entry in std::fs::read_dir(target_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix("image-")?.strip_suffix(".tar"));
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            let _another_test_was_first = std::fs::remove_file(entry.path());
+        }
+    }
 }
