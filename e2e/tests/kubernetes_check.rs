@@ -11,12 +11,23 @@ use meshfed_e2e::kube::ApiServer;
 use meshfed_e2e::process::run;
 use serde_json::{Value, json};
 
-/// Runs it: the exit code, and by id what did not pass, with its remedy. Each check has its section in the documentation.
+/// Runs it: the exit code, and by id what failed, with its remedy. Each check has its section in the documentation.
 fn check(server: &ApiServer, flags: &[&str]) -> (i32, Vec<(String, String)>) {
     judged(server.command(meshfed()).args(["check", "-o", "json"]).args(flags))
 }
 
+/// The same of what it warned of.
+fn warned(server: &ApiServer, flags: &[&str]) -> Vec<(String, String)> {
+    let (code, warned) = ended(server.command(meshfed()).args(["check", "-o", "json"]).args(flags), "warn");
+    assert_eq!(code, 0, "{warned:?}");
+    warned
+}
+
 fn judged(command: &mut Command) -> (i32, Vec<(String, String)>) {
+    ended(command, "fail")
+}
+
+fn ended(command: &mut Command, result: &str) -> (i32, Vec<(String, String)>) {
     let output = run(command);
     let body: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
     for check in body["checks"].as_array().unwrap() {
@@ -25,9 +36,9 @@ fn judged(command: &mut Command) -> (i32, Vec<(String, String)>) {
         let section = format!("\n### {}\n`{}`: ", anchor.to_uppercase(), check["name"].as_str().unwrap());
         assert!(page.contains(&section), "{check} has no section {section}");
     }
-    let failed = body["checks"].as_array().unwrap().iter().filter(|c| c["result"] == "fail");
+    let found = body["checks"].as_array().unwrap().iter().filter(|c| c["result"] == result);
     let text = |c: &Value, field: &str| c[field].as_str().unwrap().to_owned();
-    (output.code, failed.map(|c| (text(c, "id"), format!("{} → {}", text(c, "message"), text(c, "remedy")))).collect())
+    (output.code, found.map(|c| (text(c, "id"), format!("{} → {}", text(c, "message"), text(c, "remedy")))).collect())
 }
 
 /// Fails unless exactly this check fails, and says and advises this.
@@ -57,6 +68,13 @@ fn deployment(name: &str) -> String {
     json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": name, "namespace": "meshfed-system" },
         "spec": { "selector": { "matchLabels": { "app": name } }, "template": {
             "metadata": { "labels": { "app": name } }, "spec": { "containers": [{ "name": "a", "image": "a" }] } } } })
+    .to_string()
+}
+
+fn gateway(address: &str) -> String {
+    json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "meshfed-eastwest", "namespace": "meshfed-system",
+        "annotations": { "federation.meshfed.io/gateway-addresses": address } },
+        "spec": { "ports": [{ "name": "tls", "port": 15443 }] } })
     .to_string()
 }
 
@@ -102,7 +120,7 @@ fn each_check_fails_by_itself_and_says_how_to_mend_it() {
     );
     foreign(&server, "multicluster.x-k8s.io_serviceexports.yaml");
     foreign(&server, "multicluster.x-k8s.io_serviceimports.yaml");
-    only(&server, "MF0002", &["no Deployment meshfed-agent", "helm install"]);
+    only(&server, "MF0002", &["neither Deployment meshfed-agent", "helm install"]);
 
     server.apply(&deployment("meshfed-agent"));
     only(&server, "MF0002", &["0 of 1 pods", "logs deploy/meshfed-agent"]);
@@ -116,6 +134,16 @@ fn each_check_fails_by_itself_and_says_how_to_mend_it() {
     server.apply(&deployment("meshfed-eastwest"));
     only(&server, "MF0003", &["0 of 1 pods", "logs deploy/meshfed-eastwest"]);
     set_status(&server, "deployment/meshfed-eastwest", &available);
+    only(&server, "MF0007", &["no address outside", "gateway.addresses"]);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = closed.local_addr().unwrap();
+    drop(closed);
+    server.apply(&gateway(&nobody.to_string()));
+    only(&server, "MF0007", &[&nobody.to_string(), "refused", "--skip MF0007"]);
+    assert_eq!(check(&server, &["--skip", "mf0007"]), (0, Vec::new()));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    server.apply(&gateway(&listener.local_addr().unwrap().to_string()));
+    assert_eq!(check(&server, &[]), (0, Vec::new()));
 
     set_status(
         &server,
@@ -129,6 +157,63 @@ fn each_check_fails_by_itself_and_says_how_to_mend_it() {
     only(&server, "MF0004", &["2 Memberships", "delete all but the one"]);
     let _deleted = server.ok(&["-n", "meshfed-system", "delete", "membership", "--all"]);
     only(&server, "MF0004", &["has not joined", "meshfed join"]);
+}
+
+/// What works is no failure, and is told: a hub whose fleet ends with its pod, names that only pods with a sidecar
+/// resolve. `meshfed dns corefile` prints what makes the second pass.
+///
+/// Mutations seen to fail: `empty_dir.is_none()` written `is_some()`; `is_ours` true of every target.
+#[test]
+fn what_is_less_than_its_user_thinks_is_a_warning() {
+    let server = ApiServer::start();
+    let available = json!({ "replicas": 1, "availableReplicas": 1, "readyReplicas": 1 });
+    own(&server);
+    foreign(&server, "multicluster.x-k8s.io_serviceexports.yaml");
+    foreign(&server, "multicluster.x-k8s.io_serviceimports.yaml");
+    let _made = server.ok(&["create", "namespace", "meshfed-system"]);
+
+    let mut hub: Value = serde_json::from_str(&deployment("meshfed-hub")).unwrap();
+    hub["spec"]["template"]["spec"]["volumes"] = json!([{ "name": "data", "emptyDir": {} }]);
+    server.apply(&hub.to_string());
+    only(&server, "MF0008", &["0 of 1 pods", "logs deploy/meshfed-hub"]);
+    set_status(&server, "deployment/meshfed-hub", &available);
+    let [(id, text)] = &warned(&server, &[])[..] else { panic!("one warning") };
+    assert!(id == "MF0009" && text.contains("the whole fleet") && text.contains("persistence.enabled"), "{text}");
+    hub["spec"]["template"]["spec"]["volumes"] =
+        json!([{ "name": "data", "persistentVolumeClaim": { "claimName": "meshfed-hub" } }]);
+    server.apply(&hub.to_string());
+    assert_eq!(warned(&server, &[]), []);
+    let _deleted = server.ok(&["-n", "meshfed-system", "delete", "deployment", "meshfed-hub"]);
+
+    let corefile = run(server.command(meshfed()).args(["dns", "corefile"]));
+    assert!(corefile.code == 65 && corefile.stderr.contains("no Service meshfed-agent"), "{corefile:?}");
+    server.apply(&deployment("meshfed-agent"));
+    set_status(&server, "deployment/meshfed-agent", &available);
+    server.apply(&membership("meshfed"));
+    let fine = conditions(&[("Joined", "True"), ("Connected", "True"), ("Ready", "True")]);
+    set_status(&server, "membership/meshfed", &fine);
+    let agent = json!({ "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "meshfed-agent", "namespace": "meshfed-system" },
+        "spec": { "ports": [{ "name": "dns", "port": 53, "protocol": "UDP" }] } });
+    server.apply(&agent.to_string());
+    let dns = |words: &[&str]| {
+        let [(id, text)] = &warned(&server, &[])[..] else { panic!("one warning") };
+        assert!(id == "MF0006" && words.iter().all(|word| text.contains(word)), "{text}");
+    };
+    dns(&["no ConfigMap coredns", "forwards clusterset.local to 10."]);
+    let theirs = ".:53 {\n    errors\n    forward . /etc/resolv.conf\n}\n";
+    let config = |corefile: &str| {
+        let config = json!({ "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": "coredns", "namespace": "kube-system" }, "data": { "Corefile": corefile } });
+        server.apply(&config.to_string());
+    };
+    config(theirs);
+    dns(&["does not know clusterset.local", "meshfed dns corefile -n meshfed-system"]);
+    let printed = |flags: &[&str]| run(server.command(meshfed()).args(["dns", "corefile"]).args(flags)).ok("corefile");
+    config(&format!("{theirs}{}", printed(&["--address", "192.0.2.9"])));
+    dns(&["forwards clusterset.local to 192.0.2.9, and the agent is at 10."]);
+    config(&format!("{theirs}{}", printed(&[])));
+    assert_eq!(warned(&server, &[]), []);
 }
 
 /// `--wait` ends as soon as nothing is amiss. A kubeconfig that is not there is bad input.

@@ -1,9 +1,10 @@
-//! Edge. `meshfed check`: what of a member's installation is not as it has to be, by asking its API server, and with `--pre`
-//! what would keep it from becoming so. Each check has an id, which stays; the page docs/kubernetes/check.md says of each
+//! Edge. `meshfed check`: what of an installation, a member's or a hub's, is not as it has to be, by asking its API server,
+//! and with `--pre` what would keep it from becoming so. Each check has an id, which stays; the page docs/kubernetes/check.md says of each
 //! what it means and how to mend it.
 
 mod before;
 mod kinds;
+mod release;
 
 use std::time::Duration;
 
@@ -41,11 +42,32 @@ mod id {
     pub(super) const GATEWAY: Id = Id("MF0003", "gateway");
     pub(super) const MEMBERSHIP: Id = Id("MF0004", "membership");
     pub(super) const MCS: Id = Id("MF0005", "mcs-kinds");
+    pub(super) const DNS: Id = Id("MF0006", "cluster-dns");
+    pub(super) const ADDRESSES: Id = Id("MF0007", "gateway-addresses");
+    pub(super) const HUB_DEPLOYMENT: Id = Id("MF0008", "hub-deployment");
+    pub(super) const HUB_VOLUME: Id = Id("MF0009", "hub-volume");
     pub(super) const VERSION: Id = Id("MF0010", "version");
     pub(super) const FOREIGN: Id = Id("MF0011", "foreign-kinds");
     pub(super) const POD_SECURITY: Id = Id("MF0012", "pod-security");
     pub(super) const CLOCK: Id = Id("MF0013", "clock");
     pub(super) const HUB: Id = Id("MF0014", "hub");
+
+    pub(super) const ALL: [Id; 14] = [
+        KINDS,
+        AGENT,
+        GATEWAY,
+        MEMBERSHIP,
+        MCS,
+        DNS,
+        ADDRESSES,
+        HUB_DEPLOYMENT,
+        HUB_VOLUME,
+        VERSION,
+        FOREIGN,
+        POD_SECURITY,
+        CLOCK,
+        HUB,
+    ];
 }
 
 const COLUMNS: [Column; 4] = [
@@ -76,11 +98,23 @@ pub struct CheckArgs {
     /// The namespace of the chart's release
     #[arg(short, long, value_name = "NAMESPACE", default_value = "meshfed-system")]
     namespace: String,
+    /// Leave a check out, by its id; may be repeated
+    #[arg(long, value_name = "ID", value_parser = known_id)]
+    skip: Vec<String>,
     /// Look again until nothing fails, for so long at most
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = super::status::duration)]
     wait: Duration,
     #[command(flatten)]
     output: OutputArgs,
+}
+
+/// An id of a check, in any case.
+fn known_id(text: &str) -> Result<String, String> {
+    let wanted = text.to_ascii_uppercase();
+    if id::ALL.iter().any(|Id(id, _)| *id == wanted) {
+        return Ok(wanted);
+    }
+    Err(format!("there is no such check; {PAGE} lists them"))
 }
 
 /// Where a hub is.
@@ -97,20 +131,36 @@ fn hub(text: &str) -> Result<Hub, String> {
     Ok(Hub { host: host.trim_matches(['[', ']']).to_owned(), port })
 }
 
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Pass,
+    /// It works, and less than its user may think.
+    Warn,
+    Fail,
+}
+
 /// What one check found.
 struct Found {
     id: Id,
     message: String,
+    verdict: Verdict,
     /// None: it passed.
     remedy: Option<String>,
 }
 
 impl Found {
     fn pass(id: Id, message: impl Into<String>) -> Self {
-        Self { id, message: message.into(), remedy: None }
+        Self { id, message: message.into(), verdict: Verdict::Pass, remedy: None }
+    }
+    fn warn(id: Id, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { id, message: message.into(), verdict: Verdict::Warn, remedy: Some(remedy.into()) }
     }
     fn fail(id: Id, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { id, message: message.into(), remedy: Some(remedy.into()) }
+        Self { id, message: message.into(), verdict: Verdict::Fail, remedy: Some(remedy.into()) }
+    }
+    fn fails(&self) -> bool {
+        self.verdict == Verdict::Fail
     }
 }
 
@@ -124,7 +174,8 @@ pub async fn run(args: CheckArgs) -> Outcome {
     let found = loop {
         let found =
             if args.pre { before::look(&client, args.hub.as_ref()).await? } else { look(&client, &namespace).await? };
-        let fine = found.iter().all(|f| f.remedy.is_none());
+        let found: Vec<Found> = found.into_iter().filter(|f| !args.skip.iter().any(|skip| skip == f.id.0)).collect();
+        let fine = !found.iter().any(Found::fails);
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         if fine || left.is_zero() {
             break found;
@@ -132,10 +183,11 @@ pub async fn run(args: CheckArgs) -> Outcome {
         tokio::time::sleep(POLL.min(left)).await;
     };
     show(&found, args.output.output)?;
-    Ok(if found.iter().all(|f| f.remedy.is_none()) { 0 } else { FINDINGS })
+    Ok(if found.iter().any(Found::fails) { FINDINGS } else { 0 })
 }
 
-/// All checks, in the order in which an installation comes about.
+/// All checks, in the order in which an installation comes about: of a hub, of a member, or of both where a namespace has
+/// both.
 async fn look(client: &Client, namespace: &str) -> Result<Vec<Found>, Failure> {
     let memberships: Api<Membership> = Api::namespaced(client.clone(), namespace);
     let listed = match memberships.list(&ListParams::default().limit(MEMBERSHIPS_MAX)).await {
@@ -147,13 +199,39 @@ async fn look(client: &Client, namespace: &str) -> Result<Vec<Found>, Failure> {
         Err(error) => return Err(refused(&error)),
     };
     let mut found = vec![Found::pass(id::KINDS, "the kinds of federation.meshfed.io/v1alpha1 are there")];
-    found.push(mcs(client).await?);
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    for (id, name, optional) in [(id::AGENT, "meshfed-agent", false), (id::GATEWAY, "meshfed-eastwest", true)] {
-        let deployment = deployments.get_opt(name).await.map_err(|error| refused(&error))?;
-        found.extend(available(id, name, deployment.as_ref(), optional, namespace));
+    let deployment = async |name: &str| deployments.get_opt(name).await.map_err(|error| refused(&error));
+    let agent = deployment("meshfed-agent").await?;
+    if let Some(hub) = deployment("meshfed-hub").await? {
+        found.push(available(id::HUB_DEPLOYMENT, "meshfed-hub", &hub, namespace));
+        found.push(release::hub_volume(&hub));
+        if agent.is_none() && listed.is_empty() {
+            return Ok(found);
+        }
+    }
+    found.push(mcs(client).await?);
+    found.push(match &agent {
+        Some(agent) => available(id::AGENT, "meshfed-agent", agent, namespace),
+        None => {
+            let message = format!("namespace {namespace} has neither Deployment meshfed-agent nor meshfed-hub");
+            let remedy = format!(
+                "helm install meshfed helm/meshfed-cluster -n {namespace}, or name its namespace with --namespace"
+            );
+            Found::fail(id::AGENT, message, remedy)
+        }
+    });
+    if let Some(gateway) = deployment("meshfed-eastwest").await? {
+        let deployed = available(id::GATEWAY, "meshfed-eastwest", &gateway, namespace);
+        let serves = !deployed.fails();
+        found.push(deployed);
+        if serves {
+            found.push(release::gateway_addresses(client, namespace).await?);
+        }
     }
     found.push(member(&listed, namespace));
+    if agent.is_some() {
+        found.extend(release::cluster_dns(client, namespace).await?);
+    }
     Ok(found)
 }
 
@@ -173,25 +251,16 @@ async fn mcs(client: &Client) -> Result<Found, Failure> {
     Ok(Found::pass(id::MCS, "ServiceExport and ServiceImport are there"))
 }
 
-/// Whether a Deployment has the pods that it wants; nothing to say of an optional one that is not there.
-fn available(id: Id, name: &str, deployment: Option<&Deployment>, optional: bool, namespace: &str) -> Option<Found> {
-    let Some(deployment) = deployment else {
-        let remedy =
-            format!("helm install meshfed helm/meshfed-cluster -n {namespace}, or name its namespace with --namespace");
-        return (!optional).then(|| Found::fail(id, format!("namespace {namespace} has no Deployment {name}"), remedy));
-    };
+/// Whether a Deployment has the pods that it wants.
+fn available(id: Id, name: &str, deployment: &Deployment, namespace: &str) -> Found {
     let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
     let ready = deployment.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0);
     let message = format!("{ready} of {wanted} pods of Deployment {name} are available");
-    Some(if ready >= wanted {
-        Found::pass(id, message)
-    } else {
-        Found::fail(
-            id,
-            message,
-            format!("kubectl -n {namespace} describe pods, and kubectl -n {namespace} logs deploy/{name}"),
-        )
-    })
+    if ready >= wanted {
+        return Found::pass(id, message);
+    }
+    let remedy = format!("kubectl -n {namespace} describe pods, and kubectl -n {namespace} logs deploy/{name}");
+    Found::fail(id, message, remedy)
 }
 
 /// Whether there is one Membership, and the first of its conditions that does not hold.
@@ -229,7 +298,11 @@ fn member(memberships: &[Membership], namespace: &str) -> Found {
 }
 
 fn show(found: &[Found], format: Format) -> Result<(), Failure> {
-    let result = |f: &Found| if f.remedy.is_none() { "pass" } else { "fail" };
+    let result = |f: &Found| match f.verdict {
+        Verdict::Pass => "pass",
+        Verdict::Warn => "warn",
+        Verdict::Fail => "fail",
+    };
     let checks: Vec<Value> = found
         .iter()
         .map(|f| {

@@ -41,8 +41,9 @@ pub struct JoinArgs {
     /// The directory to make: keys, certificates and settings of the cluster's agent; it appears on success only
     #[arg(long, value_name = "DIR", required_unless_present = "kube", conflicts_with = "kube")]
     pub data_dir: Option<PathBuf>,
-    /// The objects that the cluster's agent will read, so that --plan can name what would merge; else not looked at
-    #[arg(long, value_name = "dir:PATH")]
+    /// The objects that the cluster's agent will read, so that --plan can name what would merge; else not looked at.
+    /// With --kube they are read from its API server
+    #[arg(long, value_name = "dir:PATH", conflicts_with = "kube")]
     pub source: Option<String>,
     /// Say what a join would do, change nothing and keep the token unused: exit 0 when nothing blocks, 79 when
     /// something does

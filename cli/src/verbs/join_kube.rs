@@ -76,8 +76,7 @@ pub async fn run(federator: &str, token: &Token, token_text: &str, args: &KubeAr
         }
         return Ok(0);
     }
-    let Place { client, namespace } = args.connect().await?;
-    installed(&client, &namespace).await?;
+    let Place { client, namespace } = installation(args).await?;
     let memberships: Api<Membership> = Api::namespaced(client.clone(), &namespace);
     let found = memberships.get_opt(MEMBERSHIP).await.map_err(|error| api(&error))?;
     if let Some(found) = found.as_ref().filter(|found| holds(found, "Joined", ConditionStatus::True)) {
@@ -94,6 +93,27 @@ pub async fn run(federator: &str, token: &Token, token_text: &str, args: &KubeAr
     remark(&format!("wrote Secret {TOKEN_SECRET} and Membership {MEMBERSHIP} in {namespace}; waiting for the agent"));
     let generation = written.metadata.generation.unwrap_or_default();
     wait(memberships, (generation, before), args.timeout, format).await
+}
+
+/// The way to a cluster whose kinds and agent are there.
+///
+/// # Errors
+/// Bad input: a kubeconfig that cannot be used, no kinds, no release.
+pub async fn installation(args: &KubeArgs) -> Result<Place, Failure> {
+    let place = args.connect().await?;
+    installed(&place.client, &place.namespace).await?;
+    Ok(place)
+}
+
+/// The name by which the cluster is a member; none where it is none.
+///
+/// # Errors
+/// An API server that does not answer.
+pub async fn joined_as(place: &Place) -> Result<Option<String>, Failure> {
+    let memberships: Api<Membership> = Api::namespaced(place.client.clone(), &place.namespace);
+    let found = memberships.get_opt(MEMBERSHIP).await.map_err(|error| api(&error))?;
+    let found = found.filter(|found| holds(found, "Joined", ConditionStatus::True));
+    Ok(found.and_then(|found| found.status).and_then(|status| status.cluster))
 }
 
 /// Kinds and agent are there.

@@ -6,6 +6,7 @@ mod clusters;
 mod crds;
 mod credential;
 mod demo;
+mod dns;
 mod endpoints;
 mod inject;
 mod join;
@@ -69,6 +70,8 @@ enum Verb {
     Leave(leave::LeaveArgs),
     /// Check a member's installation on Kubernetes: exit 0 when nothing is amiss, 79 when something is
     Check(check::CheckArgs),
+    /// Print what a cluster's own DNS needs for imported names
+    Dns(dns::DnsArgs),
     /// Show whether the fleet is ready, and what it waits for: exit 0 ready, 1 not
     Status(status::StatusArgs),
     /// List the member clusters, or show one
@@ -110,6 +113,7 @@ pub fn run(cli: Cli, signals: Option<Signals>) -> ExitCode {
         Verb::Join(args) => exit::finish(block_on(join::run(args))),
         Verb::Leave(args) => exit::finish(block_on(leave::run(args))),
         Verb::Check(args) => exit::finish(block_on(check::run(args))),
+        Verb::Dns(args) => exit::finish(block_on(dns::run(args))),
         Verb::Status(args) => exit::finish(block_on(status::run(args))),
         Verb::Clusters(args) => exit::finish(block_on(clusters::run(args))),
         Verb::Services(args) => exit::finish(block_on(services::run(args))),
@@ -136,6 +140,7 @@ pub fn configuration_errors(cli: Cli) -> Vec<String> {
         | Verb::Join(_)
         | Verb::Leave(_)
         | Verb::Check(_)
+        | Verb::Dns(_)
         | Verb::Status(_)
         | Verb::Clusters(_)
         | Verb::Services(_)

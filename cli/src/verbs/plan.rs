@@ -1,16 +1,21 @@
 //! Edge. `meshfed join --plan`: what would happen, judged by the hub and, for addresses, by the joiner.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use meshfed_api::border::{Placement, PlannedOffer};
 use meshfed_api::proto::federation as pb;
 use meshfed_ca::token::Token;
 use meshfed_cluster_agent::enroll::{AgentFile, Contact, EnrollError, check_ca};
+use meshfed_cluster_agent::membership::connect::Place;
+use meshfed_crds::api_server::{ApiServer, Selection};
 use meshfed_crds::directory::Walker;
 use meshfed_crds::{Body, Bounds, Code, LastGood, ObjectError, Scope};
+use meshfed_runtime::clock;
 use serde_json::{Value, json};
 
 use super::join::{JoinArgs, failure};
+use super::join_kube;
 use crate::exit::{FINDINGS, Failure, Outcome};
 use crate::output::{Column, Format, column, print, table as table_of, text};
 
@@ -27,19 +32,30 @@ const COLUMNS: &[Column] = &[
 ];
 /// How many findings a check names.
 const SHOWN: usize = 5;
+/// How long an API server may take to list what a plan reads.
+const LISTED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Asks the federator, judges the objects, and prints the plan: 0 nothing blocks, 79 findings.
 pub async fn run(federator: &str, token: &Token, args: &JoinArgs) -> Outcome {
-    let (source, data_dir, format) = (args.source.as_deref(), &args.data_dir, args.output.output);
+    let (data_dir, format) = (&args.data_dir, args.output.output);
+    let place = if args.kube.kube { Some(join_kube::installation(&args.kube).await?) } else { None };
     let mut contact = Contact::open(federator, token).await.map_err(|error| failure(&error))?;
     let (mut plan, placement) = contact.plan(token, Vec::new()).await.map_err(|error| failure(&error))?;
-    let member = data_dir.as_ref().and_then(|dir| AgentFile::read(dir).ok());
-    if member.is_some_and(|member| member.cluster != placement.cluster) {
+    let member = data_dir.as_ref().and_then(|dir| AgentFile::read(dir).ok()).map(|file| file.cluster.to_string());
+    let member = match &place {
+        Some(place) => join_kube::joined_as(place).await?,
+        None => member,
+    };
+    if member.is_some_and(|member| member != placement.cluster.as_str()) {
         return Err(failure(&EnrollError::Refused));
     }
     let mut addresses = check("pass", "no objects were named with --source".to_owned(), None);
-    if let Some(source) = source {
-        let objects = read(source, &placement)?;
+    let objects = match (&place, &args.source) {
+        (Some(place), _) => Some(list(place, &placement).await?),
+        (None, Some(source)) => Some(read(source, &placement)?),
+        (None, None) => None,
+    };
+    if let Some(objects) = objects {
         addresses = judge(&objects.errors());
         let offers = offers(&objects).iter().map(pb::PlannedOffer::from).collect();
         plan = contact.plan(token, offers).await.map_err(|error| failure(&error))?.0;
@@ -93,17 +109,44 @@ fn read(source: &str, placement: &Placement) -> Result<LastGood, Failure> {
     if !Path::new(path).is_dir() {
         return Err(Failure::bad_input(format!("--source {source}: {path} is no directory")));
     }
-    let bounds = Bounds {
+    let mut walker = Walker::new(PathBuf::from(path), []);
+    let walk = walker.walk(true, |_path, _stamp| false);
+    let mut objects = LastGood::new(Scope::Cluster, Some(bounds(placement)));
+    objects.set_walk_errors(walker.errors().to_vec());
+    let _all_new = objects.apply(walk.changes);
+    Ok(objects)
+}
+
+/// What an agent would be held to.
+fn bounds(placement: &Placement) -> Bounds {
+    Bounds {
         networks: placement.networks.clone(),
         regions: placement.regions.clone(),
         zones: placement.zones.clone(),
         gateway_cidrs: placement.gateway_cidrs.clone(),
+    }
+}
+
+/// The objects of an API server, each kind listed once, as its agent would read them.
+async fn list(place: &Place, placement: &Placement) -> Result<LastGood, Failure> {
+    let selection = Selection { scope: Scope::Member, fleet_namespace: None };
+    let mut server = ApiServer::new(&place.client, &selection, []);
+    let mut objects = LastGood::new(Scope::Member, Some(bounds(placement)));
+    let listed = async {
+        while !server.kinds().is_settled() {
+            let changes = server.next(clock::instant).await;
+            let _all_new = objects.apply(changes);
+        }
     };
-    let mut walker = Walker::new(PathBuf::from(path), []);
-    let walk = walker.walk(true, |_path, _stamp| false);
-    let mut objects = LastGood::new(Scope::Cluster, Some(bounds));
-    objects.set_walk_errors(walker.errors().to_vec());
-    let _all_new = objects.apply(walk.changes);
+    let late = tokio::time::timeout(LISTED_WITHIN, listed).await.is_err();
+    let faults = server.kinds().faults(clock::instant());
+    if late {
+        let missing = server.kinds().iter().filter(|(_, watched)| !watched.is_settled());
+        let missing = missing.map(|(kind, _)| kind.to_string()).collect::<Vec<_>>().join(", ");
+        let why = faults.first().map(|fault| format!(": {}", fault.message)).unwrap_or_default();
+        return Err(Failure::failed(format!("the API server did not list {missing} within {LISTED_WITHIN:?}{why}")));
+    }
+    objects.set_walk_errors(faults);
     Ok(objects)
 }
 
@@ -156,9 +199,11 @@ fn check(result: &str, message: String, remedy: Option<&str>) -> pb::PlanCheck {
 /// Objects that the token does not allow fail; other faults warn, since they would not be offered.
 fn judge(errors: &[ObjectError]) -> pb::PlanCheck {
     let is_outside = |e: &&ObjectError| e.code == Code::NotAllowed;
-    let place = |e: &ObjectError| {
-        let file = e.file.as_deref().unwrap_or_default();
-        format!("{file}:{}:{}: {}", e.line.unwrap_or_default(), e.column.unwrap_or_default(), e.message)
+    // Objects of an API server have no lines.
+    let place = |e: &ObjectError| match (e.file.as_deref(), e.line, e.column) {
+        (Some(file), Some(line), Some(column)) => format!("{file}:{line}:{column}: {}", e.message),
+        (Some(file), ..) => format!("{file}: {}", e.message),
+        (None, ..) => e.message.clone(),
     };
     let outside: Vec<String> = errors.iter().filter(is_outside).map(place).collect();
     if !outside.is_empty() {

@@ -1,0 +1,128 @@
+//! Edge. The checks of what a release is made of besides its Deployments: names, addresses, and what outlives a pod.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use kube::{Api, Client};
+
+use super::{Found, id, refused};
+use crate::exit::Failure;
+use crate::verbs::dns;
+
+/// ConfigMaps that CoreDNS reads: what most installations have, and what some let their users write.
+const CORE_DNS: [&str; 2] = ["coredns", "coredns-custom"];
+/// Where they are.
+const SYSTEM: &str = "kube-system";
+/// Addresses of gateways, `IP:PORT` and `,` between.
+const ADDRESSES: &str = "federation.meshfed.io/gateway-addresses";
+/// Addresses that are dialled.
+const ADDRESSES_MAX: usize = 64;
+/// How long an address may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Whether the cluster's own DNS hands imported names to the agent. It is what pods without a sidecar resolve by; those
+/// with one do without. None: there is no agent to hand them to.
+pub(super) async fn cluster_dns(client: &Client, namespace: &str) -> Result<Option<Found>, Failure> {
+    let services: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let agent = services.get_opt("meshfed-agent").await.map_err(|error| refused(&error))?;
+    let Some(agent) = agent else { return Ok(None) };
+    let addresses = dns::cluster_ips(&agent);
+    let wanted = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let remedy = format!(
+        "append what 'meshfed dns corefile -n {namespace}' prints to the Corefile; pods with a sidecar do without it"
+    );
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), SYSTEM);
+    let mut texts = Vec::new();
+    for name in CORE_DNS {
+        match maps.get_opt(name).await {
+            Ok(map) => texts.extend(map.and_then(|map| map.data).into_iter().flat_map(|data| data.into_values())),
+            Err(kube::Error::Api(status)) if status.code == 403 => {
+                let message = format!("not looked at: ConfigMap {name} of {SYSTEM} may not be read by whom we are");
+                return Ok(Some(Found::warn(id::DNS, message, format!("allow it, or leave out {}", id::DNS.0))));
+            }
+            Err(error) => return Err(refused(&error)),
+        }
+    }
+    let domain = dns::DOMAIN;
+    if texts.is_empty() {
+        let message = format!("{SYSTEM} has no ConfigMap coredns, so its DNS is not known");
+        let remedy = format!("see to it that it forwards {domain} to {wanted}; pods with a sidecar do without it");
+        return Ok(Some(Found::warn(id::DNS, message, remedy)));
+    }
+    let targets: Vec<String> = texts.iter().filter_map(|text| dns::forwards(text, domain)).flatten().collect();
+    let is_ours = |target: &String| {
+        let target = target.trim_start_matches("dns://");
+        let host = target.strip_suffix(":53").unwrap_or(target).trim_matches(['[', ']']);
+        host.parse().is_ok_and(|ip| addresses.contains(&ip))
+    };
+    Ok(Some(if targets.iter().any(is_ours) {
+        Found::pass(id::DNS, format!("CoreDNS forwards {domain} to the agent at {wanted}"))
+    } else if targets.is_empty() {
+        Found::warn(id::DNS, format!("CoreDNS does not know {domain}"), remedy)
+    } else {
+        let message = format!("CoreDNS forwards {domain} to {}, and the agent is at {wanted}", targets.join(" "));
+        Found::warn(id::DNS, message, remedy)
+    }))
+}
+
+/// Whether the addresses at which other clusters are told to find this one's gateways accept connections.
+pub(super) async fn gateway_addresses(client: &Client, namespace: &str) -> Result<Found, Failure> {
+    const SET: &str = "set gateway.addresses of helm/meshfed-cluster to addresses that other clusters reach";
+    let services: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let gateway = services.get_opt("meshfed-eastwest").await.map_err(|error| refused(&error))?;
+    let addresses = gateway.as_ref().map(announced).unwrap_or_default();
+    if addresses.is_empty() {
+        let message = "Service meshfed-eastwest has no address outside of the cluster: nothing is offered to others";
+        return Ok(Found::fail(id::ADDRESSES, message, format!("{SET}, or wait for its load balancer")));
+    }
+    let dialled = join_all(addresses.iter().take(ADDRESSES_MAX).map(|address| async move {
+        match tokio::time::timeout(CONNECT, tokio::net::TcpStream::connect(address.as_str())).await {
+            Ok(Ok(_connection)) => None,
+            Ok(Err(error)) => Some(format!("{address}: {error}")),
+            Err(_late) => Some(format!("{address}: no answer within {CONNECT:?}")),
+        }
+    }));
+    let lost: Vec<String> = dialled.await.into_iter().flatten().collect();
+    Ok(if lost.is_empty() {
+        Found::pass(id::ADDRESSES, format!("gateways accept connections from here at {}", addresses.join(", ")))
+    } else {
+        let message = format!("gateways do not accept connections from here: {}", lost.join("; "));
+        let remedy =
+            format!("{SET}, open the port, or leave this out where we cannot reach them: --skip {}", id::ADDRESSES.0);
+        Found::fail(id::ADDRESSES, message, remedy)
+    })
+}
+
+/// Where others are told to find gateways: the first that there is of annotation, external IPs and load balancer
+/// (`contracts.md` 1.9).
+fn announced(service: &Service) -> Vec<String> {
+    let spec = service.spec.as_ref();
+    let port = spec.and_then(|s| s.ports.as_ref()?.iter().find(|p| p.name.as_deref() == Some("tls"))).map(|p| p.port);
+    let at = |host: &String| {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        Some(format!("{host}:{}", port?))
+    };
+    if let Some(list) = service.metadata.annotations.as_ref().and_then(|a| a.get(ADDRESSES)) {
+        return list.split(',').map(|address| address.trim().to_owned()).filter(|a| !a.is_empty()).collect();
+    }
+    if let Some(external) = spec.and_then(|s| s.external_ips.as_ref()).filter(|ips| !ips.is_empty()) {
+        return external.iter().filter_map(at).collect();
+    }
+    let balancer = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref());
+    let ingress = balancer.into_iter().flatten();
+    ingress.filter_map(|i| i.ip.as_ref().or(i.hostname.as_ref())).filter_map(at).collect()
+}
+
+/// Whether what a hub knows outlives its pod.
+pub(super) fn hub_volume(hub: &Deployment) -> Found {
+    let pod = hub.spec.as_ref().and_then(|s| s.template.spec.as_ref());
+    let data = pod.and_then(|p| p.volumes.as_ref()?.iter().find(|v| v.name == "data"));
+    if data.is_some_and(|v| v.empty_dir.is_none()) {
+        return Found::pass(id::HUB_VOLUME, "the hub's data is on a volume of its own");
+    }
+    let message = "the hub's data is in its pod: root key, members and tokens, the whole fleet, end with it";
+    let remedy = "for more than a trial: install helm/meshfed-hub with persistence.enabled=true, and join again";
+    Found::warn(id::HUB_VOLUME, message, remedy)
+}
