@@ -243,3 +243,65 @@ fn the_hub_shows_members_as_clusters() {
     let get = ["get", "clusters.federation.meshfed.io", "south", "-o", path];
     world.api.until(&get, "DiffersFromToken 10.9.0.0/16", SOON);
 }
+
+/// `join --kube --plan` judges the objects of the cluster by the token, asks the hub what would merge, and writes nothing;
+/// without kinds or release there is nothing to plan.
+///
+/// Mutations seen to fail: `list` gives no objects; `installation` not asked.
+#[test]
+fn a_plan_reads_the_cluster_and_writes_nothing() {
+    let bare = ApiServer::start();
+    let world = World::start(&[]);
+    let token = world.fleet.token(None, "east", &["--network", "net-east=10.1.0.0/16", "--region", "eu"]);
+    let plan = |api: &ApiServer, more: &[&str]| {
+        let mut plan = Command::new(meshfed());
+        plan.args(["join", &world.fleet.grpc(), "--kube", "--plan", "--token-file"]).arg(&token).args(more);
+        run(plan.arg("--kubeconfig").arg(api.kubeconfig()))
+    };
+    let nowhere = plan(&bare, &[]);
+    assert!(nowhere.code == 65 && nowhere.stderr.contains("no kind Membership"), "{nowhere:?}");
+
+    // Kinds of others are not there: it says so, and plans with what there is.
+    let body = |output: &Output| serde_json::from_str::<Value>(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let judged = |body: &Value, id: &str| {
+        let all = body["checks"].as_array().unwrap();
+        let check = all.iter().find(|c| c["id"] == id).unwrap();
+        (check["result"].as_str().unwrap().to_owned(), check["message"].as_str().unwrap().to_owned())
+    };
+    let without = plan(&world.api, &["-o", "json"]);
+    let (result, message) = judged(&body(&without), "AddressesAllowed");
+    assert!(without.code == 0 && result == "warn" && message.contains("ServiceExport"), "{message}");
+    for file in ["multicluster.x-k8s.io_serviceexports", "networking.istio.io_workloadentries"] {
+        let path = meshfed_e2e::binary::workspace().join(format!("helm/meshfed-crds/files/{file}.yaml"));
+        world.api.apply(&std::fs::read_to_string(path).unwrap());
+    }
+    let _ready = world.api.ok(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]);
+    let objects = |address: &str| {
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop}}\n---\n\
+             apiVersion: v1\nkind: Service\nmetadata: {{name: b, namespace: shop}}\n\
+             spec: {{selector: {{app: b}}, ports: [{{name: http, port: 8080, appProtocol: http}}]}}\n---\n\
+             apiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceExport\nmetadata: {{name: b, namespace: shop}}\n---\n\
+             apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: b-1, namespace: shop}}\n\
+             spec: {{address: {address}, ports: {{http: 8080}}, labels: {{app: b}}, serviceAccount: b, network: net-east}}\n"
+        )
+    };
+    world.api.apply(&objects("10.9.0.1"));
+    let outside = plan(&world.api, &["-o", "json"]);
+    let (result, message) = judged(&body(&outside), "AddressesAllowed");
+    assert!(
+        result == "fail" && message.contains("WorkloadEntry/shop/b-1: ") && message.contains("10.9.0.1"),
+        "{message}"
+    );
+    assert_eq!((outside.code, &body(&outside)["allowed"]), (79, &Value::Bool(false)));
+    world.api.apply(&objects("10.1.0.1"));
+    let inside = plan(&world.api, &["-o", "json"]);
+    assert_eq!((inside.code, &body(&inside)["newServices"][0]), (0, &"shop/b".into()), "{inside:?}");
+    let read = plan(&world.api, &[]);
+    assert!(read.code == 0 && read.stdout.contains("new services: shop/b"), "{read:?}");
+
+    let written = ["-n", RELEASE, "get", "secret/meshfed-join", "membership/meshfed", "--ignore-not-found"];
+    assert_eq!(world.api.ok(&written), "");
+    let tokens = world.fleet.curl_api("tokens").stdout;
+    assert!(tokens.contains("\"state\":\"unused\""), "{tokens}");
+}
