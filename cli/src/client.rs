@@ -126,7 +126,8 @@ impl Client {
         let mut body = first.json()?;
         let mut all = items(&body);
         while let Some(next) = body.get("continue").and_then(serde_json::Value::as_str).map(encode) {
-            body = self.get(&format!("{path}?continue={next}")).await?.ok()?.json()?;
+            let and = if path.contains('?') { '&' } else { '?' };
+            body = self.get(&format!("{path}{and}continue={next}")).await?.ok()?.json()?;
             all.extend(items(&body));
         }
         Ok(Answer { body: serde_json::json!({ "items": all }).to_string().into(), ..first })

@@ -273,8 +273,10 @@ pub struct MergePreview {
 pub trait FleetRead: Send + Sync + 'static {
     /// Facts of one member; None when it had no session since this hub started.
     fn cluster(&self, name: &ClusterName) -> Option<ClusterFacts>;
-    /// All exported services by namespace and name, without `exports`; `revision` is filled in by the caller.
-    fn services(&self) -> Vec<http::Service>;
+    /// The exported services that are wanted, by their name and the labels that their import bears, in the order of their
+    /// names and without `exports`; `revision` is filled in by the caller.
+    fn services(&self, wanted: &(dyn Fn(&ServiceName, &BTreeMap<String, String>) -> bool + Sync))
+    -> Vec<http::Service>;
     /// One exported service, with `exports`; `revision` is filled in by the caller.
     fn service(&self, name: &ServiceName) -> Option<http::Service>;
     /// The exporters of a port that do not export it to `to`, one row per (cluster, network) with the number of ready

@@ -11,6 +11,9 @@ use crate::output::{Column, OutputArgs, age, column, items, names, show, text, w
 pub struct ClustersArgs {
     /// Show this cluster alone
     name: Option<String>,
+    /// Those whose labels match, say env=prod,!legacy
+    #[arg(short = 'l', long, value_name = "SELECTOR", conflicts_with = "name")]
+    selector: Option<String>,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
@@ -46,7 +49,8 @@ pub async fn run(args: ClustersArgs) -> Outcome {
         let answer = client.get(&format!("clusters/{}", encode(name))).await?.ok()?;
         show(args.output.output, &answer, |body| vec![body.clone()], COLUMNS)?;
     } else {
-        let answer = client.list("clusters", args.output.output).await?;
+        let selected = args.selector.as_deref().map(|s| format!("?labelSelector={}", encode(s))).unwrap_or_default();
+        let answer = client.list(&format!("clusters{selected}"), args.output.output).await?;
         show(args.output.output, &answer, items, COLUMNS)?;
     }
     Ok(0)

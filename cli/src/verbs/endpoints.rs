@@ -50,14 +50,33 @@ impl FromStr for Target {
     }
 }
 
+impl Target {
+    /// Reads what was written; a name alone is of the namespace that was named beside it, and of no other.
+    ///
+    /// # Errors
+    /// In words: no form that is known, or two namespaces.
+    pub fn read(text: &str, namespace: Option<&str>) -> Result<Self, String> {
+        let Some(wanted) = namespace else { return text.parse() };
+        let target: Self =
+            if text.contains(['/', '.']) { text.parse()? } else { format!("{wanted}/{text}").parse()? };
+        if target.namespace != wanted {
+            return Err(format!("'{text}' is not of namespace {wanted}; name it once"));
+        }
+        Ok(target)
+    }
+}
+
 /// Arguments of `meshfed endpoints`.
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   meshfed endpoints shop/b:8080 --from west
   meshfed endpoints b.shop.svc.clusterset.local:8080 --from west/shop/a -o wide")]
 pub struct EndpointsArgs {
-    /// NAMESPACE/NAME or a host name, with optional :PORT [default: the service's only port]
-    service: Target,
+    /// NAMESPACE/NAME, a host name, or with -n a NAME, with optional :PORT [default: the service's only port]
+    service: String,
+    /// The namespace of a NAME
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
     /// The cluster whose clients ask, or one client of it [default: the only cluster]
     #[arg(long, value_name = "CLUSTER[/NS/SA[/NAME]]")]
     from: Option<String>,
@@ -96,8 +115,9 @@ const COLUMNS: &[Column] = &[
 
 /// Shows what a client of a cluster is handed for a service port.
 pub async fn run(args: EndpointsArgs) -> Outcome {
+    let target = Target::read(&args.service, args.namespace.as_deref()).map_err(Failure::usage)?;
     let client = Client::new(&args.server)?;
-    let service = format!("services/{}/{}", encode(&args.service.namespace), encode(&args.service.name));
+    let service = format!("services/{}/{}", encode(&target.namespace), encode(&target.name));
     let (from, workload) =
         match args.from.as_deref().map(|from| from.split_once('/').map_or((from, None), |(c, w)| (c, Some(w)))) {
             Some((cluster, workload)) => (cluster.to_owned(), workload.map(str::to_owned)),
@@ -107,7 +127,7 @@ pub async fn run(args: EndpointsArgs) -> Outcome {
         return Err(Failure::usage("--from and --client name a client each: leave one of them out"));
     }
     let workload = workload.or(args.client);
-    let port = match args.service.port {
+    let port = match target.port {
         Some(port) => port,
         None => only_port(&client, &service).await?,
     };
@@ -228,6 +248,16 @@ mod tests {
         let b = Target { namespace: "shop".into(), name: "b".into(), port: Some(8080) };
         assert_eq!("shop/b:8080".parse::<Target>().unwrap(), b);
         assert_eq!("b.shop.svc.clusterset.local:8080".parse::<Target>().unwrap(), b);
+        for (text, namespace, wanted) in [
+            ("b", Some("shop"), Some(("shop", None))),
+            ("b:8080", Some("shop"), Some(("shop", Some(8080)))),
+            ("shop/b", Some("shop"), Some(("shop", None))),
+            ("shop/b", Some("other"), None),
+            ("b", None, None),
+        ] {
+            let read = Target::read(text, namespace).ok();
+            assert_eq!(read.as_ref().map(|t| (&*t.namespace, t.port)), wanted, "{text} {namespace:?}");
+        }
         for bad in [
             "b",
             "b.shop",

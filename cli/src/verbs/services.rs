@@ -4,14 +4,24 @@ use serde_json::Value;
 
 use super::endpoints::Target;
 use crate::client::{Client, ServerArgs, encode};
-use crate::exit::Outcome;
+use crate::exit::{Failure, Outcome};
 use crate::output::{Column, OutputArgs, column, items, show, text, wide};
 
 /// Arguments of `meshfed services`.
 #[derive(clap::Args)]
 pub struct ServicesArgs {
-    /// Show this service alone: NAMESPACE/NAME or its host name
-    service: Option<Target>,
+    /// Show this service alone: NAMESPACE/NAME, its host name, or with -n its NAME
+    #[arg(conflicts_with = "selector")]
+    service: Option<String>,
+    /// Those of one namespace
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// Those of all namespaces, which is the default
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
+    /// Those whose exported labels match, say tier=front,!legacy
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    selector: Option<String>,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
@@ -39,11 +49,17 @@ fn ports(service: &Value) -> String {
 /// Lists the services, or shows one.
 pub async fn run(args: ServicesArgs) -> Outcome {
     let client = Client::new(&args.server)?;
-    if let Some(Target { namespace, name, .. }) = &args.service {
-        let answer = client.get(&format!("services/{}/{}", encode(namespace), encode(name))).await?.ok()?;
+    if let Some(service) = &args.service {
+        let Target { namespace, name, .. } =
+            Target::read(service, args.namespace.as_deref()).map_err(Failure::usage)?;
+        let answer = client.get(&format!("services/{}/{}", encode(&namespace), encode(&name))).await?.ok()?;
         show(args.output.output, &answer, |body| vec![body.clone()], COLUMNS)?;
     } else {
-        let answer = client.list("services", args.output.output).await?;
+        let asked = [("namespace", &args.namespace), ("labelSelector", &args.selector)];
+        let asked = asked.iter().filter_map(|(key, value)| Some(format!("{key}={}", encode(value.as_ref()?))));
+        let asked = asked.collect::<Vec<_>>().join("&");
+        let path = if asked.is_empty() { "services".to_owned() } else { format!("services?{asked}") };
+        let answer = client.list(&path, args.output.output).await?;
         show(args.output.output, &answer, items, COLUMNS)?;
     }
     Ok(0)

@@ -11,8 +11,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use kube::core::{Selector, SelectorExt as _};
 use meshfed_api::http::{self, ProblemKind};
-use meshfed_model::names::{ClusterName, ServiceName};
+use meshfed_model::names::{ClusterName, Namespace, ServiceName};
 use meshfed_runtime::clock;
 use serde::Serialize;
 use serde_json::Value;
@@ -23,6 +24,7 @@ use super::problem::{Answer, DRY_RUN, json, names, refuse, repeated, shown};
 use super::query::{self, Query};
 use super::read::{Facts, Sight};
 use super::router::{Shared, bearer};
+use super::selector;
 use super::serve::Peer;
 use crate::fleet::{EndpointsError, EndpointsQuery};
 use crate::operations::{Refused, WouldBe};
@@ -61,7 +63,7 @@ impl Shared {
 
     fn list<T: Serialize>(
         &self,
-        name: &'static str,
+        name: &str,
         wanted: page::Wanted,
         revision: u64,
         items: &[T],
@@ -71,12 +73,12 @@ impl Shared {
             tracing::error!(error = %e, "an answer could not be written");
             Refused::new(ProblemKind::Internal, "the answer could not be written")
         })?;
-        let listed = Listed { name, revision, items: Arc::new(items) };
+        let listed = Listed { name: name.to_owned(), revision, items: Arc::new(items) };
         Ok(self.kept.lock().unwrap_or_else(PoisonError::into_inner).page(&listed, wanted))
     }
 
     /// A later page of a list that is kept.
-    fn later_page(&self, name: &'static str, wanted: page::Wanted) -> Result<Option<http::Page<Value>>, Refused> {
+    fn later_page(&self, name: &str, wanted: page::Wanted) -> Result<Option<http::Page<Value>>, Refused> {
         let Some(cursor) = wanted.cursor else { return Ok(None) };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let listed = kept.find(name, cursor)?;
@@ -104,14 +106,33 @@ pub(super) async fn status(State(shared): Shares, RawQuery(raw): RawQuery, heade
     Ok(shown(&status, &status.revision, held_unless_stale(&headers, stale)))
 }
 
+/// The parameter by which lists are narrowed to what bears labels.
+const LABELS: &str = "labelSelector";
+
+/// What is selected; everything where nothing is asked.
+fn selector(query: &Query) -> Result<Selector, Refused> {
+    match query.get(LABELS) {
+        None => Ok(Selector::default()),
+        Some(_given) => query.required(LABELS, |text: &str| selector::read(text)),
+    }
+}
+
 pub(super) async fn clusters(State(shared): Shares, RawQuery(raw): RawQuery, headers: HeaderMap) -> Answer {
-    let wanted = page::wanted("clusters", &Query::parse(raw.as_deref(), &["limit", "continue"])?)?;
-    if let Some(page) = shared.later_page("clusters", wanted)? {
+    let query = Query::parse(raw.as_deref(), &["limit", "continue", LABELS])?;
+    let selector = selector(&query)?;
+    let list = format!("clusters?{selector}");
+    let wanted = page::wanted(&list, &query)?;
+    if let Some(page) = shared.later_page(&list, wanted)? {
         return Ok(shown(&page, &page.revision, None));
     }
-    let (revision, clusters) = shared.sight(|sight| (sight.revision, sight.clusters()));
+    let (revision, mut clusters) = shared.sight(|sight| (sight.revision, sight.clusters()));
+    let members = Arc::clone(&shared.api.members.borrow());
+    clusters.retain(|cluster| {
+        let member = members.members.iter().find(|(name, _)| name.as_str() == cluster.name);
+        member.map_or_else(|| selector.selects_all(), |(_, member)| selector.matches(&member.member.labels))
+    });
     let stale = clusters.iter().any(|c| is_silent(c.freshness));
-    let page = shared.list("clusters", wanted, revision, &clusters)?;
+    let page = shared.list(&list, wanted, revision, &clusters)?;
     Ok(shown(&page, &page.revision, held_unless_stale(&headers, stale)))
 }
 
@@ -152,17 +173,26 @@ pub(super) async fn cluster(
 }
 
 pub(super) async fn services(State(shared): Shares, RawQuery(raw): RawQuery, headers: HeaderMap) -> Answer {
-    let wanted = page::wanted("services", &Query::parse(raw.as_deref(), &["limit", "continue"])?)?;
-    if let Some(page) = shared.later_page("services", wanted)? {
+    let query = Query::parse(raw.as_deref(), &["limit", "continue", "namespace", LABELS])?;
+    let selector = selector(&query)?;
+    let namespace = query
+        .get("namespace")
+        .map(|_given| query.required("namespace", |text: &str| Namespace::new(text)))
+        .transpose()?;
+    let list = format!("services?{}?{selector}", namespace.as_ref().map(Namespace::as_str).unwrap_or_default());
+    let wanted = page::wanted(&list, &query)?;
+    if let Some(page) = shared.later_page(&list, wanted)? {
         return Ok(shown(&page, &page.revision, None));
     }
     let revision = shared.api.revisions.current();
-    let mut services = shared.api.fleet.services();
+    let mut services = shared.api.fleet.services(&|name, labels| {
+        namespace.as_ref().is_none_or(|wanted| name.namespace == *wanted) && selector.matches(labels)
+    });
     for service in &mut services {
         service.revision = revision.to_string();
         service.exports = None;
     }
-    let page = shared.list("services", wanted, revision, &services)?;
+    let page = shared.list(&list, wanted, revision, &services)?;
     Ok(shown(&page, &page.revision, if_none_match(&headers)))
 }
 

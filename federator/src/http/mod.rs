@@ -13,6 +13,7 @@ mod renewal;
 mod rest;
 mod router;
 mod seat;
+mod selector;
 mod serve;
 
 use std::sync::Arc;

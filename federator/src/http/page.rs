@@ -18,8 +18,8 @@ const KEPT_MAX: usize = 16;
 /// A list at one revision.
 #[derive(Debug, Clone)]
 pub(super) struct Listed {
-    /// Which list.
-    pub(super) name: &'static str,
+    /// Which list, and what was asked of it.
+    pub(super) name: String,
     /// The revision shown.
     pub(super) revision: u64,
     /// In the order of their names.
@@ -47,8 +47,9 @@ pub(super) struct Wanted {
 
 fn cursor(name: &str, text: &str) -> Option<Cursor> {
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-    let mut parts = text.split('/');
-    let (of, revision, offset, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else { return None };
+    // From the end: what was asked of a list may hold anything.
+    let mut parts = text.rsplitn(3, '/');
+    let (offset, revision, of) = (parts.next()?, parts.next()?, parts.next()?);
     if of != name {
         return None;
     }
@@ -56,7 +57,7 @@ fn cursor(name: &str, text: &str) -> Option<Cursor> {
 }
 
 /// Reads `limit` and `continue`.
-pub(super) fn wanted(name: &'static str, query: &Query) -> Result<Wanted, Refused> {
+pub(super) fn wanted(name: &str, query: &Query) -> Result<Wanted, Refused> {
     let limit = match query.get("limit") {
         None => PAGE_MAX,
         Some(text) => text.parse().ok().filter(|n| (1..=PAGE_MAX).contains(n)).ok_or_else(|| {
@@ -77,7 +78,7 @@ pub(super) fn wanted(name: &'static str, query: &Query) -> Result<Wanted, Refuse
 
 impl Kept {
     /// The list that a later page belongs to.
-    pub(super) fn find(&self, name: &'static str, cursor: Cursor) -> Result<Listed, Refused> {
+    pub(super) fn find(&self, name: &str, cursor: Cursor) -> Result<Listed, Refused> {
         let found = self.0.iter().find(|l| l.name == name && l.revision == cursor.revision);
         found.filter(|l| cursor.offset <= l.items.len()).cloned().ok_or_else(|| {
             let detail =

@@ -78,8 +78,14 @@ impl FleetRead for Fake {
     fn cluster(&self, name: &ClusterName) -> Option<ClusterFacts> {
         self.facts.get(name).cloned()
     }
-    fn services(&self) -> Vec<shape::Service> {
-        self.services.lock().unwrap().clone()
+    fn services(
+        &self,
+        wanted: &(dyn Fn(&ServiceName, &BTreeMap<String, String>) -> bool + Sync),
+    ) -> Vec<shape::Service> {
+        // What is called NAME bears the label `name: NAME`.
+        let bears = |s: &shape::Service| BTreeMap::from([("name".to_owned(), s.name.clone())]);
+        let all = self.services.lock().unwrap().clone();
+        all.into_iter().filter(|s| wanted(&ServiceName::new(&s.namespace, &s.name).unwrap(), &bears(s))).collect()
     }
     fn service(&self, name: &ServiceName) -> Option<shape::Service> {
         self.services.lock().unwrap().iter().find(|s| s.name == name.name()).cloned()
@@ -171,7 +177,7 @@ fn member(name: &str, state: MemberState) -> (ClusterName, Member) {
     let member = model::Member {
         cluster: cluster_name(name),
         trust_domain: TrustDomain::new(format!("{name}.mesh.example")).unwrap(),
-        labels: BTreeMap::new(),
+        labels: if name == "east" { [("env".to_owned(), "prod".to_owned())].into() } else { BTreeMap::new() },
         drained: false,
         networks: vec![],
         gateway_cidrs: BTreeSet::new(),

@@ -33,10 +33,15 @@ impl FleetRead for Hub {
         self.with(|state| cluster_facts(state, name, now, &self.inputs.fleet))
     }
 
-    fn services(&self) -> Vec<http::Service> {
+    fn services(
+        &self,
+        wanted: &(dyn Fn(&ServiceName, &BTreeMap<String, String>) -> bool + Sync),
+    ) -> Vec<http::Service> {
         self.with(|state| {
-            let names: Vec<&ServiceName> = state.catalog().exporters().map(|(name, _)| name).collect();
-            names.into_iter().filter_map(|name| service(state, name, false)).collect()
+            let catalog = state.catalog();
+            let merged = catalog.exporters().filter_map(|(name, _)| Some((name, catalog.merged(name)?)));
+            let chosen = merged.filter(|(name, merged)| wanted(name, &merged.exported.labels));
+            chosen.filter_map(|(name, _)| service(state, name, false)).collect()
         })
     }
 
