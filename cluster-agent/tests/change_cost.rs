@@ -181,13 +181,13 @@ impl World {
 /// Allocations that one more proxy of a class may cost: a response for it, and its acknowledgement.
 const PER_PROXY: u64 = 40;
 
-/// Allocations of one change; it was measured as 216, and as 184 before imports were mirrored and named (docs/owed.md).
-const PER_CHANGE: u64 = 235;
+/// Allocations of one change; it was measured as 202, and as 184 before a service was the merger of its exports.
+const PER_CHANGE: u64 = 220;
 
 /// It was 4,923 with 10 services and 5,545 with 1,000.
 ///
-/// Mutations seen to fail: `await_endpoints` clones the names that were asked for (224 with many services);
-/// `is_own_alone` is false (215).
+/// Mutations seen to fail: `await_endpoints` clones the names that were asked for (40 more with many services);
+/// `is_own_alone` is false (31 more).
 #[test]
 fn a_change_costs_the_same_with_few_and_with_many_services() {
     let few = World::new(5, 100, 1).cost();
@@ -218,5 +218,5 @@ fn an_endpoint_holds_little_memory() {
     assert!(each < HELD_PER_ENDPOINT, "{each} bytes per endpoint");
 }
 
-/// Measured as 2,811, with some room; it was 2,310 before pods and slices were indexed (docs/owed.md).
-const HELD_PER_ENDPOINT: i64 = 2880;
+/// Measured as 2,460, with some room; it was 2,310 before pods and slices were indexed.
+const HELD_PER_ENDPOINT: i64 = 2520;

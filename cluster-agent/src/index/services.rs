@@ -355,6 +355,9 @@ impl Index {
     }
 }
 
+/// More than a server name has beside the names of service and namespace.
+const SNI_AROUND: usize = 64;
+
 /// Why a service cannot be exported at all.
 pub(super) struct Unofferable {
     field: &'static str,
@@ -365,7 +368,9 @@ pub(super) struct Unofferable {
 /// Finds what no hub would take of a service: one such resource would end the cluster's session, again and again.
 pub(super) fn unofferable(service: &LocalService) -> Option<Unofferable> {
     let long = |port: u16| sni(&service.name, port, &SubsetName::all(), CLUSTERSET_DOMAIN).len() > SNI_MAX;
-    if let Some(port) = service.ports.iter().map(|p| p.port).find(|port| long(*port)) {
+    // Asked at each change of an endpoint: most names are too short for it to be worth writing them.
+    let is_short = service.name.name().len() + service.name.namespace.as_str().len() + SNI_AROUND <= SNI_MAX;
+    if let Some(port) = service.ports.iter().map(|p| p.port).find(|port| !is_short && long(*port)) {
         let message = format!("the server name of port {port} passes {SNI_MAX} characters");
         return Some(Unofferable { field: "metadata.name", message, remedy: "give it a shorter name" });
     }

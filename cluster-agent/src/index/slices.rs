@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use meshfed_crds::{Body, EndpointSliceObject, Object, SliceEndpoint, WorkloadPorts};
 use meshfed_model::names::{Namespace, ServiceName};
+use meshfed_model::sorted::SortedSet;
 
 use super::{Dirty, Index, WorkloadKey};
 
@@ -127,7 +128,7 @@ pub(super) struct Slices {
     /// The services whose slices list a workload.
     listing: BTreeMap<WorkloadKey, BTreeSet<ServiceName>>,
     /// Who has an address.
-    owners: BTreeMap<Place, BTreeSet<WorkloadKey>>,
+    owners: BTreeMap<Place, SortedSet<WorkloadKey>>,
     /// The services with an endpoint that names no pod, by its address: who has the address is the endpoint.
     nameless: BTreeMap<Place, BTreeMap<ServiceName, usize>>,
 }
