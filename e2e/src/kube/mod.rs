@@ -1,14 +1,16 @@
 //! Edge. Real Kubernetes: API servers alone ([`ApiServer`], some four seconds, as many side by side as wanted) and whole
 //! one-node clusters ([`Cluster`], some ten seconds), all from unmodified upstream programs. `e2e/kube/` builds them into
-//! a cache outside the work tree, on first use.
+//! a cache outside the work tree, on first use. [`Fleet`] is the product on two of those clusters.
 
 mod api_server;
 mod client;
 mod cluster;
+pub mod fleet;
 
 pub use api_server::ApiServer;
 pub use client::Client;
 pub use cluster::Cluster;
+pub use fleet::Fleet;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
