@@ -8,8 +8,9 @@
 //! every client do (RFC 9112 9.3.1, 9.5). All else is an error for it, too: a request on a new connection that gets no
 //! answer, an answer that breaks off, any other status, a raw TCP exchange that is cut.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -23,6 +24,10 @@ const PACE: Duration = Duration::from_millis(25);
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Errors of one client that are kept as text.
 const ERRORS_KEPT: usize = 20;
+/// Different short answers of one client that are counted apart.
+const ANSWERS_KEPT: usize = 16;
+/// An answer is short up to this many bytes: the name of a pod.
+const ANSWER_BYTES: usize = 64;
 /// Bytes of one raw TCP exchange: more than one TLS record of a segment's size.
 const PAYLOAD: usize = 3000;
 
@@ -33,6 +38,10 @@ pub enum Client {
     HttpNew(SocketAddr, String),
     /// GET over a proxy on one kept connection.
     HttpKept(SocketAddr, String),
+    /// GET from the server that the URL names, as an application knows it: the name is asked anew for each connection.
+    DirectNew(String),
+    /// The same on one kept connection.
+    DirectKept(String),
     /// Raw TCP, a connection each: bytes out, end of stream, the same bytes back, end of stream.
     TcpNew(SocketAddr),
     /// Raw TCP on one connection that lasts as long as the load.
@@ -55,6 +64,7 @@ struct Tally {
     waited: AtomicU64,
     repeated: AtomicU64,
     failed: AtomicU64,
+    answers: Mutex<BTreeMap<String, u64>>,
     errors: Mutex<Vec<String>>,
 }
 
@@ -80,6 +90,8 @@ pub struct Report {
     pub repeated: u64,
     /// Exchanges that failed.
     pub failed: u64,
+    /// How often each short answer came.
+    pub answers: BTreeMap<String, u64>,
     /// The first of the errors.
     pub errors: Vec<String>,
 }
@@ -119,25 +131,45 @@ impl Load {
         });
     }
 
+    /// What every client saw so far.
+    #[must_use]
+    pub fn reports(&self) -> Vec<Report> {
+        self.clients.iter().map(|(name, tally, _)| tally.report(name)).collect()
+    }
+
     /// Stops all clients between two exchanges, and says what they saw.
     #[must_use]
     pub fn stop(mut self) -> Vec<Report> {
         self.stop.store(true, Ordering::Relaxed);
         let clients = std::mem::take(&mut self.clients);
-        clients
-            .into_iter()
-            .map(|(name, tally, thread)| {
-                thread.join().expect("a client of the load");
-                Report {
-                    name,
-                    done: tally.done.load(Ordering::Relaxed),
-                    waited: tally.waited.load(Ordering::Relaxed),
-                    repeated: tally.repeated.load(Ordering::Relaxed),
-                    failed: tally.failed.load(Ordering::Relaxed),
-                    errors: tally.errors.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-                }
-            })
-            .collect()
+        let ended = clients.into_iter().map(|(name, tally, thread)| {
+            thread.join().expect("a client of the load");
+            tally.report(&name)
+        });
+        ended.collect()
+    }
+}
+
+impl Tally {
+    fn report(&self, name: &str) -> Report {
+        Report {
+            name: name.to_owned(),
+            done: self.done.load(Ordering::Relaxed),
+            waited: self.waited.load(Ordering::Relaxed),
+            repeated: self.repeated.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            answers: self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            errors: self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+    fn answered(&self, body: &[u8]) {
+        let Ok(answer) = std::str::from_utf8(body) else { return };
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = answers.get_mut(answer) {
+            *count += 1;
+        } else if answer.len() <= ANSWER_BYTES && answers.len() < ANSWERS_KEPT {
+            answers.insert(answer.to_owned(), 1);
+        }
     }
 }
 
@@ -162,8 +194,9 @@ impl Worker {
         while !stop.load(Ordering::Relaxed) {
             let reused = kept.is_some();
             match exchange(&self.client, &mut kept, number) {
-                Ok(()) => {
+                Ok(body) => {
                     self.tally.done.fetch_add(1, Ordering::Relaxed);
+                    self.tally.answered(&body);
                 }
                 Err(Failure::NotBegun(_)) if self.patience == Patience::OwnProxy => {
                     let seen = if reused { &self.tally.repeated } else { &self.tally.waited };
@@ -188,17 +221,15 @@ impl Worker {
     }
 }
 
-fn exchange(client: &Client, kept: &mut Option<BufReader<TcpStream>>, number: u64) -> Result<(), Failure> {
+/// One exchange; the body of an answer by HTTP.
+fn exchange(client: &Client, kept: &mut Option<BufReader<TcpStream>>, number: u64) -> Result<Vec<u8>, Failure> {
     match client {
-        Client::HttpNew(proxy, url) => get(connect(*proxy)?, url, false).map(|_| ()),
-        Client::HttpKept(proxy, url) => {
-            let (connection, reused) = match kept.take() {
-                Some(connection) => (connection, true),
-                None => (connect(*proxy)?, false),
-            };
-            *kept = get(connection, url, reused)?;
-            Ok(())
+        Client::HttpNew(proxy, url) => get(connect(*proxy)?, url, host(url), false).map(|(body, _closed)| body),
+        Client::HttpKept(proxy, url) => get_kept(kept, url, host(url), || connect(*proxy)),
+        Client::DirectNew(url) => {
+            get(connect_by_name(host(url))?, path(url), host(url), false).map(|(body, _closed)| body)
         }
+        Client::DirectKept(url) => get_kept(kept, path(url), host(url), || connect_by_name(host(url))),
         Client::TcpNew(address) => {
             let mut connection = connect(*address)?;
             let sent = payload(number);
@@ -208,7 +239,7 @@ fn exchange(client: &Client, kept: &mut Option<BufReader<TcpStream>>, number: u6
                 .write_all(&sent)
                 .and_then(|()| stream.shutdown(Shutdown::Write))
                 .and_then(|()| stream.read_to_end(&mut back));
-            check(copied.map(|_| back == sent))
+            check(copied.map(|_| back == sent)).map(|()| Vec::new())
         }
         Client::TcpKept(address) => {
             let mut connection = match kept.take() {
@@ -220,9 +251,41 @@ fn exchange(client: &Client, kept: &mut Option<BufReader<TcpStream>>, number: u6
             let stream = connection.get_mut();
             check(stream.write_all(&sent).and_then(|()| stream.read_exact(&mut back)).map(|()| back == sent))?;
             *kept = Some(connection);
-            Ok(())
+            Ok(Vec::new())
         }
     }
+}
+
+fn get_kept(
+    kept: &mut Option<BufReader<TcpStream>>,
+    target: &str,
+    host: &str,
+    connect: impl FnOnce() -> Result<BufReader<TcpStream>, Failure>,
+) -> Result<Vec<u8>, Failure> {
+    let (connection, reused) = match kept.take() {
+        Some(connection) => (connection, true),
+        None => (connect()?, false),
+    };
+    let (body, connection) = get(connection, target, host, reused)?;
+    *kept = connection;
+    Ok(body)
+}
+
+/// `HOST:PORT` of a URL.
+fn host(url: &str) -> &str {
+    url.trim_start_matches("http://").split('/').next().unwrap_or_default()
+}
+
+/// What follows the host in a URL.
+fn path(url: &str) -> &str {
+    let rest = url.trim_start_matches("http://");
+    rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/")
+}
+
+fn connect_by_name(host: &str) -> Result<BufReader<TcpStream>, Failure> {
+    let unknown = |error: &dyn std::fmt::Display| Failure::Lost(format!("{host} has no address: {error}"));
+    let mut found = host.to_socket_addrs().map_err(|error| unknown(&error))?;
+    connect(found.next().ok_or_else(|| unknown(&"none"))?)
 }
 
 fn check(same: io::Result<bool>) -> Result<(), Failure> {
@@ -245,10 +308,14 @@ fn connect(address: SocketAddr) -> Result<BufReader<TcpStream>, Failure> {
     Ok(BufReader::new(stream))
 }
 
-/// One GET; the connection again where the answer lets it be kept.
-fn get(mut connection: BufReader<TcpStream>, url: &str, reused: bool) -> Result<Option<BufReader<TcpStream>>, Failure> {
-    let host = url.trim_start_matches("http://").split('/').next().unwrap_or_default();
-    let request = format!("GET {url} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: meshfed-e2e-load\r\n\r\n");
+/// One GET: the body, and the connection again where the answer lets it be kept.
+fn get(
+    mut connection: BufReader<TcpStream>,
+    target: &str,
+    host: &str,
+    reused: bool,
+) -> Result<(Vec<u8>, Option<BufReader<TcpStream>>), Failure> {
+    let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: meshfed-e2e-load\r\n\r\n");
     let mut line = String::new();
     let begun = connection.get_mut().write_all(request.as_bytes()).and_then(|()| connection.read_line(&mut line));
     match begun {
@@ -283,7 +350,7 @@ fn get(mut connection: BufReader<TcpStream>, url: &str, reused: bool) -> Result<
     if status != "200" {
         return Err(Failure::Lost(format!("{head:?} {:?}", String::from_utf8_lossy(&body))));
     }
-    Ok((!close).then_some(connection))
+    Ok((body, (!close).then_some(connection)))
 }
 
 fn is_end(error: &io::Error) -> bool {
