@@ -11,9 +11,9 @@ use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::{Extension, Router};
+use axum::body::{Body, Bytes, HttpBody as _, to_bytes};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
@@ -28,12 +28,13 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use rustls::ServerConfig;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::inject::{self, InjectConfig, LABEL, NamespaceFacts, Outcome};
 use crate::trust_map::{TrustMap, TrustMapError};
 use review::{Answer, Question};
 use rotate::{Names, Rotation, Shown};
+use serve::{CONNECTIONS, Room};
 
 /// Where API servers ask.
 pub const PATH: &str = "/inject";
@@ -43,7 +44,7 @@ pub const CONFIGURATION: &str = "meshfed-injector";
 const BODY_MAX: usize = 4 * 1024 * 1024;
 /// Questions at the same time.
 const QUESTIONS_MAX: usize = 64;
-/// Time for an answer: less than the five seconds that the chart gives the webhook.
+/// Time for a question to arrive, and for an answer: together less than the five seconds that the chart gives the webhook.
 const DEADLINE: Duration = Duration::from_secs(4);
 /// Life of the certificate.
 pub const CERTIFICATE_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -95,6 +96,7 @@ struct Webhook {
     client: kube::Client,
     trust: TrustMap,
     turns: Semaphore,
+    deadline: Duration,
     metrics: WebhookMetrics,
 }
 
@@ -120,11 +122,11 @@ pub fn start(
     let rotation =
         Rotation { client: client.clone(), names, shown: Arc::clone(&shown), rotations: metrics.rotations.clone() };
     tasks.spawn("webhook-certificate", rotation.run(drain.clone()));
-    let webhook = Webhook { config: config.inject, client, trust, turns: Semaphore::new(QUESTIONS_MAX), metrics };
-    let router =
-        Router::new().route(PATH, post(answer)).layer(DefaultBodyLimit::max(BODY_MAX)).with_state(Arc::new(webhook));
+    let (turns, deadline) = (Semaphore::new(QUESTIONS_MAX), DEADLINE);
+    let webhook = Webhook { config: config.inject, client, trust, turns, deadline, metrics };
+    let router = Router::new().route(PATH, post(answer)).with_state(Arc::new(webhook));
     match tls(shown) {
-        Ok(tls) => tasks.spawn("webhook", serve::serve(listeners, tls, router, drain.clone())),
+        Ok(tls) => tasks.spawn("webhook", serve::serve(listeners, tls, router, CONNECTIONS, drain.clone())),
         Err(error) => tasks.spawn("webhook", async move { Err::<(), _>(error) }),
     }
 }
@@ -144,7 +146,34 @@ fn tls(shown: Arc<Shown>) -> Result<Arc<ServerConfig>, rustls::Error> {
     Ok(Arc::new(config))
 }
 
-async fn answer(State(webhook): State<Arc<Webhook>>, body: Bytes) -> Response {
+/// Why a question was not taken, for who asked.
+type NotTaken = (StatusCode, &'static str);
+
+/// Takes a question within the room that its connection has. The room is held until the answer.
+async fn take(room: &Room, body: Body) -> Result<(Bytes, OwnedSemaphorePermit), NotTaken> {
+    let most = u64::try_from(BODY_MAX).unwrap_or(u64::MAX);
+    let length = body.size_hint().exact().unwrap_or(most);
+    if length > most {
+        return Err((StatusCode::PAYLOAD_TOO_LARGE, "an AdmissionReview has 4 MiB at most\n"));
+    }
+    let kib = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
+    let taken = Arc::clone(&room.0).acquire_many_owned(kib).await;
+    let held = taken.map_err(|_closed| (StatusCode::SERVICE_UNAVAILABLE, "the agent is ending\n"))?;
+    let bytes = to_bytes(body, BODY_MAX).await;
+    Ok((bytes.map_err(|_broken| (StatusCode::BAD_REQUEST, "the body broke off\n"))?, held))
+}
+
+async fn answer(State(webhook): State<Arc<Webhook>>, Extension(room): Extension<Room>, body: Body) -> Response {
+    let deadline = tokio::time::Instant::now() + webhook.deadline;
+    let late = (StatusCode::REQUEST_TIMEOUT, "the question did not arrive in time\n");
+    let taken = tokio::time::timeout_at(deadline, take(&room, body)).await.unwrap_or(Err(late));
+    let (body, _held) = match taken {
+        Ok(taken) => taken,
+        Err(not_taken) => {
+            webhook.metrics.count("invalid");
+            return not_taken.into_response();
+        }
+    };
     let question = match Question::read(&body) {
         Ok(question) => question,
         Err(error) => {
@@ -153,7 +182,7 @@ async fn answer(State(webhook): State<Arc<Webhook>>, body: Bytes) -> Response {
         }
     };
     let late = || Answer::Deny(503, format!("no answer within {} s; it is tried again", DEADLINE.as_secs()));
-    let answer = tokio::time::timeout(DEADLINE, webhook.judge(&question)).await.unwrap_or_else(|_elapsed| late());
+    let answer = tokio::time::timeout_at(deadline, webhook.judge(&question)).await.unwrap_or_else(|_elapsed| late());
     webhook.metrics.count(match &answer {
         Answer::Patch(_) => "injected",
         Answer::Allow => "skipped",
