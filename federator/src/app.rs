@@ -20,9 +20,9 @@ use meshfed_runtime::{drain, files};
 use tokio::sync::watch;
 
 use crate::admin_secret::AdminSecret;
-use crate::clusters;
+use crate::clusters::{self, Declared};
 use crate::config::{Config, FederatorArgs};
-use crate::fleet::{FleetNames, FleetRead, Inputs};
+use crate::fleet::{Declarations, FleetNames, FleetRead, Inputs};
 use crate::http::{self, Api, Standing};
 use crate::members::claims::StoredClaims;
 use crate::members::leaves::StoredLeaves;
@@ -260,7 +260,8 @@ impl Federator {
             let revisions = Arc::clone(registry.revisions());
             tasks.spawn("fleet source", source::follow(source, policies, revisions, watch.clone()));
         }
-        let enroll = Enroll::new(Arc::clone(&registry), Arc::clone(&hub) as Arc<dyn FleetRead>, &metrics);
+        let enroll = Enroll::new(Arc::clone(&registry), Arc::clone(&hub) as Arc<dyn FleetRead>, &metrics)
+            .with_declarations(declarations(&config));
         let routes = enroll.routes(tonic::service::Routes::new(hub.service()));
         let tls = agents_and_joiners(&trust).map_err(|error| ended("grpc", error.to_string()))?;
         let metrics_of_grpc = ConnectionMetrics::register(&metrics, "meshfed_grpc");
@@ -291,6 +292,14 @@ impl Federator {
         }
         guards.into_iter().for_each(meshfed_runtime::readiness::Guard::ready);
         Ok(())
+    }
+}
+
+/// On Kubernetes: what tokens may leave out.
+fn declarations(config: &Config) -> Option<Arc<dyn Declarations>> {
+    match config.source.clone()? {
+        Place::ApiServer { kubeconfig, context, .. } => Some(Arc::new(Declared::new(kubeconfig, context))),
+        Place::Directory(_) => None,
     }
 }
 

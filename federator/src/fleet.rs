@@ -159,6 +159,36 @@ pub struct IssuedError {
     pub reason: String,
 }
 
+/// What people declare of a cluster before it joins (a `Cluster` object, `contracts-kubernetes.md` 5.2).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Declaration {
+    /// Its networks, the default first; none: it says nothing of them.
+    pub networks: Vec<http::Network>,
+    /// Where its gateways lie; none: where its networks do.
+    pub gateway_cidrs: Vec<String>,
+    /// Its regions; none: it says nothing of them.
+    pub regions: Vec<String>,
+    /// Its zones; none: every zone of the regions.
+    pub zones: Vec<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// It could not be found out what is declared.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the API server does not say what is declared of the cluster: {reason}")]
+pub struct DeclarationError {
+    /// What it said instead.
+    pub reason: String,
+}
+
+/// Where clusters are declared.
+#[tonic::async_trait]
+pub trait Declarations: Send + Sync + 'static {
+    /// What a user declared of a cluster; none: nobody did.
+    async fn of(&self, cluster: &ClusterName) -> Result<Option<Declaration>, DeclarationError>;
+}
+
 /// Certificates that were given out to agents.
 #[tonic::async_trait]
 pub trait Issued: Send + Sync + 'static {

@@ -30,7 +30,7 @@ pub struct Problem {
 pub struct FieldError {
     /// Its path, say `spec.tiers[0].select[1].cluster`.
     pub field: String,
-    /// One word: `Invalid`, `NotFound`, `Required`, `TooMany`, `Unknown`.
+    /// One word: `Invalid`, `NotFound`, `Required`, `TooMany`, `Unknown`, `Contradicts`.
     pub reason: String,
     /// In words.
     pub message: String,

@@ -6,6 +6,7 @@ use http::Method;
 use meshfed_api::http::{FieldError, Network, TokenRequest};
 use serde_json::json;
 
+use crate::answer::Answer;
 use crate::client::{Client, ServerArgs, encode};
 use crate::exit::{Failure, Outcome};
 use crate::output::{Column, Format, OutputArgs, column, items, print, seconds, show, text};
@@ -30,20 +31,21 @@ enum TokenVerb {
 
 #[derive(clap::Args)]
 #[command(
-    override_usage = "meshfed token create --cluster <NAME> --network <NET[=CIDR,…]>... --region <R>... [OPTIONS]",
+    override_usage = "meshfed token create --cluster <NAME> [--network <NET[=CIDR,…]>... --region <R>...] [OPTIONS]",
     after_help = "The token goes to stdout, and nothing else (with -o json or yaml the API's whole answer). Example:
-  meshfed token create --cluster east --network net-east=10.1.0.0/16 --region eu --zone eu-1 > east.token"
+  meshfed token create --cluster east --network net-east=10.1.0.0/16 --region eu --zone eu-1 > east.token
+On Kubernetes a Cluster object of the cluster's name gives what is left out; what contradicts it is refused."
 )]
 struct CreateArgs {
     /// The cluster that may join
     #[arg(long, value_name = "NAME", required_unless_present = "workload")]
     cluster: Option<String>,
     /// A network of the cluster and the address ranges its endpoints may have, several times; the first network is the
-    /// default of its endpoints. Without ranges, loopback, link-local, multicast and metadata addresses are refused
-    #[arg(long = "network", value_name = "NET[=CIDR,…]", required_unless_present = "workload")]
+    /// default of its endpoints. Without ranges, loopback, link-local, multicast and metadata addresses are refused. Needed, unless the Cluster object names networks
+    #[arg(long = "network", value_name = "NET[=CIDR,…]")]
     networks: Vec<String>,
-    /// A region the cluster may claim, several times
-    #[arg(long = "region", value_name = "R", required_unless_present = "workload")]
+    /// A region the cluster may claim, several times. Needed, unless the Cluster object names regions
+    #[arg(long = "region", value_name = "R")]
     regions: Vec<String>,
     /// A zone the cluster may claim, several times
     #[arg(long = "zone", value_name = "Z")]
@@ -89,9 +91,19 @@ fn network(written: &str) -> Network {
     Network { name: name.to_owned(), cidrs }
 }
 
-/// All that is wrong with the flags, one line each; the hub would find the same.
+/// All that is wrong with the flags, one line each; the hub would find the same. What is left out may be declared there.
 fn faults(request: &TokenRequest) -> Vec<String> {
     let Err(errors) = meshfed_federator::members::token::check(request) else { return Vec::new() };
+    lines(errors.into_iter().filter(|error| error.reason != "Required"))
+}
+
+/// What the hub found wrong with the request, as far as it names fields.
+fn refused(answer: &Answer) -> Vec<String> {
+    let errors = answer.json().ok().filter(|_| answer.status == 400).and_then(|body| body.get("errors").cloned());
+    lines(errors.and_then(|errors| serde_json::from_value::<Vec<FieldError>>(errors).ok()).into_iter().flatten())
+}
+
+fn lines(errors: impl Iterator<Item = FieldError>) -> Vec<String> {
     let line = |error: FieldError| {
         let (name, _) = error.field.split_once(['[', '.']).unwrap_or((&error.field, ""));
         let flag = match name {
@@ -100,12 +112,13 @@ fn faults(request: &TokenRequest) -> Vec<String> {
             "zones" => "--zone",
             "gatewayCidrs" => "--gateway-cidr",
             "ttl" => "--ttl",
+            "labels" => "labels",
             _ => "--cluster",
         };
         let remedy = error.remedy.map(|r| format!("; {r}")).unwrap_or_default();
         format!("{flag}: {}{remedy}", error.message)
     };
-    errors.into_iter().map(line).collect()
+    errors.map(line).collect()
 }
 
 const COLUMNS: &[Column] = &[
@@ -151,7 +164,12 @@ async fn create(args: CreateArgs) -> Outcome {
         return Err(Failure::usage(faults.join("\nerror: ")));
     }
     let body = json!(request);
-    let answer = Client::new(&args.server)?.call(Method::POST, "tokens", Some(&body)).await?.ok()?;
+    let answer = Client::new(&args.server)?.call(Method::POST, "tokens", Some(&body)).await?;
+    let faults = refused(&answer);
+    if !faults.is_empty() {
+        return Err(Failure::usage(faults.join("\nerror: ")));
+    }
+    let answer = answer.ok()?;
     match args.output.output {
         Format::Table | Format::Wide => print(&format!("{}\n", text(&answer.json()?, &["token"]))),
         Format::Json | Format::Yaml => show(args.output.output, &answer, items, COLUMNS)?,
@@ -186,6 +204,22 @@ mod tests {
         for bad in ["", "=10.0.0.0/8", "n=", "N", "n=10.0.0.0/8,"] {
             assert_eq!(faults(&request(&[bad])).len(), 1, "{bad}");
         }
+    }
+
+    /// What is left out is the hub's to judge, and what it finds is told by the flag that says it.
+    ///
+    /// Mutation seen to fail: `Required` told in `faults`.
+    #[test]
+    fn what_the_hub_finds_is_told_by_its_flag() {
+        let mut bare = request(&[]);
+        bare.regions.clear();
+        assert_eq!(faults(&bare), Vec::<String>::new());
+        let body = json!({"errors": [{"field": "regions", "reason": "Contradicts", "message": "us is asked for, and \
+            Cluster east declares eu", "remedy": "leave it out"}]});
+        let answer = |status| Answer { status, body: body.to_string().into() };
+        let told = refused(&answer(400));
+        assert_eq!(told, ["--region: us is asked for, and Cluster east declares eu; leave it out"]);
+        assert_eq!(refused(&answer(503)), Vec::<String>::new());
     }
 
     /// All at once (`contracts.md` 1.2). Mutation seen to fail: `faults` giving its first line only.

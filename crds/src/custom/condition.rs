@@ -107,6 +107,12 @@ impl Conditions {
         self.set(type_, ConditionStatus::Unknown, reason, message)
     }
 
+    /// Says nothing of it.
+    pub fn leave_out(&mut self, type_: &str) -> &mut Self {
+        self.now.retain(|c| c.type_ != type_);
+        self
+    }
+
     /// What the object's status is to hold, by type: the order never makes a write.
     #[must_use]
     pub fn finish(mut self) -> Vec<Condition> {

@@ -17,14 +17,18 @@ use meshfed_model::names::ClusterName;
 use meshfed_runtime::clock;
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::telemetry::chain;
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::judge::{Known, differs, spec_of, status};
-use crate::fleet::{FleetRead, Members};
+use super::owner::{FIELD_MANAGER, Step, step};
+use crate::fleet::{FleetRead, Member, Members};
 
-/// Who writes what the hub writes.
-const FIELD_MANAGER: &str = "meshfed-federator";
+/// As it is written in `apiVersion:`.
+const API_VERSION: &str = "federation.meshfed.io/v1alpha1";
+/// Whose object it is.
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// How often what sessions know is looked at: a session that begins or ends changes no member.
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -110,20 +114,10 @@ impl Objects {
             let known = ClusterName::new(&name).ok();
             let member = known.as_ref().and_then(|name| members.members.get(name));
             let facts = known.as_ref().and_then(|name| fleet.cluster(name));
-            if self.seen.get(&name).is_none()
-                && let Some(member) = member
-            {
-                let mut made = Cluster::new(&name, spec_of(member));
-                made.labels_mut().insert("app.kubernetes.io/managed-by".to_owned(), "meshfed".to_owned());
-                let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-                match self.api.create(&params, &made).await {
-                    Ok(made) => self.seen.put(made),
-                    Err(kube::Error::Api(status)) if status.code == 409 => continue,
-                    Err(error) => {
-                        self.tell(format!("Cluster {name} cannot be made: {}", chain(&error)));
-                        continue;
-                    }
-                }
+            match (self.seen.get(&name), member) {
+                (None, Some(member)) => self.make(&name, member).await,
+                (Some(_), member) => self.hold(&name, member.filter(|m| m.is_live())).await,
+                (None, None) => {}
             }
             let Some(cluster) = self.seen.get(&name) else { continue };
             // Workloads come and go: the cluster is what it is without them.
@@ -138,9 +132,49 @@ impl Objects {
         }
     }
 
+    async fn make(&mut self, name: &str, member: &Member) {
+        let mut made = Cluster::new(name, spec_of(member));
+        made.labels_mut().insert(MANAGED_BY.to_owned(), "meshfed".to_owned());
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        match self.api.create(&params, &made).await {
+            Ok(made) => self.seen.put(made),
+            // A user was first.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => self.tell(format!("Cluster {name} cannot be made: {}", chain(&error))),
+        }
+    }
+
+    /// Keeps a spec that is ours alone in step with the member, and lets go of one that a user has applied. Either only if
+    /// the object still is the one that was seen.
+    async fn hold(&mut self, name: &str, member: Option<&Member>) {
+        let Some(cluster) = self.seen.get(name) else { return };
+        let Some(step) = step(cluster, member.map(spec_of)) else { return };
+        let version = &cluster.metadata.resource_version;
+        let patch = match step {
+            Step::Claim(writers) => {
+                Patch::Merge(json!({"metadata": {"resourceVersion": version, "managedFields": writers}}))
+            }
+            Step::Apply(spec) => {
+                let metadata = json!({"name": name, "resourceVersion": version, "labels": {MANAGED_BY: "meshfed"}});
+                Patch::Apply(json!({"apiVersion": API_VERSION, "kind": "Cluster", "metadata": metadata, "spec": spec}))
+            }
+            Step::LetGo => {
+                let metadata = json!({"name": name, "resourceVersion": version});
+                Patch::Apply(json!({"apiVersion": API_VERSION, "kind": "Cluster", "metadata": metadata}))
+            }
+        };
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        match self.api.patch(name, &params, &patch).await {
+            Ok(cluster) => self.seen.put(cluster),
+            // It has changed, or is gone: the watch tells.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => self.tell(format!("Cluster {name} cannot be kept in step: {}", chain(&error))),
+        }
+    }
+
     async fn write(&mut self, name: String, status: &ClusterStatus) {
-        let patch = serde_json::json!({
-            "apiVersion": "federation.meshfed.io/v1alpha1",
+        let patch = json!({
+            "apiVersion": API_VERSION,
             "kind": "Cluster",
             "status": status,
         });

@@ -29,7 +29,7 @@ use super::record::{Grant, MemberRecord, StoredState, TokenRecord, member_key};
 use super::refusal::Refusal;
 use super::registry::Registry;
 use super::token::{JoinerKeys, TokenRefusal};
-use crate::fleet::{FleetRead, Members, MergePreview};
+use crate::fleet::{Declarations, FleetRead, Members, MergePreview};
 use crate::store::{Table, Transaction};
 
 /// The highest agent replica of a cluster.
@@ -53,6 +53,7 @@ pub(super) struct JoinLabel {
 pub struct Enroll {
     registry: Arc<Registry>,
     fleet: Arc<dyn FleetRead>,
+    declarations: Option<Arc<dyn Declarations>>,
     joins: Family<JoinLabel, Counter>,
 }
 
@@ -65,7 +66,18 @@ impl Enroll {
         metrics: &meshfed_runtime::metrics::Metrics,
     ) -> Self {
         let joins = metrics.counters("meshfed_joins", "Plans, joins, renewals and leaves by their end");
-        Self { registry, fleet, joins }
+        Self { registry, fleet, declarations: None, joins }
+    }
+
+    /// Tokens take from there what their request leaves out.
+    #[must_use]
+    pub fn with_declarations(self, declarations: Option<Arc<dyn Declarations>>) -> Self {
+        Self { declarations, ..self }
+    }
+
+    /// Where clusters are declared; none: nowhere.
+    pub(super) fn declarations(&self) -> Option<&dyn Declarations> {
+        self.declarations.as_deref()
     }
 
     /// Adds the service to the routes of port 15600. Whoever has no certificate is counted before a message of it is read

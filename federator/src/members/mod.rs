@@ -2,6 +2,7 @@
 
 pub mod challenge;
 pub mod claims;
+pub mod declared;
 mod enrollment;
 pub mod issued;
 mod joining;

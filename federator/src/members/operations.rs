@@ -6,13 +6,15 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use meshfed_api::http::{Plan, PlanRequest, ProblemKind, Token, TokenCreated, TokenRequest};
 use meshfed_ca::token::Token as Secret;
+use meshfed_model::names::ClusterName;
 use meshfed_runtime::clock;
 
+use super::declared;
 use super::enrollment::Enroll;
 use super::plan::Joiner;
 use super::record::{AuditRecord, Fate, TokenRecord, audit_key, token_key};
 use super::refusal::{Refusal, TOKEN_SENTENCE};
-use super::token::{check, shown};
+use super::token::{Wanted, shown};
 use crate::operations::{Operations, Refused, WouldBe};
 use crate::store::{StoreError, Table, Transaction, handle};
 
@@ -25,10 +27,21 @@ fn failed(error: &StoreError) -> Refused {
 }
 
 impl Enroll {
+    /// The request, with what is declared of the cluster, checked.
+    async fn wanted(&self, request: &TokenRequest) -> Result<Wanted, Refused> {
+        let declared = match (self.declarations(), ClusterName::new(&request.cluster)) {
+            (Some(declarations), Ok(cluster)) => declarations.of(&cluster).await.map_err(|error| {
+                Refused::new(ProblemKind::Unavailable, format!("{error}; try again when the API server is back"))
+            })?,
+            (None, _) | (_, Err(_)) => None,
+        };
+        declared::judge(request, declared.as_ref()).map_err(|errors| {
+            Refused::new(ProblemKind::InvalidBody, "the token cannot be made as asked; see errors").with(errors)
+        })
+    }
+
     async fn create(&self, request: &TokenRequest) -> Result<TokenCreated, Refused> {
-        let wanted = check(request).map_err(|errors| {
-            Refused::new(ProblemKind::InvalidBody, "the token cannot be made as asked").with(errors)
-        })?;
+        let wanted = self.wanted(request).await?;
         let registry = self.registry();
         let held = registry.tokens.load(Ordering::Acquire);
         if held >= TOKENS_MAX {
@@ -151,9 +164,7 @@ impl Operations for Enroll {
         self.create(&request).await
     }
     async fn would_be_token(&self, request: &TokenRequest) -> Result<WouldBe, Refused> {
-        let wanted = check(request).map_err(|errors| {
-            Refused::new(ProblemKind::InvalidBody, "the token cannot be made; see errors").with(errors)
-        })?;
+        let wanted = self.wanted(request).await?;
         let expires_at = self.now()?.saturating_add(wanted.ttl).unwrap_or(Timestamp::MAX).to_string();
         Ok(WouldBe { cluster: wanted.grant.cluster.to_string(), expires_at })
     }
