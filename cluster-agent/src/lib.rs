@@ -19,6 +19,7 @@ pub mod enroll;
 pub mod identity;
 pub mod index;
 pub mod inject;
+pub mod lease;
 pub mod lookup;
 pub mod membership;
 pub mod mirror;

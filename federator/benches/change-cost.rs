@@ -143,6 +143,8 @@ impl World {
                 bundles: BTreeMap::new(),
                 policy_revision: 0,
                 interest: Interest { namespaces: BTreeSet::from(["shop".parse().unwrap()]) },
+                instance: String::new(),
+                lease: None,
             };
             hub.open((&ClusterName::new(name).unwrap(), 0, 1), hello, now).unwrap().id
         });

@@ -25,6 +25,6 @@ pub use policy::{ITEMS_MAX, POLICIES_MAX, TIERS_MAX};
 pub use refusal::{Class, Refusal, Subject};
 pub use seniority::{SENIORITY_SERVICES_MAX, Seniority, seniority, seniority_message, services as seniority_services};
 pub use session::{
-    Ack, HeldOrigin, Hello, Interest, NAMESPACES_MAX, REFUSALS_MAX, bundle_serial, bundle_serial_message,
-    origin_version, origin_version_message, shared_networks, shared_networks_message,
+    Ack, HeldOrigin, Hello, INSTANCE_MAX, Interest, Lease, LeaseEpoch, NAMESPACES_MAX, REFUSALS_MAX, bundle_serial,
+    bundle_serial_message, origin_version, origin_version_message, shared_networks, shared_networks_message,
 };

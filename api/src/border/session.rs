@@ -14,6 +14,8 @@ use crate::proto::federation as pb;
 
 /// Namespaces that one cluster announces.
 pub const NAMESPACES_MAX: usize = 50_000;
+/// The longest name of one of several agents, in bytes: that of a pod.
+pub const INSTANCE_MAX: usize = 253;
 /// Refusals in one acknowledgement; more are counted, not named.
 pub const REFUSALS_MAX: usize = 256;
 
@@ -40,6 +42,34 @@ pub struct Hello {
     pub policy_revision: u64,
     /// What it wants to see.
     pub interest: Interest,
+    /// Which of several agents that share the replica; empty where there is one.
+    pub instance: String,
+    /// By what they decide which of them offers; `None`: this one does.
+    pub lease: Option<Lease>,
+}
+
+/// A Lease as an agent last saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Whether the agent holds it.
+    pub held: bool,
+    /// Its epoch.
+    pub epoch: LeaseEpoch,
+}
+
+/// Which holding of a Lease: a later one is higher, also over a Lease that was deleted and made anew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeaseEpoch {
+    /// When the Lease was made, in Unix seconds.
+    pub since: u64,
+    /// `spec.leaseTransitions`.
+    pub transitions: u64,
+}
+
+impl std::fmt::Display for LeaseEpoch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.since, self.transitions)
+    }
 }
 
 /// What an agent holds of one origin.
@@ -75,6 +105,10 @@ impl TryFrom<pb::Hello> for Hello {
             bundles: bundles.collect::<Result<_, InvalidMessage>>()?,
             policy_revision: h.policy_revision,
             interest: h.interest.unwrap_or_default().try_into().within("interest")?,
+            instance: text(h.instance, INSTANCE_MAX, "instance")?,
+            lease: h
+                .lease
+                .map(|l| Lease { held: l.held, epoch: LeaseEpoch { since: l.since, transitions: l.transitions } }),
         })
     }
 }
@@ -91,6 +125,8 @@ impl From<&Hello> for pb::Hello {
             bundles: h.bundles.iter().map(|(t, s)| bundle_serial_message(t, *s)).collect(),
             policy_revision: h.policy_revision,
             interest: Some((&h.interest).into()),
+            instance: h.instance.clone(),
+            lease: h.lease.map(|l| pb::Lease { held: l.held, since: l.epoch.since, transitions: l.epoch.transitions }),
         }
     }
 }

@@ -259,6 +259,11 @@ proptest! {
             view: view.into_iter().map(held).collect(),
             bundles: bundles.into_iter().map(|(t, s)| (format!("{t}.f.x").parse().unwrap(), s)).collect(),
             interest: Interest { namespaces: names(namespaces) },
+            instance: format!("pod-{replica}"),
+            lease: (replica % 2 == 0).then_some(Lease {
+                held: protocol % 2 == 0,
+                epoch: LeaseEpoch { since: offer_floor, transitions: policy_revision },
+            }),
         };
         prop_assert_eq!(there_and_back::<Hello, pb::Hello>(&hello), hello);
         let refusal = |(key, _)| Refusal::of(key, Class::AlreadyExists, "GatewayAddressTaken", "no");

@@ -128,6 +128,10 @@ pub struct ServiceCount {
 pub struct Agent {
     /// Its SPIFFE ID.
     pub id: String,
+    /// Which of the agents that share the ID: a pod's name; none where there is one.
+    pub instance: Option<String>,
+    /// The holding of the Lease by which it offers; it rises with every holder.
+    pub epoch: Option<String>,
     /// Its software version.
     pub version: String,
     /// Whether it is the one that offers.

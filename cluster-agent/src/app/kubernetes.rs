@@ -18,15 +18,18 @@ use meshfed_runtime::telemetry;
 use tokio::sync::watch;
 
 use super::injection::Injection;
-use super::{Agent, chain};
+use super::{Agent, Host, chain};
 use crate::config::{AgentArgs, Config, admin_listeners, injection};
 use crate::downlink;
 use crate::enroll::AgentFile;
+use crate::lease::{Election, LeaseMetrics, Role};
 use crate::membership::connect::{self, Place};
 use crate::membership::{Attended, Controller, Facts, Settings};
 
 /// The data directory of the member, in that of the agent: it appears whole, which a volume's own folder cannot.
 const MEMBER: &str = "member";
+/// The Lease by which the agents of a release decide which of them joins, offers and writes.
+const LEASE: &str = "meshfed-agent";
 /// Time for one attempt to leave.
 const LEAVE: Duration = Duration::from_secs(30);
 /// The pause between two of them.
@@ -88,9 +91,13 @@ async fn life(
     problems.finish(()).map_err(|problems| Ended { name: "webhook", reason: problems.to_string() })?;
     let metrics = Arc::new(Metrics::new());
     let (anchors, told) = watch::channel(None);
+    let (election, among) = among(args, place, &metrics);
     let mut ended = Ok(None);
-    let until = async { ended = Box::pin(phases(args, place, &metrics, anchors, stop)).await };
+    let until = async { ended = Box::pin(phases(args, place, &among, anchors, stop)).await };
     run_parts(until, args.drain_timeout, |parts, watch| {
+        if let Some(election) = election {
+            parts.spawn("lease", election.run(watch.clone()));
+        }
         let release = place.namespace.clone();
         let injection = Injection { release, inject, args, listeners: webhook, client: place.client.clone() };
         injection.start(parts, told, &metrics, &watch);
@@ -100,11 +107,24 @@ async fn life(
     ended
 }
 
+/// What this agent is among those of the release, and its part in their election; none where it is the only one.
+fn among(args: &AgentArgs, place: &Place, metrics: &Arc<Metrics>) -> (Option<Election>, Host) {
+    let metrics = Arc::clone(metrics);
+    let Some(instance) = args.instance.clone().filter(|name| !name.is_empty()) else {
+        let (role, writes) = (watch::channel(Role::Alone).1, watch::channel(true).1);
+        return (None, Host { metrics, instance: String::new(), role, writes });
+    };
+    let counted = LeaseMetrics::register(&metrics);
+    let election = Election::new(place.client.clone(), &place.namespace, LEASE, &instance, counted);
+    let (role, writes) = (election.role(), election.writes());
+    (Some(election), Host { metrics, instance, role, writes })
+}
+
 /// Waits for a membership, and runs the agent of it.
 async fn phases(
     args: &AgentArgs,
     place: &Place,
-    metrics: &Arc<Metrics>,
+    among: &Host,
     anchors: watch::Sender<Option<Arc<str>>>,
     stop: impl Future<Output = ()> + Clone,
 ) -> Result<Option<Attended>, Ended> {
@@ -113,9 +133,10 @@ async fn phases(
         namespace: place.namespace.clone(),
         token_secret: args.token_secret.clone(),
         data_dir: member.clone(),
+        writes: among.writes.clone(),
     };
     let mut controller = Controller::new(place.client.clone(), settings);
-    let Some(file) = wait(args, metrics, &mut controller, stop.clone()).await? else { return Ok(None) };
+    let Some(file) = wait(args, &among.metrics, &mut controller, stop.clone()).await? else { return Ok(None) };
     tracing::info!(cluster = %file.cluster, trust_domain = %file.trust_domain, "this cluster is a member");
     let run_dir = args.run_dir.clone().unwrap_or_else(|| args.data_dir.join("run"));
     let inner = AgentArgs {
@@ -128,13 +149,17 @@ async fn phases(
     };
     let built = Config::load(inner).and_then(|config| {
         anchors.send_replace(Some(super::anchors_of(&config)));
-        Agent::build_within(config, Some(Arc::clone(metrics)))
+        Agent::build_within(config, Some(among.clone()))
     });
     let agent = built.map_err(|problems| Ended { name: "agent", reason: problems.to_string() })?;
     let attended = attend(agent, &member, &file, &mut controller, stop).await?;
-    if attended.is_some() {
+    if let Some(how) = attended {
         anchors.send_replace(None);
-        controller.keeper().forget().await.map_err(|error| Ended { name: "membership", reason: chain(&error) })?;
+        let forgotten = match how {
+            Attended::Deleted => controller.keeper().forget().await,
+            Attended::Left => controller.keeper().forget_here(),
+        };
+        forgotten.map_err(|error| Ended { name: "membership", reason: chain(&error) })?;
     }
     Ok(attended)
 }
@@ -180,12 +205,25 @@ async fn attend(
 ) -> Result<Option<Attended>, Ended> {
     let (tell, facts) = watch::channel(Facts::default());
     let follow = agent.facts(tell);
+    let identity = Arc::clone(&agent.identity);
+    let renewed = || match downlink::renew::load(member) {
+        Ok(new) => {
+            tracing::info!(id = %new.id, "the agent that leads has renewed the identity of all");
+            identity.replace(new);
+        }
+        Err(error) => tracing::warn!(error = %chain(&error), "the identity that all share cannot be used"),
+    };
     let mut attended = None;
     let until = async {
         let left = async {
-            let how = controller.attend(file, facts).await;
-            tracing::info!(cluster = %file.cluster, "the Membership was deleted: this cluster leaves");
-            leave(member).await;
+            let how = controller.attend(file, facts, renewed).await;
+            match how {
+                Attended::Deleted => {
+                    tracing::info!(cluster = %file.cluster, "the Membership was deleted: this cluster leaves");
+                    leave(member).await;
+                }
+                Attended::Left => tracing::info!(cluster = %file.cluster, "the agent that leads has left for all"),
+            }
             how
         };
         tokio::select! {

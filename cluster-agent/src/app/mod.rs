@@ -43,6 +43,7 @@ use crate::downlink::session::{Link, LinkConfig, Opened};
 use crate::enroll::AgentFile;
 use crate::identity::Authority;
 use crate::index::{Index, IndexSettings};
+use crate::lease::Role;
 use crate::lookup::{self, LOOKUPS_MAX, Pauses};
 use crate::membership::Facts;
 use crate::mirror::{Mailbox, Mirror, MirrorMetrics, MirrorSettings};
@@ -96,7 +97,7 @@ pub fn configure(args: AgentArgs) -> Result<Config, Problems> {
 pub struct Agent {
     config: Config,
     bound: Bound,
-    metrics: Arc<Metrics>,
+    host: Host,
     readiness: Readiness,
     identity: Arc<IdentityStore>,
     trust: Arc<TrustStore>,
@@ -140,6 +141,27 @@ impl Bound {
     }
 }
 
+/// What an agent is given by who runs it in a Kubernetes cluster.
+#[derive(Debug, Clone)]
+struct Host {
+    /// Where all of it counts.
+    metrics: Arc<Metrics>,
+    /// Which of the agents of the release it is; empty: the only one.
+    instance: String,
+    /// What it is among them.
+    role: watch::Receiver<Role>,
+    /// Whether it may write to the API server.
+    writes: watch::Receiver<bool>,
+}
+
+impl Host {
+    /// Of an agent that is run by itself.
+    fn none() -> Self {
+        let (role, writes) = (watch::channel(Role::Alone).1, watch::channel(true).1);
+        Self { metrics: Arc::default(), instance: String::new(), role, writes }
+    }
+}
+
 impl Agent {
     /// Opens the state, binds everything.
     ///
@@ -151,9 +173,10 @@ impl Agent {
 
     /// As [`Self::build`]; `host`: what pods need before they start is served by somebody else, who counts in these
     /// metrics.
-    fn build_within(config: Config, host: Option<Arc<Metrics>>) -> Result<Self, Problems> {
+    fn build_within(config: Config, host: Option<Host>) -> Result<Self, Problems> {
         let injects = host.is_none();
-        let metrics = host.unwrap_or_default();
+        let host = host.unwrap_or_else(Host::none);
+        let metrics = Arc::clone(&host.metrics);
         let mut problems = Problems::new();
         let data_dir = &config.args.data_dir;
         let lock = lock(data_dir)?;
@@ -178,6 +201,8 @@ impl Agent {
             data_dir: data_dir.clone(),
             file: config.agent.clone(),
             replica: 0,
+            instance: host.instance.clone(),
+            role: host.role.clone(),
             identity: Arc::clone(identity),
             trust: Arc::clone(&trust),
         });
@@ -191,7 +216,7 @@ impl Agent {
         match (bound, identity, link) {
             (Some(bound), Some(identity), Some((link, opened))) if problems.is_empty() => {
                 let readiness = Readiness::new();
-                Ok(Self { config, bound, metrics, readiness, identity, trust, link, opened, injects, lock })
+                Ok(Self { config, bound, host, readiness, identity, trust, link, opened, injects, lock })
             }
             _ => Err(problems),
         }
@@ -254,7 +279,8 @@ impl Agent {
     }
 
     fn start(self, tasks: &mut TaskGroup, watch: drain::Watch, client: Option<kube::Client>) -> Held {
-        let Self { config, bound, metrics, readiness, identity, trust, link, opened, injects, lock } = self;
+        let Self { config, bound, host, readiness, identity, trust, link, opened, injects, lock } = self;
+        let metrics = Arc::clone(&host.metrics);
         let Opened { uplink, commands: downlink, loaded, bundles, connected: _ } = opened;
         let state = config.args.data_dir.join("state");
         let guards = guards_of(&readiness, &loaded);
@@ -283,7 +309,7 @@ impl Agent {
         if config.source == Source::Kubernetes {
             let mailbox = Mailbox::default();
             let counted = MirrorMetrics::register(&metrics);
-            tasks.spawn("mirror", show(&config.args, mailbox.clone(), commands.clone(), counted, watch.clone()));
+            tasks.spawn("mirror", show(&config.args, &host, mailbox.clone(), commands.clone(), counted, watch.clone()));
             actor = actor.mirrored(mailbox);
         }
         let zone = actor.zone();
@@ -349,18 +375,18 @@ fn anchors_of(config: &Config) -> Arc<str> {
 /// Shows imports, and what became of exports, as objects of the API server.
 fn show(
     args: &AgentArgs,
+    host: &Host,
     mailbox: Mailbox,
     commands: mpsc::Sender<Command>,
     metrics: MirrorMetrics,
     watch: drain::Watch,
 ) -> impl Future<Output = Result<(), meshfed_crds::api_server::ConnectError>> + use<> {
     let (kubeconfig, context) = (args.kubeconfig.clone(), args.context.clone());
-    // This agent is the only one of its cluster.
-    let leads = watch::channel(true).1;
+    let (leads, instance) = (host.writes.clone(), Some(host.instance.clone()).filter(|name| !name.is_empty()));
     let (addresses, mut changed) = watch::channel(Arc::default());
     async move {
         let client = meshfed_crds::api_server::connect(kubeconfig.as_deref(), context.as_deref()).await?;
-        let settings = MirrorSettings { instance: None };
+        let settings = MirrorSettings { instance };
         let tell = async {
             while changed.changed().await.is_ok() {
                 let addresses = Arc::unwrap_or_clone(Arc::clone(&changed.borrow_and_update()));

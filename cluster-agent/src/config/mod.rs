@@ -78,6 +78,10 @@ pub struct AgentArgs {
     /// kubernetes that of the pod or of the context, else meshfed-system]
     #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE")]
     pub namespace: Option<String>,
+    /// With --source kubernetes: which of the agents of this release it is, a pod's name; they share one identity, and the
+    /// holder of Lease meshfed-agent joins, offers and writes [default: it is the only one]
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub instance: Option<String>,
     /// With --source kubernetes: the only Secret of its namespace that a Membership may name for its token
     #[arg(long, value_name = "NAME", default_value = "meshfed-join")]
     pub token_secret: String,

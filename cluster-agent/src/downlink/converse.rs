@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use meshfed_api::border::{HeldOrigin, Hello, Interest, Refusal, bundle_serial_message};
+use meshfed_api::border::{HeldOrigin, Hello, Interest, Lease, Refusal, bundle_serial_message};
 use meshfed_api::proto::federation as wire;
 use meshfed_api::proto::federation::federation_client::FederationClient;
 use meshfed_api::stream::Delta;
@@ -23,8 +23,12 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 use wire::agent_message::Message as Say;
 
-use super::session::{APPROVALS_PERIOD, DirectionLabel, Link, LinkError, client_tls, dial, renew_in, renew_pause};
+use super::session::{
+    APPROVALS_PERIOD, DirectionLabel, Link, LinkError, another_role, client_tls, dial, renew_in, renew_pause,
+    role_pause,
+};
 use super::{CoreCommand, EndpointsAnswer};
+use crate::lease::Role;
 
 /// The session protocol that this agent speaks.
 const PROTOCOL: u32 = 1;
@@ -61,6 +65,12 @@ pub(super) type Answers = FuturesUnordered<Pin<Box<dyn Future<Output = wire::End
 /// What one stream has been told and is being told.
 #[derive(Default)]
 pub(super) struct Stream {
+    /// As what this agent said hello.
+    role: Role,
+    /// Whether the hub takes no offer over it.
+    follows: bool,
+    /// Whether a stream in another role is being opened.
+    moving: bool,
     /// Where the hub stands once it has all that was sent.
     sent: Version,
     parts: std::collections::VecDeque<Delta>,
@@ -80,15 +90,16 @@ impl Link {
         self.absorb()?;
         self.pending.resync = false;
         let (outgoing, receiver) = mpsc::channel(OUTGOING_MAX);
+        let role = *self.config.role.borrow();
         let (mut incoming, welcome) = tokio::select! {
-            opened = self.greet(channel, &outgoing, receiver) => match opened {
+            opened = self.greet(channel, role, &outgoing, receiver) => match opened {
                 Ok(opened) => opened,
                 Err(reason) => return Ok(Ended::Lost(reason)),
             },
             () = drain.signaled() => return Ok(Ended::Drained),
         };
         drop(old);
-        let mut stream = self.begin(welcome)?;
+        let mut stream = self.begin(role, welcome)?;
         self.metrics.connected.set(1);
         self.open.send_replace(true);
         self.tell(CoreCommand::Session { connected: true }).await?;
@@ -104,10 +115,11 @@ impl Link {
     async fn greet(
         &self,
         channel: Channel,
+        role: Role,
         outgoing: &mpsc::Sender<wire::AgentMessage>,
         receiver: mpsc::Receiver<wire::AgentMessage>,
     ) -> Result<(Streaming<wire::HubMessage>, wire::Welcome), String> {
-        let hello = wire::AgentMessage { message: Some(Say::Hello((&self.hello()).into())) };
+        let hello = wire::AgentMessage { message: Some(Say::Hello((&self.hello(role)).into())) };
         self.count("out", hello.encoded_len());
         outgoing.try_send(hello).map_err(|e| e.to_string())?;
         let mut client = FederationClient::new(channel)
@@ -135,7 +147,7 @@ impl Link {
         }
     }
 
-    fn hello(&self) -> Hello {
+    fn hello(&self, role: Role) -> Hello {
         let held = |(version, filter): &(Version, u64)| HeldOrigin { version: *version, filter: *filter };
         Hello {
             protocol: PROTOCOL,
@@ -148,15 +160,28 @@ impl Link {
             bundles: self.bundles.held().iter().map(|(t, b)| (t.clone(), b.serial)).collect(),
             policy_revision: self.policy_revision,
             interest: Interest { namespaces: self.interest.clone() },
+            instance: self.config.instance.clone(),
+            lease: match role {
+                Role::Alone => None,
+                Role::Leads(epoch) => Some(Lease { held: true, epoch }),
+                Role::Follows(epoch) => Some(Lease { held: false, epoch }),
+            },
         }
     }
 
     /// Takes the welcome: from where the offer is to be sent.
-    fn begin(&mut self, welcome: wire::Welcome) -> Result<Stream, LinkError> {
-        tracing::info!(federator = welcome.federator, version = welcome.version, "session opened");
+    fn begin(&mut self, role: Role, welcome: wire::Welcome) -> Result<Stream, LinkError> {
+        let follows = welcome.follows;
+        tracing::info!(federator = welcome.federator, version = welcome.version, follows, "session opened");
+        if follows && role.leads() {
+            tracing::warn!(
+                "the hub has seen a later holder of the Lease: nothing is offered until this agent holds it"
+            );
+        }
         self.know(welcome.federators);
         let held = welcome.held_offer.map(Version::from).unwrap_or_default();
-        if held > self.ledger.version() {
+        // What others of this cluster have offered is not this agent's to number before it leads.
+        if !follows && held > self.ledger.version() {
             tracing::warn!(%held, ours = %self.ledger.version(), "the hub holds a later offer; a new epoch begins");
             self.renumber(held.epoch)?;
         }
@@ -165,7 +190,7 @@ impl Link {
         // What the hello said of the view counts as acknowledged.
         self.pending.acks.clear();
         self.pending.bundle_acks.clear();
-        Ok(Stream { sent: held, ..Stream::default() })
+        Ok(Stream { role, follows, sent: held, ..Stream::default() })
     }
 
     fn count(&self, direction: &'static str, bytes: usize) {
@@ -220,9 +245,13 @@ impl Link {
                     self.absorb()?;
                 }
                 step = renewal.next() => {
-                    if let Some(channel) = self.renewed(&mut renewal, step) {
+                    if let Some(channel) = self.renewed(stream.moving, &mut renewal, step) {
                         return Ok(Talked::Replaced(channel));
                     }
+                }
+                () = another_role(self.config.role.clone(), stream.role), if !stream.moving && renewal.is_waiting() => {
+                    stream.moving = true;
+                    renewal = Renewing::Dialling(Box::pin(dial(self.config.clone(), 0)));
                 }
                 () = drain.signaled() => return Ok(Talked::Drained),
             }
@@ -230,9 +259,18 @@ impl Link {
     }
 
     /// One step of the renewal; gives the channel to go on with at its end.
-    fn renewed(&self, renewal: &mut Renewing, step: Step) -> Option<Channel> {
+    fn renewed(&self, moving: bool, renewal: &mut Renewing, step: Step) -> Option<Channel> {
         let wait = |pause| Renewing::Waiting(Box::pin(tokio::time::sleep(pause)));
         match step {
+            Step::Due if moving => {
+                *renewal = Renewing::Dialling(Box::pin(dial(self.config.clone(), 0)));
+                None
+            }
+            // The agent that leads renews for all of them, and the others are handed what it got.
+            Step::Due if !self.config.role.borrow().leads() => {
+                *renewal = wait(renew_pause());
+                None
+            }
             Step::Due => {
                 let (config, own) = (self.config.clone(), self.renewal());
                 *renewal = Renewing::Asking(Box::pin(async move {
@@ -266,6 +304,11 @@ impl Link {
                 None
             }
             Step::Dialled(Ok(channel)) => Some(channel),
+            Step::Dialled(Err(reason)) if moving => {
+                tracing::warn!(reason, "no stream in the new role");
+                *renewal = wait(role_pause());
+                None
+            }
             Step::Dialled(Err(reason)) => {
                 // The old stream stands; the new identity is used at the latest when it ends.
                 tracing::warn!(reason, "no new stream with the renewed identity");
@@ -288,7 +331,7 @@ impl Link {
     }
 
     fn may_offer(&self, stream: &Stream) -> bool {
-        self.journaled && self.ledger.may_send() && stream.sent != self.ledger.version()
+        !stream.follows && self.journaled && self.ledger.may_send() && stream.sent != self.ledger.version()
     }
 
     /// The next message for the hub. A status before acknowledgements: the hub must not hear "acknowledged" before
@@ -363,6 +406,9 @@ enum Step {
 }
 
 impl Renewing {
+    const fn is_waiting(&self) -> bool {
+        matches!(self, Self::Waiting(_))
+    }
     /// Cancelling this loses nothing: the futures stay where they are.
     async fn next(&mut self) -> Step {
         match self {

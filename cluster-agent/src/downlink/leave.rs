@@ -15,6 +15,7 @@ use meshfed_runtime::{clock, telemetry};
 use super::renew::{self, RenewError};
 use super::session::{LinkConfig, dial};
 use crate::enroll::{AgentFile, AgentFileError};
+use crate::lease::Role;
 
 /// The largest bundle that is read, in bytes.
 const BUNDLE_MAX: usize = 256 << 10;
@@ -58,6 +59,8 @@ pub async fn leave(data_dir: &Path, timeout: Duration) -> Result<AgentFile, Leav
         identity: Arc::new(IdentityStore::new(renew::load(data_dir)?)),
         trust: Arc::new(fleet_trust(data_dir, &file)?),
         replica: 0,
+        instance: String::new(),
+        role: tokio::sync::watch::channel(Role::Alone).1,
         file: file.clone(),
     };
     let deadline = clock::instant() + timeout;

@@ -32,6 +32,7 @@ use super::converse::{Ended, Old};
 use super::renew::Renewal;
 use super::{CORE_COMMANDS_MAX, CoreCommand};
 use crate::enroll::AgentFile;
+use crate::lease::Role;
 use crate::records::RecordError;
 use crate::uplink::UplinkHandle;
 use crate::uplink::journal::{OfferJournal, boot_id};
@@ -46,6 +47,8 @@ const ROOT_FILE_MAX: usize = 64 << 10;
 pub(super) const APPROVALS_PERIOD: Duration = Duration::from_millis(500);
 /// Time between attempts to renew an identity: the hub's clock or store may be away for a moment.
 const RENEW_PAUSE: Duration = Duration::from_secs(30);
+/// Time between attempts to go on in another role.
+const ROLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the session needs.
 #[derive(Debug, Clone)]
@@ -54,8 +57,12 @@ pub struct LinkConfig {
     pub data_dir: PathBuf,
     /// `E/agent.yaml`.
     pub file: AgentFile,
-    /// The replica; 0 in this version.
+    /// The replica: agents of one cluster share 0.
     pub replica: u32,
+    /// Which of those that share it; empty where there is one.
+    pub instance: String,
+    /// What it is among them.
+    pub role: watch::Receiver<Role>,
     /// The agent's identity, see [`super::renew::load`]; may be empty or expired.
     pub identity: Arc<IdentityStore>,
     /// Filled from `E/bundles/`, and kept fresh.
@@ -426,6 +433,18 @@ pub(super) const fn renew_pause() -> Duration {
     RENEW_PAUSE
 }
 
+/// The pause after a change of roles that failed.
+pub(super) const fn role_pause() -> Duration {
+    ROLE_PAUSE
+}
+
+/// Waits until the role is another one than this; for ever where nobody changes it.
+pub(super) async fn another_role(mut role: watch::Receiver<Role>, than: Role) {
+    if role.wait_for(|now| *now != than).await.is_err() {
+        std::future::pending().await
+    }
+}
+
 /// The TLS of a session: our identity if `identified`, and a federator of our fleet at the other end.
 pub(super) fn client_tls(config: &LinkConfig, identified: bool) -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
     let fleet = config.file.fleet.clone();
@@ -453,6 +472,10 @@ pub(super) async fn dial(config: LinkConfig, first: usize) -> Result<Channel, St
     for i in 0..count {
         let Some(target) = config.file.federators.get((first + i) % count) else { continue };
         if renewal.has_expired(clock::wall()) {
+            if !config.role.borrow().leads() {
+                reasons.push("the identity has expired, and the agent that leads has not renewed it yet".to_owned());
+                continue;
+            }
             let renewed = async {
                 let tls = client_tls(&config, false).map_err(|e| e.to_string())?;
                 let channel = grpc::connect(target, tls).await.map_err(|e| e.to_string())?;

@@ -19,11 +19,14 @@ use meshfed_runtime::telemetry::chain;
 use tokio::sync::watch;
 
 use super::judge::{Facts, Phase, chosen, differs, second, status};
+use super::keeper::Followed;
 use super::{FIELD_MANAGER, Keeper};
 use crate::enroll::{self, AgentFile, EnrollError};
 
 /// The longest pause between two attempts to join.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How often in a row an agent that does not lead finds no member in the Secret before the cluster has left.
+const MISSED_MAX: u32 = 3;
 /// How often what changed in the data directory is brought into the Secret.
 const KEEP_PERIOD: Duration = Duration::from_secs(30);
 /// The Secret of the member, made by the chart.
@@ -40,6 +43,8 @@ pub struct Settings {
     pub token_secret: String,
     /// The data directory of the member.
     pub data_dir: PathBuf,
+    /// Whether this agent is the one that joins and writes; the others take what it has got.
+    pub writes: watch::Receiver<bool>,
 }
 
 /// How attending to a member ended.
@@ -47,6 +52,8 @@ pub struct Settings {
 pub enum Attended {
     /// Its Membership was deleted: the cluster is to leave.
     Deleted,
+    /// Another agent has left for all of them.
+    Left,
 }
 
 /// The Memberships of this namespace, and what to do by them.
@@ -83,6 +90,7 @@ impl Controller {
     pub async fn join(&mut self) -> AgentFile {
         let mut backoff = Backoff::with(BASE, PAUSE_MAX, fastrand::u64(..));
         loop {
+            let leads = *self.settings.writes.borrow();
             match self.attempt().await {
                 Ok(member) => {
                     self.say(&joined(&member), &Facts::default()).await;
@@ -93,8 +101,10 @@ impl Controller {
                         self.say(phase, &Facts::default()).await;
                     }
                     let pause = backoff.failed(clock::instant());
+                    let writes = self.settings.writes.clone();
                     tokio::select! {
                         () = self.turn() => backoff.reset(),
+                        () = changed(writes, leads) => backoff.reset(),
                         () = tokio::time::sleep(pause) => {}
                     }
                 }
@@ -102,34 +112,78 @@ impl Controller {
         }
     }
 
-    /// Tells how the member is and keeps its files, until its Membership is deleted.
-    pub async fn attend(&mut self, member: &AgentFile, mut facts: watch::Receiver<Facts>) -> Attended {
+    /// Tells how the member is and keeps its files, until its Membership is deleted, or another agent has left. An agent
+    /// that does not write takes what the one that does has kept; `renewed`: it was handed another identity.
+    pub async fn attend(
+        &mut self,
+        member: &AgentFile,
+        mut facts: watch::Receiver<Facts>,
+        renewed: impl Fn(),
+    ) -> Attended {
         let phase = joined(member);
         let mut keep = tokio::time::interval(KEEP_PERIOD);
         keep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let uid = |seen: &Standing<Membership>| chosen(seen.values()).and_then(|m| m.uid());
-        let mut of = uid(&self.seen);
+        let (mut of, mut deleted, mut missed) = (uid(&self.seen), false, 0);
         loop {
+            let writes = *self.settings.writes.borrow();
+            if writes && (deleted || self.keeper.is_leaving()) {
+                self.begin_leaving().await;
+                return Attended::Deleted;
+            }
             let now = facts.borrow_and_update().clone();
             self.say(&phase, &now).await;
+            let role = self.settings.writes.clone();
             tokio::select! {
                 () = self.turn() => {
-                    if of.as_ref().is_some_and(|uid| !self.seen.values().any(|m| m.uid().as_ref() == Some(uid))) {
-                        return Attended::Deleted;
-                    }
+                    deleted |= of.as_ref().is_some_and(|uid| !self.seen.values().any(|m| m.uid().as_ref() == Some(uid)));
                     of = uid(&self.seen);
                 }
-                changed = facts.changed() => {
-                    if changed.is_err() {
+                told = facts.changed() => {
+                    if told.is_err() {
                         // The agent has ended; who runs it knows what to do.
                         std::future::pending::<()>().await;
                     }
                 }
+                // What the agent before this one has kept comes before what this one keeps.
+                () = changed(role, writes) => missed = self.follow(missed, &renewed).await,
                 _ = keep.tick() => {
-                    if let Err(error) = self.keeper.keep().await {
+                    if !writes {
+                        missed = self.follow(missed, &renewed).await;
+                    } else if let Err(error) = self.keeper.keep().await {
                         tracing::warn!(error = %chain(&error), "the member's files cannot be kept");
                     }
                 }
+            }
+            if missed >= MISSED_MAX && !*self.settings.writes.borrow() {
+                return Attended::Left;
+            }
+        }
+    }
+
+    /// Makes durable that the cluster leaves, before the hub hears of it: an agent that ends in the middle would be a member
+    /// again.
+    async fn begin_leaving(&self) {
+        while let Err(error) = self.keeper.begin_leaving().await {
+            tracing::warn!(error = %chain(&error), "that this cluster leaves cannot be kept yet; it is tried again");
+            tokio::time::sleep(PAUSE_MAX).await;
+        }
+    }
+
+    /// Takes what the agent that leads has kept; counts how often in a row it was no member's.
+    async fn follow(&self, missed: u32, renewed: &impl Fn()) -> u32 {
+        match self.keeper.follow().await {
+            Ok(Followed::Member { renewed: false }) => 0,
+            Ok(Followed::Member { renewed: true }) => {
+                renewed();
+                0
+            }
+            // Where a Membership is still there, somebody may have emptied the Secret, and the agent that leads fills it.
+            Ok(Followed::NoMember) if self.seen.values().next().is_some() => missed + 1,
+            Ok(Followed::NoMember) => MISSED_MAX,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "what the agent that leads has kept cannot be taken");
+                missed
             }
         }
     }
@@ -153,6 +207,9 @@ impl Controller {
 
     /// One attempt. `Err(None)`: there is no Membership to tell anything.
     async fn attempt(&mut self) -> Result<AgentFile, Option<Phase>> {
+        if !*self.settings.writes.borrow() {
+            return self.attempt_to_follow().await;
+        }
         let restored = match self.keeper.restore().await {
             Ok(restored) => restored,
             Err(error) => {
@@ -191,6 +248,19 @@ impl Controller {
                     self.refused = Some((asked, phase.clone()));
                 }
                 Err(Some(phase))
+            }
+        }
+    }
+
+    /// As [`Self::attempt`], for an agent that does not lead: it waits until the one that does has joined.
+    async fn attempt_to_follow(&self) -> Result<AgentFile, Option<Phase>> {
+        match self.keeper.follow().await {
+            Ok(Followed::Member { .. }) => AgentFile::read(&self.settings.data_dir)
+                .map_err(|error| Some(Phase::Refused { reason: "IdentityDamaged", message: chain(&error) })),
+            Ok(Followed::NoMember) => Err(None),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "what the agent that leads has kept cannot be taken");
+                Err(None)
             }
         }
     }
@@ -281,6 +351,9 @@ impl Controller {
 
     /// Writes what the Memberships' statuses are to say, where they do not say it yet.
     async fn say(&mut self, phase: &Phase, facts: &Facts) {
+        if !*self.settings.writes.borrow() {
+            return;
+        }
         let now = clock::timestamp();
         let Some(first) = chosen(self.seen.values()).map(Membership::name_any) else { return };
         let names: Vec<String> = self.seen.names().cloned().collect();
@@ -308,6 +381,13 @@ impl Controller {
             "status": status,
         });
         self.memberships.patch_status(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await
+    }
+}
+
+/// Waits until it is other than this; for ever where nobody changes it.
+async fn changed(mut writes: watch::Receiver<bool>, from: bool) {
+    if writes.wait_for(|now| *now != from).await.is_err() {
+        std::future::pending().await
     }
 }
 

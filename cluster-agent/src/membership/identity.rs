@@ -14,6 +14,8 @@ pub(super) const DIRECTORIES: [&str; 3] = ["bundles", "ca", "identity"];
 pub(super) const AGENT_FILE: &str = "agent.yaml";
 /// What a join that has not been answered remembers.
 const ASKED: &str = "asked";
+/// A member's file that says it is leaving: its Membership was deleted, and the hub has not answered yet.
+pub(super) const LEAVING: &str = "leaving";
 /// The CA key: once in the Secret it is never replaced.
 pub(super) const CA_KEY: &str = "ca/key.pem";
 /// The keys of a join that has not been answered begin with this.
@@ -60,7 +62,7 @@ pub(super) fn unpack(data: &BTreeMap<String, ByteString>) -> Kept {
 
 /// The path of a key.
 fn path_of(key: &str) -> Option<String> {
-    if key == AGENT_FILE || key == ASKED {
+    if [AGENT_FILE, ASKED, LEAVING].contains(&key) {
         return Some(key.to_owned());
     }
     let (directory, file) = key.split_once('.')?;

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
+use meshfed_ca::keys::SigningKey;
 use meshfed_runtime::files::{self, FileError};
+use meshfed_runtime::tls::Identity;
 
-use super::identity::{AGENT_FILE, CA_KEY, DIRECTORIES, Files, Kept, OtherCa, SIZE_MAX, changes, unpack};
+use super::identity::{AGENT_FILE, CA_KEY, DIRECTORIES, Files, Kept, LEAVING, OtherCa, SIZE_MAX, changes, unpack};
 
 /// The largest file of a member, in bytes.
 const FILE_MAX: usize = 512 << 10;
@@ -62,6 +65,18 @@ pub(super) struct Restored {
     pub member: bool,
     /// A directory with the CA of a cluster that left, for a join to go on with.
     pub ca: Option<PathBuf>,
+}
+
+/// What an agent that does not lead found in the Secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Followed {
+    /// A member, which the data directory is now, too.
+    Member {
+        /// Whether its identity is another one than the directory had.
+        renewed: bool,
+    },
+    /// No member: nobody has joined, or the cluster has left.
+    NoMember,
 }
 
 impl Keeper {
@@ -122,6 +137,26 @@ impl Keeper {
         self.write(|found| Ok(Kept { member: found.member, pending: Files::new() })).await
     }
 
+    /// Whether the member is leaving.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.data_dir.join(LEAVING).exists()
+    }
+
+    /// Says that the member is leaving, so that the next agent goes on with it.
+    pub(super) async fn begin_leaving(&self) -> Result<(), KeeperError> {
+        files::write_secret(&self.data_dir.join(LEAVING), b"")?;
+        self.keep().await
+    }
+
+    /// Forgets the membership in the data directory alone: another agent has left for all of them.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn forget_here(&self) -> Result<(), KeeperError> {
+        remove_dir(&self.data_dir)
+    }
+
     /// Forgets the membership; the cluster's CA stays.
     ///
     /// # Errors
@@ -129,6 +164,36 @@ impl Keeper {
     pub async fn forget(&self) -> Result<(), KeeperError> {
         self.write(|_| Ok(Kept::default())).await?;
         remove_dir(&self.data_dir)
+    }
+
+    /// Brings the directory of an agent that does not lead to what the one that leads keeps in the Secret. Nothing is
+    /// written there.
+    pub(super) async fn follow(&self) -> Result<Followed, KeeperError> {
+        let kept = unpack(&self.read().await?.0);
+        if !kept.is_member() {
+            return Ok(Followed::NoMember);
+        }
+        let found = read_files(&self.data_dir)?;
+        if !found.contains_key(AGENT_FILE) {
+            remove_dir(&self.data_dir)?;
+            write_files(&self.data_dir, &kept.member)?;
+            return Ok(Followed::Member { renewed: true });
+        }
+        if found.get(CA_KEY) != kept.member.get(CA_KEY) {
+            return Err(OtherCa.into());
+        }
+        if kept.member.contains_key(LEAVING) {
+            files::write_secret(&self.data_dir.join(LEAVING), b"")?;
+        }
+        // Bundles are taken from the hub by each agent for itself; of two identities the one that lasts longer is the newer.
+        let renewed = identity_end(&kept.member) > identity_end(&found);
+        if renewed {
+            let identity = kept.member.iter().filter(|(path, _)| path.starts_with("identity/"));
+            for (path, bytes) in identity {
+                files::write_secret(&self.data_dir.join(path), bytes)?;
+            }
+        }
+        Ok(Followed::Member { renewed })
     }
 
     /// Brings back what the Secret holds. A directory that is a member's already is the fresher one, and is kept.
@@ -162,6 +227,14 @@ impl Keeper {
     }
 }
 
+/// When the identity among these files ends; `None`: there is none that can be used.
+fn identity_end(all: &Files) -> Option<SystemTime> {
+    let text = |path| std::str::from_utf8(all.get(path)?).ok();
+    let chain = meshfed_ca::pem::certificates(text("identity/cert.pem")?).ok()?;
+    let key = SigningKey::from_pkcs8_pem(text("identity/key.pem")?).ok()?;
+    Some(Identity::new(chain, key.to_private_key_der()).ok()?.not_after)
+}
+
 /// `E` with something after its name.
 fn beside(data_dir: &Path, suffix: &str) -> PathBuf {
     let mut name = data_dir.file_name().unwrap_or_default().to_owned();
@@ -192,7 +265,7 @@ fn read_files(data_dir: &Path) -> Result<Files, KeeperError> {
         }
         if size > SIZE_MAX { Err(KeeperError::TooLarge(size)) } else { Ok(()) }
     };
-    for name in [AGENT_FILE, "asked"] {
+    for name in [AGENT_FILE, "asked", LEAVING] {
         take(name.to_owned())?;
     }
     for directory in DIRECTORIES {

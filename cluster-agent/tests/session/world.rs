@@ -10,6 +10,7 @@ use meshfed_api::proto::federation::enrollment_server::EnrollmentServer;
 use meshfed_cluster_agent::downlink::session::{Link, LinkConfig};
 use meshfed_cluster_agent::downlink::{CoreCommand, EndpointsAnswer, renew};
 use meshfed_cluster_agent::enroll::AgentFile;
+use meshfed_cluster_agent::lease::Role;
 use meshfed_cluster_agent::uplink::{Resources, UplinkHandle};
 use meshfed_cluster_agent::view::View;
 use meshfed_federator::fleet::{FleetRead, Inputs, Revisions};
@@ -128,6 +129,8 @@ impl Agent {
             data_dir: data_dir.to_owned(),
             file,
             replica: 0,
+            instance: String::new(),
+            role: watch::channel(Role::Alone).1,
             identity: Arc::new(IdentityStore::new(renew::load(data_dir).unwrap())),
             trust: Arc::new(TrustStore::new()),
         };

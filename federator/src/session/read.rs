@@ -9,13 +9,14 @@ use meshfed_api::http;
 use meshfed_api::proto::federation as wire;
 use meshfed_model::export::ExportTo;
 use meshfed_model::horizon::DropReason;
-use meshfed_model::identity::SpiffeId;
+use meshfed_model::identity::{SpiffeId, TrustDomain};
 use meshfed_model::import::{Import, ImportPort};
 use meshfed_model::names::{ClusterName, ServiceName, SubsetName};
 use meshfed_model::offer::{OfferKey, ServiceOffer};
 use meshfed_model::policy::{FleetPolicies, PolicySource, PolicyTarget};
 use meshfed_model::service::{ServicePort, ServiceType};
 use meshfed_model::sni::CLUSTERSET_DOMAIN;
+use meshfed_model::version::Version;
 use tokio::sync::oneshot;
 
 use super::hub::Hub;
@@ -91,15 +92,10 @@ fn judge_answer(answer: &wire::EndpointsAnswer) -> Result<http::Endpoints, Optio
     }
 }
 
-fn cluster_facts(
-    state: &State,
-    name: &ClusterName,
-    now: Instant,
-    fleet: &meshfed_model::identity::TrustDomain,
-) -> Option<ClusterFacts> {
+fn cluster_facts(state: &State, name: &ClusterName, now: Instant, fleet: &TrustDomain) -> Option<ClusterFacts> {
     let known = state.known(name)?;
     let sessions: Vec<&Session> = state.sessions_of(name).collect();
-    let report = known.report.clone().unwrap_or_default();
+    let report = state.report_of(name).unwrap_or_default();
     let catalog = state.catalog();
     let gateways = catalog.gateways_of(name).map(|(key, offer)| http::Gateway {
         network: key.network.to_string(),
@@ -121,6 +117,8 @@ fn cluster_facts(
             .iter()
             .map(|s| http::Agent {
                 id: SpiffeId::agent(fleet.clone(), s.cluster.clone(), s.replica).to_string(),
+                instance: (!s.instance.is_empty()).then(|| s.instance.clone()),
+                epoch: s.epoch.map(|epoch| epoch.to_string()),
                 version: s.version.clone(),
                 uplink: s.offers,
                 clock_skew: format!("{}ms", s.clock_skew_ms),
@@ -128,11 +126,22 @@ fn cluster_facts(
             .collect(),
         source,
         proxies: report.proxies,
-        bundle_serials: sessions.last().map(|s| s.bundles.clone()).unwrap_or_default(),
+        bundle_serials: held_by_all(&sessions),
         bundle_proxies: report.bundle_proxies,
         waiting_for: waiting_for(state, name, &sessions),
         last_seen_at: known.last_seen,
     })
+}
+
+/// The serials of the bundles that every agent of a cluster holds.
+fn held_by_all(sessions: &[&Session]) -> BTreeMap<TrustDomain, u64> {
+    let Some((first, others)) = sessions.split_first() else { return BTreeMap::new() };
+    let of = |(trust_domain, serial): (&TrustDomain, &u64)| {
+        let lowest = others.iter().map(|s| s.bundles.get(trust_domain).copied()).min().flatten();
+        let serial = if others.is_empty() { Some(*serial) } else { lowest.map(|low| low.min(*serial)) };
+        serial.map(|serial| (trust_domain.clone(), serial))
+    };
+    first.bundles.iter().filter_map(of).collect()
 }
 
 /// What is wrong with the sessions of a cluster, among the source's errors: there an operator looks.
@@ -198,11 +207,16 @@ pub(super) fn waiting_for(state: &State, name: &ClusterName, sessions: &[&Sessio
         name: name_.to_owned(),
         reason,
     };
-    let Some(session) = sessions.last() else {
+    if sessions.is_empty() {
         return vec![wait("session", name.as_str(), "the agent has no session".to_owned())];
-    };
+    }
     let mut waiting = Vec::new();
-    let report = state.known(name).and_then(|k| k.report.as_ref());
+    if !sessions.iter().any(|session| session.uplink) {
+        let reason = "no agent of the cluster holds its Lease; one of them takes it within 15 s".to_owned();
+        waiting.push(wait("session", name.as_str(), reason));
+    }
+    let report = state.report_of(name);
+    let report = report.as_ref();
     let held = state.catalog().history(name).map(meshfed_api::stream::History::version).unwrap_or_default();
     let covered = report.and_then(|r| r.offer);
     match covered {
@@ -213,14 +227,17 @@ pub(super) fn waiting_for(state: &State, name: &ClusterName, sessions: &[&Sessio
         }
         Some(_) => {}
     }
-    for (origin, version) in state.unsettled(session) {
+    // One agent that is behind serves what is old.
+    let unsettled: BTreeMap<ClusterName, Version> = sessions.iter().flat_map(|s| state.unsettled(s)).collect();
+    for (origin, version) in unsettled {
         let reason = format!("the agent has not acknowledged offer {version} of {origin}");
         waiting.push(wait("session", origin.as_str(), reason));
     }
     // An agent that refuses a bundle says so itself, with what to do.
     let told =
         |of: &str| report.is_some_and(|r| r.waiting_for.iter().any(|(kind, what, _)| kind == "session" && what == of));
-    for (trust_domain, serial) in state.bundles_behind(session).filter(|(of, _)| !told(of.as_str())) {
+    let behind: BTreeMap<&TrustDomain, u64> = sessions.iter().flat_map(|s| state.bundles_behind(s)).collect();
+    for (trust_domain, serial) in behind.into_iter().filter(|(of, _)| !told(of.as_str())) {
         let reason = format!("the agent has not acknowledged bundle {serial} of {trust_domain}; its log says why");
         waiting.push(wait("session", trust_domain.as_str(), reason));
     }

@@ -33,6 +33,30 @@ pub struct Report {
     pub offer: Option<Version>,
 }
 
+impl Report {
+    /// Adds what another agent of the cluster reports, which does not offer: proxies are connected to one of them, so what
+    /// one of them waits for counts only where the other does, too.
+    pub(super) fn join(&mut self, other: &Self) {
+        self.proxies.connected = self.proxies.connected.saturating_add(other.proxies.connected);
+        self.proxies.acked = self.proxies.acked.saturating_add(other.proxies.acked);
+        for (trust_domain, counts) in &other.bundle_proxies {
+            let sum = self.bundle_proxies.entry(trust_domain.clone()).or_default();
+            sum.acked = sum.acked.saturating_add(counts.acked);
+            sum.total = sum.total.saturating_add(counts.total);
+        }
+        let either = |kind: &str| matches!(kind, "proxy" | "port" | "gateway");
+        let named = |all: &[(String, String, String)], (kind, name, _): &(String, String, String)| {
+            all.iter().any(|(k, n, _)| k == kind && n == name)
+        };
+        let mut waiting = std::mem::take(&mut self.waiting_for);
+        waiting.retain(|one| !either(&one.0) || named(&other.waiting_for, one));
+        let more = other.waiting_for.iter().filter(|one| !either(&one.0) && !named(&waiting, one)).cloned();
+        let more: Vec<_> = more.take(WAITING_MAX.saturating_sub(waiting.len())).collect();
+        waiting.extend(more);
+        self.waiting_for = waiting;
+    }
+}
+
 fn text(text: String) -> String {
     if text.len() <= TEXT_MAX {
         return text;

@@ -4,6 +4,7 @@
 //! asked with [`State::woken`], what it is with [`State::next`].
 
 mod asked;
+mod replicas;
 mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use meshfed_api::border::{Ack, Hello, Part};
+use meshfed_api::border::{Ack, Hello, LeaseEpoch, Part};
 use meshfed_api::stream::StreamError;
 use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::TrustDomain;
@@ -30,8 +31,9 @@ use crate::plan::{Filter, Interests, shared_networks};
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 /// A session that is silent for longer is closed: two signs of life are lost.
 pub const SILENCE_MAX: Duration = Duration::from_secs(25);
-/// Replicas of one cluster whose session changes are counted.
-const REPLICAS_MAX: usize = 64;
+/// Agents of one cluster that have sessions at a time, and whose session changes are counted: more than a release has
+/// replicas, also while they are rolled.
+pub const AGENTS_MAX: usize = 256;
 
 pub use meshfed_api::http::Freshness;
 use time::Flips;
@@ -47,6 +49,14 @@ pub struct Session {
     pub cluster: ClusterName,
     /// The replica, from the certificate.
     pub replica: u32,
+    /// Which of the agents that share the replica, by its own word; empty where there is one.
+    pub instance: String,
+    /// The holding of the Lease by which it offers; `None`: it does not, or there is one agent only.
+    pub epoch: Option<LeaseEpoch>,
+    /// Whether its offer and its word on the source count.
+    pub uplink: bool,
+    /// Its latest status, where it has no uplink.
+    pub report: Option<Report>,
     /// The agent's software version.
     pub version: String,
     /// The agent's clock minus the hub's, in milliseconds.
@@ -81,9 +91,11 @@ pub struct Known {
     pub last_seen: Option<Timestamp>,
     /// The same on the monotonic clock.
     heard: Option<Instant>,
-    /// Session changes, by replica.
-    flips: BTreeMap<u32, Flips>,
-    /// Its latest status.
+    /// Session changes, by replica and instance.
+    flips: BTreeMap<(u32, String), Flips>,
+    /// The highest holding of the Lease that an agent has shown.
+    lease: Option<LeaseEpoch>,
+    /// The latest status of the agent that offers.
     pub report: Option<Report>,
 }
 
@@ -92,6 +104,8 @@ pub struct Known {
 pub struct Opened {
     /// The session.
     pub id: SessionId,
+    /// Whether its offer is taken.
+    pub uplink: bool,
     /// Whether the same agent had one before.
     pub follows: bool,
     /// Whether it is the one that raises the alarm: the sessions of this replica change too often.
@@ -266,7 +280,8 @@ impl State {
         self.members.members.get(cluster).filter(|m| m.is_live()).map(|m| m.binding)
     }
 
-    /// Opens a session for an agent whose certificate is of `binding`; an older one of the same replica is fenced.
+    /// Opens a session for an agent whose certificate is of `binding`; an older one of the same agent is fenced, and so is
+    /// that of the agent which offered before, when this one does.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -298,9 +313,14 @@ impl State {
         outbox.members();
         outbox.shared_networks();
         outbox.policies();
+        let uplink = self.may_offer(cluster, hello.lease);
         let session = Session {
             cluster: cluster.clone(),
             replica,
+            instance: hello.instance,
+            epoch: hello.lease.filter(|_| uplink).map(|lease| lease.epoch),
+            uplink,
+            report: None,
             version: hello.version,
             clock_skew_ms: hello
                 .clock
@@ -313,31 +333,25 @@ impl State {
             filter,
             outbox,
         };
-        let older: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| s.cluster == *cluster && s.replica == replica)
-            .map(|(i, _)| *i)
-            .collect();
-        for id in older {
-            if let Some(old) = self.sessions.get_mut(&id) {
-                old.fence("another session of the same agent is newer");
-                self.woken.insert(id);
-            }
+        self.fence_older(&session);
+        if uplink {
+            self.catalog.abandon(cluster);
         }
-        self.catalog.abandon(cluster);
         self.last_session += 1;
         let id = self.last_session;
         self.interests.set(id, &BTreeSet::new(), &namespaces);
+        let agent = (replica, session.instance.clone());
         self.sessions.insert(id, session);
         let known = self.known.entry(cluster.clone()).or_default();
         (known.last_seen, known.heard) = (Some(now.wall), Some(now.instant));
-        let counted = known.flips.len() < REPLICAS_MAX || known.flips.contains_key(&replica);
-        let follows = known.flips.contains_key(&replica);
-        let raised = counted && self.flip(cluster, replica, now.instant);
+        if uplink {
+            known.lease = hello.lease.map(|lease| lease.epoch);
+        }
+        let follows = known.flips.contains_key(&agent);
+        let raised = self.flip(cluster, agent, now.instant);
         self.stale.remove(cluster);
         self.woken.insert(id);
-        Ok(Opened { id, follows, raised })
+        Ok(Opened { id, uplink, follows, raised })
     }
 
     /// Ends a session.
@@ -345,7 +359,7 @@ impl State {
         self.woken.remove(&id);
         let Some(session) = self.sessions.remove(&id) else { return };
         self.interests.set(id, session.filter.namespaces(), &BTreeSet::new());
-        if !self.sessions.values().any(|s| s.cluster == session.cluster) {
+        if session.uplink && !self.sessions.values().any(|s| s.cluster == session.cluster && s.uplink) {
             self.catalog.abandon(&session.cluster);
         }
     }
@@ -355,7 +369,7 @@ impl State {
     #[must_use]
     pub fn is_current(&self, id: SessionId) -> bool {
         self.sessions.get(&id).is_some_and(|session| {
-            let newest = self.newest(&session.cluster, session.replica) == Some(id);
+            let newest = self.newest(session) == Some(id);
             newest && session.fenced.is_none() && self.binding(&session.cluster) == Some(session.binding)
         })
     }
@@ -366,8 +380,8 @@ impl State {
         self.sessions.get(&id)?.fenced.as_deref()
     }
 
-    fn newest(&self, cluster: &ClusterName, replica: u32) -> Option<SessionId> {
-        self.sessions.iter().rev().find(|(_, s)| s.cluster == *cluster && s.replica == replica).map(|(id, _)| *id)
+    fn newest(&self, of: &Session) -> Option<SessionId> {
+        self.sessions.iter().rev().find(|(_, s)| s.is_same_agent(of)).map(|(id, _)| *id)
     }
 
     /// The agent spoke; whether its cluster was stale before.
@@ -386,7 +400,8 @@ impl State {
     /// # Errors
     /// [`StreamError`]: the agent has to start a new session, in which it is told where the hub stands.
     pub fn offer(&mut self, id: SessionId, part: impl Into<Part>, now: Now) -> Result<Taken, StreamError> {
-        let Some(session) = self.sessions.get_mut(&id) else { return Ok(Taken::default()) };
+        // What an agent without the uplink offers is not heard: it does not know yet that another one leads.
+        let Some(session) = self.sessions.get_mut(&id).filter(|s| s.uplink) else { return Ok(Taken::default()) };
         session.offers = true;
         let cluster = session.cluster.clone();
         let taken = self.catalog.take(&cluster, part)?;
@@ -479,10 +494,13 @@ impl State {
 
     /// Takes a status; whether anything in it is new.
     pub fn report(&mut self, id: SessionId, report: Report) -> bool {
-        let Some(session) = self.sessions.get(&id) else { return false };
-        let known = self.known.entry(session.cluster.clone()).or_default();
-        let new = known.report.as_ref() != Some(&report);
-        known.report = Some(report);
+        let Some(session) = self.sessions.get_mut(&id) else { return false };
+        let held = match session.uplink {
+            true => &mut self.known.entry(session.cluster.clone()).or_default().report,
+            false => &mut session.report,
+        };
+        let new = held.as_ref() != Some(&report);
+        *held = Some(report);
         new
     }
 

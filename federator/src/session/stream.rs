@@ -211,7 +211,7 @@ impl Reader {
         let offer = hello.offer;
         let opened = self.hub.change(|state| state.open((&self.cluster, self.replica, binding), hello, moment));
         let opened = opened.map_err(|e| self.unopened(&e))?;
-        let id = opened.id;
+        let (id, follows) = (opened.id, !opened.uplink);
         self.hub.metrics.sessions.inc();
         let open = Open { hub: Arc::clone(&self.hub), id };
         self.hub.wakes.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(wake));
@@ -228,6 +228,7 @@ impl Reader {
             clock: moment.wall.to_string(),
             held_offer: held.map(Into::into),
             federators: self.hub.inputs.federators.clone(),
+            follows,
         };
         let message = wire::HubMessage { message: Some(wire::hub_message::Message::Welcome(welcome)) };
         self.count("out", message.encoded_len());

@@ -27,6 +27,7 @@ use crate::plan::Filter;
 
 mod claims;
 mod order;
+mod replicas;
 mod rules;
 
 /// Any moment will do: no test here looks at a clock again.
@@ -48,6 +49,8 @@ fn hello() -> Hello {
         bundles: BTreeMap::new(),
         policy_revision: 0,
         interest: Interest { namespaces },
+        instance: String::new(),
+        lease: None,
     }
 }
 
@@ -383,6 +386,8 @@ impl World {
             bundles: BTreeMap::new(),
             policy_revision: 0,
             interest: Interest { namespaces: agent.said_interest.clone() },
+            instance: String::new(),
+            lease: None,
         };
         let opened = self.hub.open((&cluster(at), 0, agent.binding), hello, self.now);
         let agent = &mut self.agents[at];

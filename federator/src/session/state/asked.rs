@@ -27,7 +27,7 @@ impl State {
     }
     /// The current sessions of a cluster.
     pub fn sessions_of(&self, cluster: &ClusterName) -> impl Iterator<Item = &Session> {
-        let current = move |(id, s): &(&SessionId, &Session)| self.newest(&s.cluster, s.replica) == Some(**id);
+        let current = move |(id, s): &(&SessionId, &Session)| self.newest(s) == Some(**id);
         let of = move |(_, s): &(&SessionId, &Session)| s.cluster == *cluster && s.fenced.is_none();
         self.sessions.iter().filter(of).filter(current).map(|(_, s)| s)
     }

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use meshfed_model::names::ClusterName;
 
-use super::{Freshness, State};
+use super::{AGENTS_MAX, Freshness, State};
 use crate::catalog::Taken;
 use crate::fleet::GatewayAddress;
 
 /// What a cluster said counts as fresh for so long after it last spoke: two signs of life are lost, whether its
 /// session stands or not (faults 13: stale within 20 s).
 pub const STALE_AFTER: Duration = Duration::from_secs(20);
-/// Session changes of one replica within [`FLIPS_WINDOW`] that raise no alarm (SY6).
+/// Session changes of one agent within [`FLIPS_WINDOW`] that raise no alarm (SY6).
 pub const FLIPS_MAX: usize = 3;
 /// The time over which session changes are counted.
 pub const FLIPS_WINDOW: Duration = Duration::from_secs(60);
@@ -32,7 +32,7 @@ pub struct Now {
     pub wall: Timestamp,
 }
 
-/// The latest session changes of one replica.
+/// The latest session changes of one agent.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Flips(VecDeque<Instant>);
 
@@ -129,14 +129,19 @@ impl State {
         self.known.get(cluster)?.flips.values().filter_map(|flips| flips.alarms_until(now)).max()
     }
 
-    /// Counts one more session of a replica; whether an alarm is raised by it. Nothing that the cluster offered is
+    /// Counts one more session of an agent; whether an alarm is raised by it. Nothing that the cluster offered is
     /// touched by flips: what is under way is dropped with its session, the last good stays.
-    pub(super) fn flip(&mut self, cluster: &ClusterName, replica: u32, now: Instant) -> bool {
+    pub(super) fn flip(&mut self, cluster: &ClusterName, agent: (u32, String), now: Instant) -> bool {
         let known = self.known.entry(cluster.clone()).or_default();
-        match known.flips.get_mut(&replica) {
+        if known.flips.len() >= AGENTS_MAX && !known.flips.contains_key(&agent) {
+            // Pods have new names all the time: those that are gone change nothing any more.
+            let sessions = || self.sessions.values().filter(|s| s.cluster == *cluster);
+            known.flips.retain(|(replica, name), _| sessions().any(|s| (s.replica, &s.instance) == (*replica, name)));
+        }
+        match known.flips.get_mut(&agent) {
             // The first session since this hub started changes nothing.
             None => {
-                known.flips.insert(replica, Flips::default());
+                known.flips.insert(agent, Flips::default());
                 false
             }
             Some(flips) => flips.count(now) && self.alarms.insert(cluster.clone()),

@@ -22,14 +22,14 @@ use crate::catalog::Taken;
 use crate::fanout::Next;
 use crate::fleet;
 
-struct Hub {
-    state: State,
-    now: Now,
+pub(super) struct Hub {
+    pub(super) state: State,
+    pub(super) now: Now,
 }
 
 impl Hub {
     /// c0 on n0, c1 on n1.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut hub = Self { state: State::default(), now: start() };
         hub.members(1);
         hub
@@ -51,14 +51,14 @@ impl Hub {
     fn try_open(&mut self, i: usize, binding: u64) -> Result<Opened, OpenError> {
         self.state.open((&cluster(i), 0, binding), hello(), self.now)
     }
-    fn open(&mut self, i: usize) -> SessionId {
+    pub(super) fn open(&mut self, i: usize) -> SessionId {
         self.try_open(i, 1).unwrap().id
     }
     fn offer(&mut self, id: SessionId, part: impl Into<Part>) -> Taken {
         self.state.offer(id, part, self.now).unwrap()
     }
     /// Everything of an offer, as a new epoch sends it.
-    fn sync(&mut self, id: SessionId, offer: &History) -> Taken {
+    pub(super) fn sync(&mut self, id: SessionId, offer: &History) -> Taken {
         let parts = offer.complete(Scope::Replica);
         parts.into_iter().map(|part| self.offer(id, part)).last().unwrap()
     }
@@ -70,7 +70,7 @@ impl Hub {
         self.state.catalog().history(&cluster(0)).unwrap().iter().map(|(k, _)| k.clone()).collect()
     }
     /// What a session is told of another cluster now.
-    fn told_of(&mut self, id: SessionId, i: usize) -> BTreeSet<OfferKey> {
+    pub(super) fn told_of(&mut self, id: SessionId, i: usize) -> BTreeSet<OfferKey> {
         let mut told = BTreeSet::new();
         while let Some(next) = self.state.next(id) {
             if let Next::View { origin, delta, .. } = next
@@ -97,7 +97,7 @@ impl Hub {
     }
 }
 
-fn offer_of(epoch: u64, services: &[usize]) -> History {
+pub(super) fn offer_of(epoch: u64, services: &[usize]) -> History {
     let mut offer = History::new(epoch);
     for s in services {
         offer.replace_service(&service_name(*s), resources(0, *s, 0, 1));
@@ -105,7 +105,7 @@ fn offer_of(epoch: u64, services: &[usize]) -> History {
     offer
 }
 
-fn keys(offer: &History) -> BTreeSet<OfferKey> {
+pub(super) fn keys(offer: &History) -> BTreeSet<OfferKey> {
     offer.iter().map(|(k, _)| k.clone()).collect()
 }
 
