@@ -201,6 +201,15 @@ pub fn set_aside(path: &Path) -> Result<PathBuf, RecordError> {
     Ok(free)
 }
 
+/// The bytes of a file that holds these records.
+pub fn framed<'a>(records: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    for record in records {
+        frame(&mut bytes, record);
+    }
+    bytes
+}
+
 impl RecordFile {
     /// What a file holds.
     ///
@@ -219,10 +228,7 @@ impl RecordFile {
     /// # Errors
     /// [`RecordError`]; the old file stays.
     pub fn rewrite<'a>(path: &Path, records: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, RecordError> {
-        let mut bytes = MAGIC.to_vec();
-        for record in records {
-            frame(&mut bytes, record);
-        }
+        let bytes = framed(records);
         files::write_atomic(path, &bytes, MODE_SECRET)?;
         let file = OpenOptions::new().append(true).mode(MODE_SECRET).open(path).map_err(|source| RecordError::Io {
             action: "open",

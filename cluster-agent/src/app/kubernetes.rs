@@ -133,6 +133,7 @@ async fn phases(
         namespace: place.namespace.clone(),
         token_secret: args.token_secret.clone(),
         data_dir: member.clone(),
+        keep_view: args.keep_view,
         writes: among.writes.clone(),
     };
     let mut controller = Controller::new(place.client.clone(), settings);

@@ -228,7 +228,8 @@ impl Agent {
         let mut connected = self.opened.connected.clone();
         async move {
             loop {
-                let now = Facts { connected: *connected.borrow_and_update(), pending: readiness.pending() };
+                let is_connected = *connected.borrow_and_update();
+                let now = Facts { connected: is_connected, pending: readiness.pending(), unkept: None };
                 facts.send_if_modified(|before| {
                     let changed = *before != now;
                     *before = now;
@@ -308,8 +309,7 @@ impl Agent {
         let mut actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), readiness.clone(), guards, imports);
         if config.source == Source::Kubernetes {
             let mailbox = Mailbox::default();
-            let counted = MirrorMetrics::register(&metrics);
-            tasks.spawn("mirror", show(&config.args, &host, mailbox.clone(), commands.clone(), counted, watch.clone()));
+            tasks.spawn("mirror", show(&config.args, &host, mailbox.clone(), commands.clone(), watch.clone()));
             actor = actor.mirrored(mailbox);
         }
         let zone = actor.zone();
@@ -378,9 +378,9 @@ fn show(
     host: &Host,
     mailbox: Mailbox,
     commands: mpsc::Sender<Command>,
-    metrics: MirrorMetrics,
     watch: drain::Watch,
 ) -> impl Future<Output = Result<(), meshfed_crds::api_server::ConnectError>> + use<> {
+    let metrics = MirrorMetrics::register(&host.metrics);
     let (kubeconfig, context) = (args.kubeconfig.clone(), args.context.clone());
     let (leads, instance) = (host.writes.clone(), Some(host.instance.clone()).filter(|name| !name.is_empty()));
     let (addresses, mut changed) = watch::channel(Arc::default());

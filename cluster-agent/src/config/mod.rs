@@ -85,6 +85,9 @@ pub struct AgentArgs {
     /// With --source kubernetes: the only Secret of its namespace that a Membership may name for its token
     #[arg(long, value_name = "NAME", default_value = "meshfed-join")]
     pub token_secret: String,
+    /// With --source kubernetes: keep the last good view in Secrets meshfed-view-0 to -7, too, for a pod without a volume
+    #[arg(long)]
+    pub keep_view: bool,
     /// What is injected into pods, as YAML; makes ConfigMap meshfed-trust be kept in all namespaces with injection
     #[arg(long, value_name = "FILE")]
     pub injection_config: Option<PathBuf>,

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use super::judge::{Facts, Phase, chosen, differs, second, status};
 use super::keeper::Followed;
+use super::views::{Views, ViewsError};
 use super::{FIELD_MANAGER, Keeper};
 use crate::enroll::{self, AgentFile, EnrollError};
 
@@ -43,6 +44,8 @@ pub struct Settings {
     pub token_secret: String,
     /// The data directory of the member.
     pub data_dir: PathBuf,
+    /// Whether the last good view is kept in Secrets, too.
+    pub keep_view: bool,
     /// Whether this agent is the one that joins and writes; the others take what it has got.
     pub writes: watch::Receiver<bool>,
 }
@@ -62,6 +65,7 @@ pub struct Controller {
     memberships: Api<Membership>,
     secrets: Api<Secret>,
     keeper: Keeper,
+    views: Option<Views>,
     events: BoxStream<'static, watcher::Result<Event<Membership>>>,
     /// What is there.
     seen: Standing<Membership>,
@@ -76,8 +80,9 @@ impl Controller {
         let memberships: Api<Membership> = Api::namespaced(client.clone(), &settings.namespace);
         let secrets: Api<Secret> = Api::namespaced(client, &settings.namespace);
         let keeper = Keeper::new(secrets.clone(), IDENTITY_SECRET.to_owned(), settings.data_dir.clone());
+        let views = settings.keep_view.then(|| Views::new(secrets.clone(), &settings.data_dir));
         let events = watcher(memberships.clone(), watch_config()).backoff(Steady::default()).boxed();
-        Self { settings, memberships, secrets, keeper, events, seen: Standing::default(), refused: None }
+        Self { settings, memberships, secrets, keeper, views, events, seen: Standing::default(), refused: None }
     }
 
     /// The Secret that the member's files are kept in.
@@ -94,6 +99,7 @@ impl Controller {
             match self.attempt().await {
                 Ok(member) => {
                     self.say(&joined(&member), &Facts::default()).await;
+                    self.restore_view().await;
                     return member;
                 }
                 Err(phase) => {
@@ -124,14 +130,14 @@ impl Controller {
         let mut keep = tokio::time::interval(KEEP_PERIOD);
         keep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let uid = |seen: &Standing<Membership>| chosen(seen.values()).and_then(|m| m.uid());
-        let (mut of, mut deleted, mut missed) = (uid(&self.seen), false, 0);
+        let (mut of, mut deleted, mut missed, mut unkept) = (uid(&self.seen), false, 0, None);
         loop {
             let writes = *self.settings.writes.borrow();
             if writes && (deleted || self.keeper.is_leaving()) {
                 self.begin_leaving().await;
                 return Attended::Deleted;
             }
-            let now = facts.borrow_and_update().clone();
+            let now = Facts { unkept: unkept.clone(), ..facts.borrow_and_update().clone() };
             self.say(&phase, &now).await;
             let role = self.settings.writes.clone();
             tokio::select! {
@@ -150,14 +156,33 @@ impl Controller {
                 _ = keep.tick() => {
                     if !writes {
                         missed = self.follow(missed, &renewed).await;
-                    } else if let Err(error) = self.keeper.keep().await {
-                        tracing::warn!(error = %chain(&error), "the member's files cannot be kept");
+                    } else {
+                        if let Err(error) = self.keeper.keep().await {
+                            tracing::warn!(error = %chain(&error), "the member's files cannot be kept");
+                        }
+                        unkept = self.keep_view().await;
                     }
                 }
             }
             if missed >= MISSED_MAX && !*self.settings.writes.borrow() {
                 return Attended::Left;
             }
+        }
+    }
+
+    /// Keeps the last good view; gives why it is not kept.
+    async fn keep_view(&mut self) -> Option<(&'static str, String)> {
+        let error = self.views.as_mut()?.keep().await.err()?;
+        let reason = if matches!(error, ViewsError::TooLarge(_)) { "ViewTooLarge" } else { "ViewNotKept" };
+        tracing::warn!(error = %chain(&error), "the last good view is not kept in the Secrets of the release");
+        Some((reason, format!("the last good view is not kept for the next pod: {}", chain(&error))))
+    }
+
+    /// Brings the last good view back, for an agent that starts while the hub is away. Without it the hub tells all.
+    async fn restore_view(&self) {
+        let Some(views) = &self.views else { return };
+        if let Err(error) = views.restore().await {
+            tracing::warn!(error = %chain(&error), "no last good view is brought back; the hub tells it");
         }
     }
 

@@ -39,6 +39,8 @@ pub struct Facts {
     pub connected: bool,
     /// What the agent still waits for; empty: it is ready.
     pub pending: Vec<String>,
+    /// Why its last good view is not kept in the Secrets: a word, and what to do.
+    pub unkept: Option<(&'static str, String)>,
 }
 
 /// The Membership that counts: the oldest, then the first by name. The others are told so.
@@ -96,6 +98,9 @@ fn joined(conditions: &mut Conditions, cluster: &str, facts: &Facts) {
     } else {
         let message = "no federator is reached; existing traffic goes on, and it is tried again: see the agent's log";
         conditions.no("Connected", "HubUnreachable", message);
+    }
+    if let Some((reason, message)) = &facts.unkept {
+        conditions.no("ViewKept", reason, message);
     }
     if let Some(first) = facts.pending.first() {
         let message = format!("the agent waits: {first}");
@@ -162,10 +167,15 @@ mod tests {
         assert_eq!(says(&refused, "Stalled"), Some((ConditionStatus::True, "TokenRefused".to_owned())));
         assert_eq!(says(&refused, "Reconciling"), None);
         let joined = Phase::Joined { cluster: "east".to_owned(), trust_domain: "east.mesh.example".to_owned() };
-        let ready = of(&joined, &Facts { connected: true, pending: Vec::new() });
+        let ready = of(&joined, &Facts { connected: true, ..Facts::default() });
         assert_eq!(says(&ready, "Ready").map(|(s, _)| s), Some(ConditionStatus::True));
         assert_eq!((says(&ready, "Stalled"), says(&ready, "Reconciling")), (None, None));
         assert_eq!(ready.cluster.as_deref(), Some("east"));
+        assert_eq!(says(&ready, "ViewKept"), None);
+        let unkept = Some(("ViewTooLarge", "it has 9 bytes".to_owned()));
+        let large = of(&joined, &Facts { connected: true, unkept, ..Facts::default() });
+        assert_eq!(says(&large, "ViewKept"), Some((ConditionStatus::False, "ViewTooLarge".to_owned())));
+        assert_eq!(says(&large, "Ready").map(|(s, _)| s), Some(ConditionStatus::True), "what is served is whole");
         let away = of(&joined, &Facts::default());
         assert_eq!(says(&away, "Joined").map(|(s, _)| s), Some(ConditionStatus::True));
         assert_eq!(says(&away, "Ready"), Some((ConditionStatus::False, "HubUnreachable".to_owned())));
@@ -179,7 +189,7 @@ mod tests {
         let mut one = membership("meshfed", 1);
         let at = |second| Timestamp::from_second(second).unwrap();
         let joined = Phase::Joined { cluster: "east".to_owned(), trust_domain: "east.mesh.example".to_owned() };
-        let facts = Facts { connected: true, pending: Vec::new() };
+        let facts = Facts { connected: true, ..Facts::default() };
         one.status = Some(status(&one, &joined, &facts, at(100)));
         let later = status(&one, &joined, &facts, at(200));
         assert_eq!(Some(&later), one.status.as_ref());

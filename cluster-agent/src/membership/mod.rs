@@ -2,17 +2,19 @@
 //!
 //! ```text
 //! Membership (object) ─→ controller ─→ enroll ─→ E (directory) ⇄ keeper ⇄ Secret meshfed-identity
-//!        ▲                   │
+//!        ▲                   │                          └─ state/view ⇄ views ⇄ Secrets meshfed-view-0..7
 //!        └── conditions ◀────┘ facts of the running agent
 //! ```
 //! `identity` (pure) says how a data directory lies in a Secret, `judge` (pure) what the object's status says and which
-//! of several objects counts; `keeper`, `controller` and `connect` talk.
+//! of several objects counts, `shelf` (pure) how a view lies in several Secrets; `keeper`, `views`, `controller` and `connect` talk.
 
 pub mod connect;
 mod controller;
 mod identity;
 mod judge;
 mod keeper;
+mod shelf;
+mod views;
 
 pub use controller::{Attended, Controller, Settings};
 pub use identity::OtherCa;

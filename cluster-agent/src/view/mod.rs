@@ -4,6 +4,7 @@
 //! does not start where the view stands, or that is older, is refused whole.
 
 mod apply;
+pub mod kept;
 mod origin;
 mod part;
 pub mod persist;

@@ -27,11 +27,13 @@ use super::{Part, View, ViewChange, follows};
 use crate::records::{Damage, RecordError, RecordFile, checksum, set_aside, unreadable};
 
 /// The largest file beside the origins' own, in bytes: 10,000 members or policies.
-const FILE_MAX: usize = 64 << 20;
+pub(super) const FILE_MAX: usize = 64 << 20;
 /// The file of the order of exports.
-const ORDER: &str = "order";
+pub(super) const ORDER: &str = "order";
+/// The file of the interest.
+pub(super) const INTEREST: &str = "interest";
 /// How the mark of a missing part ends.
-const MISSING: &str = ".missing";
+pub(super) const MISSING: &str = ".missing";
 
 /// What was held when the agent ended.
 #[derive(Debug, Clone, Default)]
@@ -96,7 +98,7 @@ impl ViewStore {
             members: store.read(&Part::Members, |m: wire::Members| m.try_into().ok())?,
             policies: store.read(&Part::Policies, |m: wire::Policies| m.try_into().ok())?,
             shared_networks: store.read(&Part::SharedNetworks, |m| shared_networks(m).ok())?,
-            interest: store.read_unmissed("interest", |m: wire::Interest| Interest::try_from(m).ok())?.namespaces,
+            interest: store.read_unmissed(INTEREST, |m: wire::Interest| Interest::try_from(m).ok())?.namespaces,
             order: store.read_unmissed(ORDER, |m: wire::Seniority| seniority_services(m.services).ok())?,
             ..Loaded::default()
         };
@@ -327,7 +329,7 @@ impl ViewStore {
     /// # Errors
     /// [`FileError`].
     pub fn save_interest(&self, namespaces: &BTreeSet<Namespace>) -> Result<(), FileError> {
-        self.write("interest", &wire::Interest::from(&Interest { namespaces: namespaces.clone() }))
+        self.write(INTEREST, &wire::Interest::from(&Interest { namespaces: namespaces.clone() }))
     }
 }
 
@@ -356,7 +358,7 @@ fn decoded<M: Message + Default, T>(
 }
 
 /// One record per part, each a `ViewDelta`.
-fn records(change: &ViewChange) -> Vec<Vec<u8>> {
+pub(super) fn records(change: &ViewChange) -> Vec<Vec<u8>> {
     let message = |delta: &Delta| wire::ViewDelta {
         origin: change.origin.to_string(),
         delta: Some(delta.into()),
@@ -366,7 +368,7 @@ fn records(change: &ViewChange) -> Vec<Vec<u8>> {
 }
 
 /// The records of one origin as one complete change; `None` where they make none.
-fn folded(origin: &ClusterName, records: &[Vec<u8>]) -> Option<ViewChange> {
+pub(super) fn folded(origin: &ClusterName, records: &[Vec<u8>]) -> Option<ViewChange> {
     let mut resources: BTreeMap<OfferKey, Upsert> = BTreeMap::new();
     let mut stands: Option<(meshfed_model::version::Version, u64)> = None;
     let mut parts: Option<Delta> = None;

@@ -24,7 +24,7 @@ fn name(s: &str) -> ServiceName {
     s.parse().unwrap()
 }
 
-fn members(cidr: &str) -> Members {
+pub(super) fn members(cidr: &str) -> Members {
     let member = Member {
         cluster: east(),
         trust_domain: "east.f".parse().unwrap(),
@@ -102,6 +102,11 @@ fn change(
         ..Delta::default()
     };
     ViewChange { origin: east(), delta, filter: revision }
+}
+
+/// All that east shows.
+pub(super) fn change_of_east() -> ViewChange {
+    change(0, 5, true, vec![service("shop/a"), group("shop/a", 1), gateway("10.1.0.1")], &[])
 }
 
 fn view() -> View {
