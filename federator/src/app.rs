@@ -28,7 +28,7 @@ use crate::members::claims::StoredClaims;
 use crate::members::leaves::StoredLeaves;
 use crate::members::{Enroll, Registry, RegistryError};
 use crate::session::Hub;
-use crate::source::{self, Faults, FleetSource, Place};
+use crate::source::{self, Faults, FleetSource, Place, statuses};
 use crate::store::redb::{Closed, OpenError, RedbStore};
 use crate::trust::{self, Trust};
 
@@ -258,6 +258,11 @@ impl Federator {
             let faults = source.faults();
             debug = debug.route("/debug/source", axum::routing::get(move || std::future::ready(source_page(&faults))));
             let revisions = Arc::clone(registry.revisions());
+            if let Some(place) = config.source.clone() {
+                let names = Arc::clone(&hub) as Arc<dyn FleetNames>;
+                let of_hub = statuses::Hub { standing: source.standing(), names, revisions: Arc::clone(&revisions) };
+                tasks.spawn("statuses", statuses::keep(place, of_hub, watch.clone()));
+            }
             tasks.spawn("fleet source", source::follow(source, policies, revisions, watch.clone()));
         }
         let enroll = Enroll::new(Arc::clone(&registry), Arc::clone(&hub) as Arc<dyn FleetRead>, &metrics)

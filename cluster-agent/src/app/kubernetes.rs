@@ -25,6 +25,7 @@ use crate::enroll::AgentFile;
 use crate::lease::{Election, LeaseMetrics, Role};
 use crate::membership::connect::{self, Place};
 use crate::membership::{Attended, Controller, Facts, Settings};
+use crate::mirror::policies;
 
 /// The data directory of the member, in that of the agent: it appears whole, which a volume's own folder cannot.
 const MEMBER: &str = "member";
@@ -137,7 +138,7 @@ async fn phases(
         writes: among.writes.clone(),
     };
     let mut controller = Controller::new(place.client.clone(), settings);
-    let Some(file) = wait(args, &among.metrics, &mut controller, stop.clone()).await? else { return Ok(None) };
+    let Some(file) = wait(args, place, among, &mut controller, stop.clone()).await? else { return Ok(None) };
     tracing::info!(cluster = %file.cluster, trust_domain = %file.trust_domain, "this cluster is a member");
     let run_dir = args.run_dir.clone().unwrap_or_else(|| args.data_dir.join("run"));
     let inner = AgentArgs {
@@ -168,7 +169,8 @@ async fn phases(
 /// Waits for a membership; `None`: the agent is told to end. It is ready meanwhile, or no release of it would ever be.
 async fn wait(
     args: &AgentArgs,
-    metrics: &Arc<Metrics>,
+    place: &Place,
+    among: &Host,
     controller: &mut Controller,
     stop: impl Future<Output = ()>,
 ) -> Result<Option<AgentFile>, Ended> {
@@ -184,12 +186,16 @@ async fn wait(
             file = controller.join() => member = Some(file),
         }
     };
-    let server = AdminServer::new(Readiness::new(), Arc::clone(metrics))
+    let server = AdminServer::new(Readiness::new(), Arc::clone(&among.metrics))
         .config(serde_json::json!({ "source": "kubernetes", "joined": false }));
     run_parts(until, args.drain_timeout, |parts, watch| {
         if !admin.is_empty() {
-            parts.spawn("admin", server.serve(admin, watch));
+            parts.spawn("admin", server.serve(admin, watch.clone()));
         }
+        // Policies hear that nothing is known of them yet.
+        let (facts, leads) = (watch::channel(None).1, among.writes.clone());
+        parts
+            .spawn("statuses", policies::keep(place.client.clone(), args.fleet_namespace.clone(), facts, leads, watch));
         Ok(())
     })
     .await?;

@@ -46,6 +46,7 @@ use crate::index::{Index, IndexSettings};
 use crate::lease::Role;
 use crate::lookup::{self, LOOKUPS_MAX, Pauses};
 use crate::membership::Facts;
+use crate::mirror::policies::{self, PolicyFacts};
 use crate::mirror::{Mailbox, Mirror, MirrorMetrics, MirrorSettings};
 use crate::source;
 use crate::view::persist::Loaded;
@@ -309,7 +310,8 @@ impl Agent {
         let mut actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), readiness.clone(), guards, imports);
         if config.source == Source::Kubernetes {
             let mailbox = Mailbox::default();
-            tasks.spawn("mirror", show(&config.args, &host, mailbox.clone(), commands.clone(), watch.clone()));
+            let told = (mailbox.clone(), actor.policies());
+            tasks.spawn("mirror", show(&config.args, &host, told, commands.clone(), watch.clone()));
             actor = actor.mirrored(mailbox);
         }
         let zone = actor.zone();
@@ -376,7 +378,7 @@ fn anchors_of(config: &Config) -> Arc<str> {
 fn show(
     args: &AgentArgs,
     host: &Host,
-    mailbox: Mailbox,
+    (mailbox, policies): (Mailbox, watch::Receiver<Option<Arc<PolicyFacts>>>),
     commands: mpsc::Sender<Command>,
     watch: drain::Watch,
 ) -> impl Future<Output = Result<(), meshfed_crds::api_server::ConnectError>> + use<> {
@@ -384,6 +386,7 @@ fn show(
     let (kubeconfig, context) = (args.kubeconfig.clone(), args.context.clone());
     let (leads, instance) = (host.writes.clone(), Some(host.instance.clone()).filter(|name| !name.is_empty()));
     let (addresses, mut changed) = watch::channel(Arc::default());
+    let fleet_namespace = args.fleet_namespace.clone();
     async move {
         let client = meshfed_crds::api_server::connect(kubeconfig.as_deref(), context.as_deref()).await?;
         let settings = MirrorSettings { instance };
@@ -395,8 +398,9 @@ fn show(
                 }
             }
         };
-        let ((), Ok(())) =
-            tokio::join!(tell, Mirror::new(client, settings, mailbox, leads, addresses, metrics).run(watch));
+        let statuses = policies::keep(client.clone(), fleet_namespace, policies, leads.clone(), watch.clone());
+        let mirror = Mirror::new(client, settings, mailbox, leads, addresses, metrics).run(watch);
+        let ((), Ok(()), Ok(())) = tokio::join!(tell, mirror, statuses);
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use meshfed_crds::dangling::{Known, unknown_names};
 use meshfed_model::names::{ClusterName, ServiceName};
 
 use super::Core;
+use crate::mirror::policies::PolicyFacts;
 
 impl Known for Core {
     fn cluster(&self, name: &ClusterName) -> bool {
@@ -62,6 +63,16 @@ impl Core {
     /// Faults that no single object has: those between objects, and names that nobody has.
     pub fn faults_between(&self) -> impl Iterator<Item = &ObjectError> {
         self.index.errors().chain(self.dangling.iter())
+    }
+
+    /// What statuses of this cluster's policies and settings are made of.
+    #[must_use]
+    pub fn policy_facts(&self) -> PolicyFacts {
+        PolicyFacts {
+            standing: self.index.settings_objects().map(|object| (object.key(), Arc::clone(object))).collect(),
+            faults: self.faults_between().cloned().collect(),
+            knows_names: self.knows_fleet(),
+        }
     }
 
     /// All faults of the source: its own, those between objects, and names that nobody has.

@@ -27,6 +27,7 @@ use crate::downlink::CoreCommand;
 use crate::identity::Peer;
 use crate::lookup::Lookup;
 use crate::mirror::Mailbox;
+use crate::mirror::policies::PolicyFacts;
 use crate::source::SourceUpdate;
 use crate::status;
 use crate::translate::{Kind, Node};
@@ -220,6 +221,7 @@ pub struct Actor {
     issuing: Issuing,
     kept: watch::Sender<Kept>,
     mirror: Option<Mailbox>,
+    policies: watch::Sender<Option<Arc<PolicyFacts>>>,
     hosts: watch::Sender<BTreeSet<Arc<str>>>,
     imports: ImportsFile,
     zone: watch::Sender<Option<Arc<Zone>>>,
@@ -258,6 +260,7 @@ impl Actor {
             issuing,
             kept,
             mirror: None,
+            policies: watch::Sender::default(),
             hosts,
             imports,
             zone: watch::channel(None).0,
@@ -269,6 +272,12 @@ impl Actor {
     #[must_use]
     pub fn mirrored(self, mailbox: Mailbox) -> Self {
         Self { mirror: Some(mailbox), ..self }
+    }
+
+    /// What statuses of policies are made of, for [`crate::mirror::policies::keep`].
+    #[must_use]
+    pub fn policies(&self) -> watch::Receiver<Option<Arc<PolicyFacts>>> {
+        self.policies.subscribe()
     }
 
     /// The host names that are to be resolved, for [`crate::lookup::run`].
@@ -355,6 +364,7 @@ impl Actor {
             for fault in self.core.new_faults().iter().take(LOGGED_MAX) {
                 tracing::warn!("source: {fault}");
             }
+            self.tell_policies();
             self.rows = status::rows(&self.core);
             self.count_faults();
             self.uplink.report(status::report(&self.core, &self.rows));
@@ -364,6 +374,20 @@ impl Actor {
             self.zone.send_replace(self.core.zone(now, wall));
         }
         self.core.tick(now, wall);
+    }
+
+    fn tell_policies(&self) {
+        if self.policies.is_closed() {
+            return;
+        }
+        let now = self.core.policy_facts();
+        self.policies.send_if_modified(|before| {
+            let changed = before.as_deref() != Some(&now);
+            if changed {
+                *before = Some(Arc::new(now));
+            }
+            changed
+        });
     }
 
     fn count_faults(&self) {

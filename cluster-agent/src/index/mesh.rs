@@ -56,6 +56,10 @@ impl Index {
         }
     }
 
+    pub(super) fn mesh_object(&self) -> Option<&Arc<Object>> {
+        self.mesh.local.as_ref()
+    }
+
     pub(super) fn put_mesh(&mut self, object: &Arc<Object>, dirty: &mut Dirty) {
         let before = self.mesh.local.replace(Arc::clone(object));
         dirty.mesh |= before.is_none_or(|before| before.body != object.body);

@@ -120,6 +120,11 @@ impl Index {
         self.policies.objects.values().map(AsRef::as_ref)
     }
 
+    /// Likewise, with the cluster's own settings.
+    pub fn settings_objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.policies.objects.values().chain(self.mesh_object())
+    }
+
     /// The fleet's policies, whole.
     pub fn set_fleet_policies(&mut self, policies: FleetPolicies) -> Dirty {
         let mut dirty = Dirty::default();

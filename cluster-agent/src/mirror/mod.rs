@@ -1,5 +1,5 @@
 //! Edge. What the cluster sees of the fleet, as Kubernetes objects: a ServiceImport for each import, its derived Service
-//! and MCS EndpointSlices, and the conditions of the cluster's own ServiceExports (KEP-1645; contracts, Kubernetes part,
+//! and MCS EndpointSlices, and the conditions of the cluster's own ServiceExports and policies (KEP-1645; contracts, Kubernetes part,
 //! 5.5).
 //!
 //! [`facts`] come from the core by name, objects from watches; [`plan`] says what has to be written, [`apply`] writes it.
@@ -12,6 +12,7 @@ mod mailbox;
 pub mod names;
 pub mod objects;
 pub mod plan;
+pub mod policies;
 mod queue;
 mod run;
 mod store;

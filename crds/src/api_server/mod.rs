@@ -8,8 +8,10 @@
 //! does not have is gone. Whatever fails is tried again, and takes nothing away.
 
 mod kinds;
+mod ledger;
 mod reduce;
 mod standing;
+pub mod statuses;
 
 use std::path::Path;
 use std::pin::Pin;

@@ -16,6 +16,7 @@ pub mod membership;
 pub mod mesh;
 mod shape;
 pub mod trust_domain;
+pub mod verdict;
 
 pub use cluster::{Cluster, ClusterNetwork, ClusterSpec, ClusterStatus};
 pub use condition::{Condition, ConditionStatus, Conditions, PolicyStatus, say_the_same};
@@ -25,6 +26,7 @@ pub use failover_policy::{FailoverPolicy, FailoverPolicySpec, RelativeTo, Select
 pub use membership::{Membership, MembershipSpec, MembershipStatus, TokenSecretRef};
 pub use mesh::{AccessLog, AccessLogMode, Mesh, MeshSpec, OutboundTrafficPolicy, Retries, Sameness};
 pub use trust_domain::{TrustDomain, TrustDomainSpec};
+pub use verdict::{Force, Verdict, policy_status};
 
 /// The API group of our kinds.
 pub const GROUP: &str = "federation.meshfed.io";

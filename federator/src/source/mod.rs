@@ -4,6 +4,8 @@
 //! on. What each file gave last is kept in `D/state/source.json`, so that a file that is broken at a restart does not
 //! lift what it forbade.
 
+pub mod statuses;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::fleet::{FleetNames, Revisions};
+use statuses::Standing;
 
 /// How often the directory is looked at; a changed file is read once it looked the same twice, so within a second.
 const PERIOD: Duration = Duration::from_millis(300);
@@ -113,6 +116,7 @@ pub struct FleetSource {
     faults: Faults,
     names: Option<Arc<dyn FleetNames>>,
     counted: Option<Family<FaultLabels, Gauge>>,
+    standing: watch::Sender<Arc<Standing>>,
 }
 
 /// Labels of `meshfed_source_errors`.
@@ -170,9 +174,22 @@ impl FleetSource {
             faults: Faults::default(),
             names: None,
             counted: None,
+            standing: watch::Sender::default(),
         };
         source.look(|_, _| false)?;
+        source.show_standing();
         Ok(source)
+    }
+
+    fn show_standing(&self) {
+        let standing = self.last_good.objects().map(|object| (object.key(), Arc::clone(object)));
+        self.standing.send_replace(Arc::new(standing.collect()));
+    }
+
+    /// What stands, after every change.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<Arc<Standing>> {
+        self.standing.subscribe()
     }
 
     /// Where the faults are told.
@@ -266,6 +283,9 @@ impl FleetSource {
         let changed = !self.last_good.apply(changes).is_empty();
         self.last_good.set_walk_errors(faults);
         self.tell_faults();
+        if changed {
+            self.show_standing();
+        }
         if touched {
             self.keep()?;
         }
