@@ -50,9 +50,19 @@ pub fn cache() -> PathBuf {
 /// When the bootstrap cannot be made.
 #[must_use]
 pub fn start(logs: &Path, place: Place<'_>, socket: &Path, workload: &str) -> Process {
+    start_flags(logs, place, socket, workload, &[])
+}
+
+/// The same with more flags of `meshfed bootstrap envoy`.
+///
+/// # Panics
+/// When the bootstrap cannot be made.
+#[must_use]
+pub fn start_flags(logs: &Path, place: Place<'_>, socket: &Path, workload: &str, flags: &[String]) -> Process {
     let agent = format!("unix:{}", socket.display());
-    let bootstrap = run(command(place).args(["bootstrap", "envoy", "--agent", &agent, "--workload", workload]))
-        .ok("bootstrap envoy");
+    let mut make = command(place);
+    make.args(["bootstrap", "envoy", "--agent", &agent, "--workload", workload]).args(flags);
+    let bootstrap = run(&mut make).ok("bootstrap envoy");
     start_with(logs, &format!("envoy-{}", workload.replace('/', "-")), place, &bootstrap)
 }
 

@@ -87,6 +87,19 @@ pub struct FailoverSpec {
     pub ramp_up_seconds: u32,
 }
 
+impl FailoverSpec {
+    /// The client's zone as long as one endpoint there is ready, then anywhere: what `trafficDistribution` means.
+    #[must_use]
+    pub fn prefer_same_zone() -> Self {
+        let mut spec = Self::default();
+        spec.tiers.retain(|tier| tier.name != "same-region");
+        for tier in &mut spec.tiers {
+            tier.min_healthy_percent = 0;
+        }
+        spec
+    }
+}
+
 impl Default for FailoverSpec {
     /// Same zone, same region, anywhere; 70 %; 1; 30 s; 30 s.
     fn default() -> Self {

@@ -76,6 +76,32 @@ pub struct ServiceTraits {
     pub ip_families: Vec<IpFamily>,
 }
 
+/// Which endpoints `spec.trafficDistribution` prefers (KEP-3015).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Preference {
+    /// Those in the client's zone, where one of them is ready: `PreferSameZone`, and its old name `PreferClose`.
+    SameZone,
+    /// Those on the client's node, then as above: `PreferSameNode`.
+    SameNode,
+}
+
+impl ServiceTraits {
+    /// Whether a client stays on one endpoint.
+    #[must_use]
+    pub const fn is_sticky(&self) -> bool {
+        matches!(self.session_affinity, SessionAffinity::ClientIP { .. })
+    }
+    /// What is preferred; `None`: nothing, or by a word that is not known here.
+    #[must_use]
+    pub fn preference(&self) -> Option<Preference> {
+        match self.traffic_distribution.as_deref() {
+            Some("PreferClose" | "PreferSameZone") => Some(Preference::SameZone),
+            Some("PreferSameNode") => Some(Preference::SameNode),
+            Some(_) | None => None,
+        }
+    }
+}
+
 /// One port of a service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

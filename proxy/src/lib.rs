@@ -18,6 +18,7 @@
 //! outbound::serve(Rc<Core>, TcpStream, peer: SocketAddr, Arc<state::Listener>)               // async, ends with the connection
 //! inbound::serve(Rc<Core>, TcpStream, peer: SocketAddr, Arc<state::Listener>)
 //! balance::pick(&EndpointSet, &mut fastrand::Rng, tried: &[SocketAddr]) -> Option<Arc<Endpoint>>
+//! balance::of_client(client: IpAddr, &[Arc<Endpoint>], usable) -> Option<usize>
 //! tls::connect(TcpStream, &state::TlsTransport) -> Result<tokio_rustls::client::TlsStream<TcpStream>, TlsError>
 //! tls::accept(TcpStream, &state::ServerTls) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, SpiffeId), TlsError>
 //! ```

@@ -9,11 +9,13 @@ use meshfed_model::horizon::{
 };
 use meshfed_model::names::{ClusterName, NetworkName, ServiceName, SubsetName};
 use meshfed_model::offer::EndpointKey;
+use meshfed_model::service::Preference;
 
-use crate::index::names_endpoint;
-use crate::translate::{Domain, Kind, Mode, OutboundName, PortFacts, Resource, endpoints};
+use crate::index::{OF_SERVICE, names_endpoint};
+use crate::translate::{Domain, Kind, Manner, Mode, OutboundName, PortFacts, Resource, endpoints};
 
 use super::Core;
+use super::nearby::first_else;
 use super::policies::behind_gateway;
 use super::store::{Class, Scope, StreamId};
 
@@ -31,6 +33,9 @@ struct Made {
 impl Core {
     /// Encodes the assignments of these services again, once per class that asked for them.
     pub(super) fn refresh_endpoints(&mut self, services: &BTreeSet<ServiceName>) {
+        for service in services {
+            self.demand_by_node(service);
+        }
         let mut made = Vec::new();
         for (class, asked) in &self.demanded {
             for names in services.iter().filter_map(|service| asked.by_service.get(service)) {
@@ -40,9 +45,17 @@ impl Core {
         self.put_assignments(made);
     }
 
-    /// Makes sure that an assignment is there, if the service is known.
-    pub(super) fn demand(&mut self, class: &Arc<Class>, name: &Arc<str>) {
+    /// Makes sure that an assignment is there, if the service is known: for a client's class, and for that on its node where
+    /// the service's clients are told apart by node.
+    pub(super) fn demand(&mut self, [class, on_node]: &[Arc<Class>; 2], name: &Arc<str>) {
         let Some(outbound) = OutboundName::parse(name) else { return };
+        self.demand_of(class, name, &outbound);
+        if self.is_by_node(class.mode, &outbound) {
+            self.demand_of(on_node, name, &outbound);
+        }
+    }
+
+    pub(super) fn demand_of(&mut self, class: &Arc<Class>, name: &Arc<str>, outbound: &OutboundName) {
         let demand = self.demanded.entry(Arc::clone(class)).or_default();
         let names = demand.by_service.entry(outbound.service.clone()).or_default();
         if names.insert(Arc::clone(name), outbound.clone()).is_none() {
@@ -51,7 +64,7 @@ impl Core {
                 self.sweep(class);
             }
             let mut made = Vec::new();
-            self.encode_assignments(class, std::iter::once((name, &outbound)), &mut made);
+            self.encode_assignments(class, std::iter::once((name, outbound)), &mut made);
             self.put_assignments(made);
         }
     }
@@ -86,6 +99,11 @@ impl Core {
     ) {
         let mut computed: Vec<(OutboundName, Option<endpoints::Encoded>)> = Vec::new();
         for (name, outbound) in names {
+            if self.is_by_node(class.mode, outbound) != class.node.is_some() {
+                // The other of the two classes that each client has is told.
+                made.push(Made { class: Arc::clone(class), name: Arc::clone(name), resource: None });
+                continue;
+            }
             let of = if self.is_own_alone(outbound) {
                 OutboundName { domain: Domain::Cluster, ..outbound.clone() }
             } else {
@@ -122,7 +140,9 @@ impl Core {
             && self.index.service(&outbound.service).is_some_and(|s| s.export_to.is_some())
             && self.facts.get(&outbound.service).is_some_and(|f| {
                 let alone = |port: &PortFacts| port.identities.keys().eq([&self.settings.cluster]);
-                f.cluster.contains_key(&outbound.port) && f.clusterset.get(&outbound.port).is_some_and(alone)
+                f.clusterset_manner == f.cluster_manner
+                    && f.cluster.contains_key(&outbound.port)
+                    && f.clusterset.get(&outbound.port).is_some_and(alone)
             })
     }
 
@@ -139,13 +159,22 @@ impl Core {
             Mode::Gateway => {
                 let mut candidates = Candidates { endpoints: self.own_endpoints(outbound), ..Candidates::default() };
                 candidates.endpoints.retain(|e| e.mtls && e.network == class.client.network);
-                let policy = self.index.policy_for(&outbound.service);
+                let policy = self.policy(outbound);
                 Some(assign(&class.client, &behind_gateway(&policy.spec), &candidates))
             }
             Mode::Sidecar => {
                 let candidates = self.identified(outbound, port);
-                let policy = self.index.policy_for(&outbound.service);
-                Some(assign(&class.client, &policy.spec, &candidates))
+                let policy = self.policy(outbound);
+                let near = |candidates| self.part_by_node(class, outbound, candidates);
+                Some(match facts.manner(outbound.domain) {
+                    Manner { local: true, .. } => assign(&class.client, &policy.spec, &near(candidates).0),
+                    Manner { preference: Some(Preference::SameNode), .. } if policy.source == OF_SERVICE => {
+                        let (here, elsewhere) = near(candidates);
+                        let first = assign(&class.client, &policy.spec, &here);
+                        first_else(first, assign(&class.client, &policy.spec, &elsewhere))
+                    }
+                    Manner { .. } => assign(&class.client, &policy.spec, &candidates),
+                })
             }
         }
     }
@@ -155,12 +184,14 @@ impl Core {
     pub fn unselected(&self, client: &Client, outbound: &OutboundName) -> Vec<Dropped> {
         let port = self.facts.get(&outbound.service).and_then(|f| f.ports(outbound.domain).get(&outbound.port));
         let Some(port) = port else { return Vec::new() };
-        let policy = self.index.policy_for(&outbound.service);
+        let policy = self.policy(outbound);
+        // What `internalTrafficPolicy: Local` leaves out no tier selects either.
+        let local = self.facts.get(&outbound.service).is_some_and(|f| f.manner(outbound.domain).local);
         let last = u32::try_from(policy.spec.tiers.len()).unwrap_or(u32::MAX);
         // The tier that is added selects all that the others leave.
         let all = assign(client, &behind_gateway(&policy.spec), &self.identified(outbound, port));
         let mut left: BTreeMap<(ClusterName, NetworkName), u32> = BTreeMap::new();
-        for item in all.items.into_iter().filter(|item| item.tier == last) {
+        for item in all.items.into_iter().filter(|item| local || item.tier == last) {
             let ready = match item.via {
                 Via::Direct => 1,
                 Via::Gateway => item.groups.iter().map(|g| g.ready).fold(0, u32::saturating_add),
@@ -183,7 +214,7 @@ impl Core {
         candidates
     }
 
-    fn own_endpoints(&self, outbound: &OutboundName) -> Vec<EndpointCandidate> {
+    pub(super) fn own_endpoints(&self, outbound: &OutboundName) -> Vec<EndpointCandidate> {
         let own = self.index.service(&outbound.service);
         let mut all = own.map(|s| s.candidates(outbound.port, &self.settings.cluster)).unwrap_or_default();
         if !outbound.subset.is_all() {

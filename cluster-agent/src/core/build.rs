@@ -31,6 +31,7 @@ impl Core {
         self.effects.mirrored.extend(shapes.union(assignments).cloned());
         let mut changed = BTreeSet::new();
         let (mut routes_changed, mut table_changed) = (false, false);
+        let mut assignments = assignments.clone();
         for service in shapes {
             let new = self.facts_of(service);
             let old = self.facts.remove(service).unwrap_or_default();
@@ -42,7 +43,11 @@ impl Core {
                 }
                 table_changed |= new.exported != old.exported
                     || new.names != old.names
-                    || !new.cluster.keys().eq(old.cluster.keys());
+                    || !new.cluster.keys().eq(old.cluster.keys())
+                    || Domain::ALL.into_iter().any(|d| new.manner(d).sticky != old.manner(d).sticky);
+                if Domain::ALL.into_iter().any(|d| new.manner(d) != old.manner(d)) {
+                    assignments.insert(service.clone());
+                }
                 self.refresh_clusters(service, &new, &old);
             }
             if !new.is_empty() {
@@ -50,7 +55,7 @@ impl Core {
             }
             self.refresh_virtual(service);
         }
-        self.refresh_endpoints(assignments);
+        self.refresh_endpoints(&assignments);
         if routes_changed {
             self.refresh_routes();
         }
@@ -97,8 +102,9 @@ impl Core {
             }
         }
         for (name, facts) in new.outbound(service) {
-            if old.ports(name.domain).get(&name.port) != Some(facts) {
-                self.store.put(&Scope::Sidecars, clusters::outbound(&name, facts));
+            let (is, was) = (new.manner(name.domain).sticky, old.manner(name.domain).sticky);
+            if old.ports(name.domain).get(&name.port) != Some(facts) || is != was {
+                self.store.put(&Scope::Sidecars, clusters::outbound(&name, facts, is));
             }
         }
     }
@@ -156,7 +162,10 @@ impl Core {
     }
 
     fn refresh_gateway_clusters(&mut self) {
-        let resources: Vec<Arc<Resource>> = self.table().iter().map(clusters::gateway).collect();
+        let is_sticky =
+            |name: &OutboundName| self.facts.get(&name.service).is_some_and(|f| f.manner(name.domain).sticky);
+        let resources: Vec<Arc<Resource>> =
+            self.table().iter().map(|name| clusters::gateway(name, is_sticky(name))).collect();
         self.store.replace(&Scope::Gateways, Kind::Cluster, resources);
     }
 
@@ -337,7 +346,15 @@ impl Core {
                 locality: workload.locality.clone(),
                 families,
             },
+            node: None,
         }
+    }
+
+    /// The same class on the workload's node, for services of which each node's clients are given their own.
+    #[must_use]
+    pub fn class_on_node(&self, workload: &crate::index::Workload, mode: Mode) -> Class {
+        let node = self.index.node_of(&workload.key).unwrap_or_default();
+        Class { node: Some(node), ..self.class_of(workload, mode) }
     }
 }
 

@@ -12,6 +12,7 @@ mod imports;
 mod issuing;
 pub mod kept;
 mod mirrored;
+mod nearby;
 mod policies;
 mod proxies;
 mod resolve;

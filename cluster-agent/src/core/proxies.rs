@@ -52,6 +52,8 @@ pub(super) struct Admitted {
     /// The workload as it was built for, without its state.
     pub(super) workload: Workload,
     pub(super) class: Arc<Class>,
+    /// The class on its node.
+    pub(super) on_node: Arc<Class>,
     pub(super) scopes: Vec<Scope>,
 }
 
@@ -300,7 +302,8 @@ impl Core {
             return;
         }
         let class = Arc::new(self.class_of(&workload, mode));
-        let mut scopes = scopes_of(id, &workload, &class, local);
+        let on_node = Arc::new(self.class_on_node(&workload, mode));
+        let mut scopes = scopes_of(id, &workload, [&class, &on_node], local);
         if captured && mode == Mode::Sidecar {
             scopes.push(Scope::Captured);
             self.begin_capture();
@@ -309,7 +312,7 @@ impl Core {
             self.store.add_reader(scope, id);
         }
         let workload = Workload { state: WorkloadState::default(), ..workload };
-        let admitted = Box::new(Admitted { workload, class, scopes });
+        let admitted = Box::new(Admitted { workload, class, on_node, scopes });
         let Some(entry) = self.streams.get_mut(&id) else { return };
         let Phase::Waiting(queue) = std::mem::replace(&mut entry.phase, Phase::Admitted(admitted)) else { return };
         self.waiting.remove(&id);
@@ -335,9 +338,9 @@ impl Core {
         let Some(entry) = self.streams.get(&id) else { return };
         let Phase::Admitted(admitted) = &entry.phase else { return };
         if kind == Kind::Endpoint {
-            let class = Arc::clone(&admitted.class);
+            let classes = [Arc::clone(&admitted.class), Arc::clone(&admitted.on_node)];
             for name in &request.subscribe {
-                self.demand(&class, &name.as_str().into());
+                self.demand(&classes, &name.as_str().into());
             }
         }
         let view_unknown = !self.is_whole();
@@ -399,28 +402,34 @@ impl Core {
             return;
         }
         let class = Arc::new(self.class_of(&workload, entry.node.mode));
-        let moved = class != admitted.class;
+        let on_node = Arc::new(self.class_on_node(&workload, entry.node.mode));
+        let moved = class != admitted.class || on_node != admitted.on_node;
         if moved {
             let names: Vec<Arc<str>> = entry.machine.subscribed(Kind::Endpoint).cloned().collect();
             let local = matches!(entry.peer, Peer::Unix { .. });
-            let mut new = scopes_of(id, &workload, &class, local);
+            let mut new = scopes_of(id, &workload, [&class, &on_node], local);
             new.extend(admitted.scopes.iter().filter(|s| **s == Scope::Captured).cloned());
             for scope in &new {
                 self.store.add_reader(scope, id);
             }
-            let old = Scope::Class(Arc::clone(&admitted.class));
-            if self.store.remove_reader(&old, id) {
-                self.demanded.remove(&admitted.class);
-                self.store.drop_scope(&old);
+            let old = [Arc::clone(&admitted.class), Arc::clone(&admitted.on_node)];
+            for gone in old.into_iter().filter(|old| *old != class && *old != on_node) {
+                let scope = Scope::Class(Arc::clone(&gone));
+                if self.store.remove_reader(&scope, id) {
+                    self.demanded.remove(&gone);
+                    self.store.drop_scope(&scope);
+                }
             }
+            let classes = [Arc::clone(&class), Arc::clone(&on_node)];
             for name in &names {
-                self.demand(&class, name);
+                self.demand(&classes, name);
             }
             if let Some(entry) = self.streams.get_mut(&id)
                 && let Phase::Admitted(admitted) = &mut entry.phase
             {
                 admitted.scopes = new;
                 admitted.class = class;
+                admitted.on_node = on_node;
                 for name in &names {
                     entry.machine.mark(Kind::Endpoint, name);
                 }
@@ -563,12 +572,13 @@ fn weigh_reports(proxy: &mut Proxy, reports: &BTreeMap<StreamId, Report>) {
     }
 }
 
-fn scopes_of(id: StreamId, workload: &Workload, class: &Arc<Class>, local: bool) -> Vec<Scope> {
-    let mut scopes = vec![Scope::Stream(id), Scope::Everybody, Scope::Class(Arc::clone(class))];
+fn scopes_of(id: StreamId, workload: &Workload, classes: [&Arc<Class>; 2], local: bool) -> Vec<Scope> {
+    let mut scopes = vec![Scope::Stream(id), Scope::Everybody];
+    scopes.extend(classes.map(|class| Scope::Class(Arc::clone(class))));
     if local {
         scopes.push(Scope::Workload(workload.key.clone()));
     }
-    match class.mode {
+    match classes[0].mode {
         Mode::Sidecar => scopes.extend([Scope::Sidecars, Scope::Namespace(workload.key.namespace.clone())]),
         Mode::Gateway => scopes.push(Scope::Gateways),
     }

@@ -20,6 +20,9 @@ pub struct Class {
     pub mode: Mode,
     /// Network, locality and families.
     pub client: Client,
+    /// `None`: what is the same on every node; else what differs from node to node, on this one. Clients of no node are on
+    /// the one with the empty name, where no endpoint is.
+    pub node: Option<Arc<str>>,
 }
 
 /// Who may see a resource.

@@ -27,6 +27,7 @@ use crate::translate::{Claim, Kind, Mode, Node};
 use crate::xds::stream::{Protocol, Request};
 
 mod gateways;
+mod nearby;
 mod proxies;
 mod routes;
 mod status;

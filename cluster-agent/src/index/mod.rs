@@ -24,6 +24,7 @@ use std::sync::Arc;
 use meshfed_crds::{Body, Change, Kind, Object, ObjectError, ObjectKey};
 use meshfed_model::names::{Namespace, NetworkName, ServiceName, WorkloadRef};
 use meshfed_model::offer::{OfferKey, OfferValue, ServiceOffer};
+use meshfed_model::service::Preference;
 
 pub use hosts::ADDRESSES_MAX as HOST_ADDRESSES_MAX;
 use hosts::Resolved;
@@ -31,6 +32,7 @@ use mesh::MeshSettings;
 pub use names::{endpoint_name, names_endpoint};
 use owners::Owners;
 use pods::Pods;
+pub use policies::OF_SERVICE;
 use policies::Policies;
 use select::PairIndex;
 use slices::Slices;
@@ -306,10 +308,10 @@ impl Index {
         self.namespaces.contains_key(namespace)
     }
 
-    /// The failover policy that holds for a service, own or imported.
+    /// The failover policy that holds for a service, own or imported, which itself prefers some of its endpoints.
     #[must_use]
-    pub fn policy_for(&self, service: &ServiceName) -> PolicyChoice {
-        self.policies.choose(service, &self.settings.cluster)
+    pub fn policy_for(&self, service: &ServiceName, preference: Option<Preference>) -> PolicyChoice {
+        self.policies.choose(service, &self.settings.cluster, preference)
     }
 
     /// What is offered of a service: nothing when it is not exported. Costs that service.

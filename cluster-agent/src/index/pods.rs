@@ -57,6 +57,12 @@ impl Index {
         self.set_errors(before.key(), Vec::new(), dirty);
     }
 
+    /// The node that a pod is on; none of what is no pod.
+    #[must_use]
+    pub fn node_of(&self, key: &WorkloadKey) -> Option<Arc<str>> {
+        self.pods.objects.get(key).and_then(|object| pod_of(object)).and_then(|pod| pod.node.clone())
+    }
+
     fn leave_node(&mut self, node: Option<&Arc<str>>, key: &WorkloadKey) {
         if let Some(node) = node
             && let Some(pods) = self.pods.on_node.get_mut(node)

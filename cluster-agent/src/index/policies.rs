@@ -7,9 +7,12 @@ use std::sync::Arc;
 use meshfed_crds::{Body, Code, ExportPolicyObject, FailoverPolicyObject, Object, ObjectKey, PolicyTarget};
 use meshfed_model::names::{ClusterName, ServiceName};
 use meshfed_model::policy::{FailoverSpec, MIN_HEALTHY_PERCENT};
+use meshfed_model::service::Preference;
 
 use super::{Dirty, FleetPolicies, FleetSource, Index, PolicyChoice};
 
+/// The source of a policy that is the service's own `trafficDistribution`.
+pub const OF_SERVICE: &str = "service";
 /// The name of the built-in policy.
 const BUILTIN: &str = "default";
 
@@ -29,6 +32,7 @@ pub(super) struct Policies {
     own_targets: BTreeMap<ObjectKey, PolicyTarget>,
     fleet: BTreeMap<PolicyTarget, FleetTarget>,
     builtin: Arc<FailoverSpec>,
+    same_zone: Arc<FailoverSpec>,
     thresholds: Vec<u32>,
 }
 
@@ -42,6 +46,7 @@ impl Default for Policies {
             own_targets: BTreeMap::new(),
             fleet: BTreeMap::new(),
             builtin: Arc::default(),
+            same_zone: Arc::new(FailoverSpec::prefer_same_zone()),
             thresholds: vec![MIN_HEALTHY_PERCENT],
         }
     }
@@ -75,13 +80,27 @@ impl Policies {
         BTreeSet::from([target])
     }
 
-    pub(super) fn choose(&self, service: &ServiceName, cluster: &ClusterName) -> PolicyChoice {
+    /// A policy for the service or its namespace, else what the service itself asks for, else the default.
+    pub(super) fn choose(
+        &self,
+        service: &ServiceName,
+        cluster: &ClusterName,
+        preference: Option<Preference>,
+    ) -> PolicyChoice {
         let levels = [
             PolicyTarget::Service(service.clone()),
             PolicyTarget::Namespace(service.namespace.clone()),
             PolicyTarget::Default,
         ];
         for target in &levels {
+            if let (PolicyTarget::Default, Some(preference)) = (target, preference) {
+                let name = match preference {
+                    Preference::SameZone => "PreferSameZone",
+                    Preference::SameNode => "PreferSameNode",
+                };
+                let spec = Arc::clone(&self.same_zone);
+                return PolicyChoice { name: name.to_owned(), source: OF_SERVICE.to_owned(), spec };
+            }
             if let Some(((source, name), spec)) = self.fleet.get(target).and_then(BTreeMap::first_key_value) {
                 let source = match source {
                     FleetSource::Fleet => "fleet",

@@ -345,7 +345,7 @@ fn the_most_specific_policy_wins_and_the_fleet_before_the_cluster() {
     let mut s = Setup::new();
     s.write("east.yaml", EAST);
     let chosen = |s: &Setup| {
-        let choice = s.index.policy_for(&service("shop/b"));
+        let choice = s.index.policy_for(&service("shop/b"), None);
         format!("{} {}", choice.source, choice.name)
     };
     assert_eq!(chosen(&s), "builtin default");
@@ -368,7 +368,7 @@ fn the_most_specific_policy_wins_and_the_fleet_before_the_cluster() {
     assert_eq!(chosen(&s), "fleet shop");
     s.write("b.yaml", &failover("b", ", namespace: shop", "targetRef: {kind: Service, name: b}, "));
     assert_eq!(chosen(&s), "cluster:east b");
-    assert_eq!(s.index.policy_for(&service("other/x")).name, "default");
+    assert_eq!(s.index.policy_for(&service("other/x"), None).name, "default");
     assert!(s.write("c.yaml", &failover("a", ", namespace: shop", "targetRef: {kind: Service, name: b}, ")).errors);
     assert_eq!((chosen(&s), s.codes()), ("cluster:east a".to_owned(), vec!["b.yaml:4 MF2011".to_owned()]));
     s.remove("c.yaml");
@@ -514,7 +514,7 @@ fn everything(index: &Index) -> String {
     let mut all = String::new();
     for service in index.services() {
         let offer = index.offer_of(&service.name);
-        write!(all, "{service:?}\n{offer:?}\n{:?}\n", index.policy_for(&service.name)).unwrap();
+        write!(all, "{service:?}\n{offer:?}\n{:?}\n", index.policy_for(&service.name, None)).unwrap();
     }
     for workload in index.workloads() {
         write!(all, "{workload:?}\n{:?}\n{:?}\n", index.inbound(&workload.key), index.gateway_listen(&workload.key))

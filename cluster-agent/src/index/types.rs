@@ -193,11 +193,16 @@ impl LocalService {
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|p| p.port == number && p.is_served())
     }
+    /// The endpoints of one port, with their workloads.
+    pub fn at_port(&self, port: u16) -> impl Iterator<Item = (&WorkloadKey, &Endpoint)> {
+        let all = self.endpoints.iter().flat_map(|(key, endpoints)| endpoints.iter().map(move |e| (key, e)));
+        all.filter(move |(_, e)| e.port == port)
+    }
     /// The endpoints of one port, each of its addresses a candidate.
     pub fn candidates(&self, port: u16, cluster: &ClusterName) -> Vec<EndpointCandidate> {
         // Most workloads have one address and one port.
         let mut all = Vec::with_capacity(self.endpoints.len());
-        for endpoint in self.endpoints.values().flatten().filter(|e| e.port == port) {
+        for (_, endpoint) in self.at_port(port) {
             all.extend(endpoint.addresses.iter().map(|address| EndpointCandidate {
                 cluster: cluster.clone(),
                 network: endpoint.network.clone(),
@@ -336,7 +341,7 @@ pub struct FleetPolicies {
 pub struct PolicyChoice {
     /// Its name; `default` for the built-in one and for the fleet's default.
     pub name: String,
-    /// `cluster:<name>`, `fleet`, `api` or `builtin`.
+    /// `cluster:<name>`, `fleet`, `api`, `service` (its `trafficDistribution`) or `builtin`.
     pub source: String,
     /// What it says.
     pub spec: Arc<FailoverSpec>,

@@ -1,5 +1,7 @@
 //! Pure. `GET services/{ns}/{name}/endpoints`, for a client of this cluster.
 
+use std::sync::Arc;
+
 use meshfed_api::http as body;
 use meshfed_model::horizon::{Assignment, Client, Families, Item, Via};
 use meshfed_model::locality::Locality;
@@ -49,6 +51,12 @@ fn client(core: &Core, query: &EndpointsQuery) -> Result<Client, EndpointsAnswer
     Ok(client)
 }
 
+/// The node of the workload that asks; of nobody in particular: none.
+fn node(core: &Core, query: &EndpointsQuery) -> Option<Arc<str>> {
+    let wanted: WorkloadRef = query.client.parse().ok()?;
+    core.index().node_of(&core.index().workload(&wanted).ok()?.key)
+}
+
 fn answer(core: &Core, query: &EndpointsQuery) -> Result<body::Endpoints, EndpointsAnswer> {
     let service = ServiceName::new(&query.namespace, &query.name).map_err(|e| problem(400, e))?;
     let client = client(core, query)?;
@@ -67,7 +75,7 @@ fn answer(core: &Core, query: &EndpointsQuery) -> Result<body::Endpoints, Endpoi
         }
         (Ok(port), _) => port,
     };
-    let class = Class { mode: Mode::Sidecar, client };
+    let class = Class { mode: Mode::Sidecar, client, node: node(core, query) };
     let outbound = OutboundName::new(service.clone(), port, Domain::Clusterset);
     let mut assignment = core.assignment(&class, &outbound).unwrap_or_default();
     if assignment.items.is_empty() {
@@ -105,7 +113,7 @@ fn body_of(
             network: client.network.to_string(),
             locality: client.locality.to_string(),
         },
-        policy: core.index().policy_for(&outbound.service).name,
+        policy: core.policy(outbound).name,
         revision: core.revision().to_string(),
         items,
         dropped,

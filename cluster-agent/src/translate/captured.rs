@@ -27,7 +27,7 @@ use meshfed_model::sni::{CLUSTER_DOMAIN, CLUSTERSET_DOMAIN};
 use meshfed_runtime::dns::{Record, TTL, Zone};
 
 use super::listeners::{
-    downstream_tls, encoded, http, http_by, listener, own_host_only, tcp_proxy, texts, tls_inspector,
+    downstream_tls, encoded, http, http_by, listener, own_host_only, tcp_proxy, tcp_to_service, texts, tls_inspector,
 };
 use super::messages::{address as address_of, any, uint32};
 use super::names::{
@@ -90,7 +90,7 @@ pub fn service(name: &OutboundName, port: &ServicePort, addresses: &[IpAddr]) ->
     let at: Vec<SocketAddr> = addresses.iter().map(|a| SocketAddr::new(*a, name.port)).collect();
     let cluster = name.to_string();
     let as_http = || http_by(&cluster, RouteSpecifier::RouteConfig(routes::one_cluster(name)), false);
-    let as_tcp = || tcp_proxy(&cluster, cluster.clone());
+    let as_tcp = || tcp_to_service(&cluster, cluster.clone());
     let chain = |filter: Filter, protocols: &[&str]| {
         let protocols = protocols.iter().map(|p| (*p).to_owned()).collect();
         let own = own_host_only().unwrap_or_default();

@@ -49,9 +49,9 @@ pub(super) const MATCH_MODE: &str = "mode";
 /// The match key in endpoint metadata that names the origin cluster.
 pub(super) const MATCH_CLUSTER: &str = "cluster";
 
-/// The cluster of a service port for clients.
+/// The cluster of a service port for clients; `sticky`: each client's address has one endpoint.
 #[must_use]
-pub fn outbound(name: &OutboundName, facts: &PortFacts) -> Arc<Resource> {
+pub fn outbound(name: &OutboundName, facts: &PortFacts, sticky: bool) -> Arc<Resource> {
     let http = facts.port.speaks() == PortProtocol::Http;
     let sni = name.sni();
     let mut matches = vec![plaintext()];
@@ -71,15 +71,15 @@ pub fn outbound(name: &OutboundName, facts: &PortFacts) -> Arc<Resource> {
         transport_socket_matches: matches,
         // Fails closed: nothing is ever spoken to in plaintext because its match is missing.
         transport_socket: Some(upstream_tls(&sni, http, &[NOBODY.to_owned()])),
-        ..eds(&name.to_string())
+        ..eds(&name.to_string(), sticky)
     };
     Resource::encode(Kind::Cluster, &cluster.name, &cluster)
 }
 
 /// The cluster of a gateway's table entry: bytes, passed on as they come.
 #[must_use]
-pub fn gateway(name: &OutboundName) -> Arc<Resource> {
-    let cluster = eds(&name.sni());
+pub fn gateway(name: &OutboundName, sticky: bool) -> Arc<Resource> {
+    let cluster = eds(&name.sni(), sticky);
     Resource::encode(Kind::Cluster, &cluster.name, &cluster)
 }
 
@@ -187,8 +187,10 @@ fn common() -> Cluster {
     }
 }
 
-fn eds(name: &str) -> Cluster {
+/// Maglev and not a ring: its table has one size however far weights lie apart.
+fn eds(name: &str, sticky: bool) -> Cluster {
     Cluster {
+        lb_policy: if sticky { LbPolicy::Maglev } else { LbPolicy::RoundRobin } as i32,
         name: name.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
         eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(ads()), service_name: String::new() }),

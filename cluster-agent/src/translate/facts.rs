@@ -7,7 +7,7 @@ use meshfed_model::export::ExportTo;
 use meshfed_model::identity::SpiffeId;
 use meshfed_model::import::Import;
 use meshfed_model::names::{ClusterName, ServiceName, SubsetName};
-use meshfed_model::service::ServicePort;
+use meshfed_model::service::{InternalTrafficPolicy, Preference, ServicePort, ServiceTraits};
 
 use crate::index::LocalService;
 
@@ -22,6 +22,34 @@ pub struct PortFacts {
     pub identities: BTreeMap<ClusterName, BTreeSet<SpiffeId>>,
 }
 
+/// Which of its endpoints a client is given, as the service asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// One client stays on one endpoint.
+    pub sticky: bool,
+    /// Only endpoints on the client's node.
+    pub local: bool,
+    /// Which are preferred.
+    pub preference: Option<Preference>,
+}
+
+impl Manner {
+    /// What these traits ask for.
+    #[must_use]
+    pub fn of(traits: &ServiceTraits) -> Self {
+        Self {
+            sticky: traits.is_sticky(),
+            local: traits.internal_traffic_policy == InternalTrafficPolicy::Local,
+            preference: traits.preference(),
+        }
+    }
+    /// Whether clients on different nodes are given different endpoints.
+    #[must_use]
+    pub fn by_node(self) -> bool {
+        self.local || self.preference == Some(Preference::SameNode)
+    }
+}
+
 /// Everything about one service that is not an endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceFacts {
@@ -29,6 +57,10 @@ pub struct ServiceFacts {
     pub clusterset: BTreeMap<u16, PortFacts>,
     /// Ports under the cluster host.
     pub cluster: BTreeMap<u16, PortFacts>,
+    /// What the import asks of its clients.
+    pub clusterset_manner: Manner,
+    /// What the own Service asks of its clients.
+    pub cluster_manner: Manner,
     /// To whom the own cluster exports it.
     pub export_to: Option<ExportTo>,
     /// Ports that the own cluster exports.
@@ -58,11 +90,13 @@ impl ServiceFacts {
                     facts.exported.insert(port.port);
                 }
             }
+            facts.cluster_manner = Manner::of(&own.traits);
             facts.export_to.clone_from(&own.export_to);
             if own.export_to.is_some() && own.is_headless() {
                 facts.names = own.names().map(|(name, endpoint)| (endpoint.port, name)).collect();
             }
         }
+        facts.clusterset_manner = import.map(|import| Manner::of(&import.traits)).unwrap_or_default();
         let served = import.into_iter().flat_map(|import| &import.ports).filter(|p| p.port.is_served());
         for merged in served {
             for cluster in &merged.clusters {
@@ -89,6 +123,15 @@ impl ServiceFacts {
         match domain {
             Domain::Clusterset => &self.clusterset,
             Domain::Cluster => &self.cluster,
+        }
+    }
+
+    /// What is asked of clients under a domain.
+    #[must_use]
+    pub const fn manner(&self, domain: Domain) -> Manner {
+        match domain {
+            Domain::Clusterset => self.clusterset_manner,
+            Domain::Cluster => self.cluster_manner,
         }
     }
 

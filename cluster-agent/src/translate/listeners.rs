@@ -21,6 +21,10 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
+use envoy_types::pb::envoy::r#type::v3::{
+    HashPolicy,
+    hash_policy::{PolicySpecifier, SourceIp},
+};
 use envoy_types::pb::google::protobuf::{BoolValue, ListValue, Struct, Value, value::Kind as ValueKind};
 use meshfed_model::service::PortProtocol;
 
@@ -81,8 +85,20 @@ fn filter(name: &str, message_name: &str, message: &impl prost::Message) -> Filt
     Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(any(message_name, message))) }
 }
 
+/// Connections of clients to a service: by their address, where the cluster says that this counts.
+pub(super) fn tcp_to_service(stat_prefix: &str, cluster: String) -> Filter {
+    let by_client = HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})) };
+    tcp_by(stat_prefix, cluster, vec![by_client])
+}
+
+/// Connections to an application, or to where they were meant to go.
 pub(super) fn tcp_proxy(stat_prefix: &str, cluster: String) -> Filter {
+    tcp_by(stat_prefix, cluster, Vec::new())
+}
+
+fn tcp_by(stat_prefix: &str, cluster: String, hash_policy: Vec<HashPolicy>) -> Filter {
     let proxy = TcpProxy {
+        hash_policy,
         stat_prefix: stat_prefix.to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
         max_connect_attempts: uint32(CONNECT_ATTEMPTS),
@@ -162,7 +178,7 @@ pub fn outbound_tcp(bind: &[IpAddr], listen: SocketAddr, target: &OutboundName) 
     let name = format!("outbound-tcp|{listen}");
     let chain = FilterChain {
         filter_chain_match: own_host_only(),
-        filters: vec![tcp_proxy("outbound-tcp", target.to_string())],
+        filters: vec![tcp_to_service("outbound-tcp", target.to_string())],
         ..FilterChain::default()
     };
     listener(&name, bind, &[listen], vec![chain]).as_ref().map(encoded)
@@ -231,7 +247,7 @@ pub fn gateway(bind: &[IpAddr], listen: SocketAddr, table: &[OutboundName]) -> O
                 server_names: vec![sni.clone()],
                 ..FilterChainMatch::default()
             }),
-            filters: vec![tcp_proxy("gateway", sni)],
+            filters: vec![tcp_to_service("gateway", sni)],
             ..FilterChain::default()
         }
     });

@@ -15,7 +15,7 @@ pub mod secrets;
 mod tests;
 mod wire;
 
-pub use facts::{PortFacts, ServiceFacts};
+pub use facts::{Manner, PortFacts, ServiceFacts};
 pub use names::{Domain, OutboundName, depends_on_view};
 pub use node::{Claim, Mode, Node, NodeError};
 pub use resource::{Kind, Resource};

@@ -11,7 +11,8 @@ use envoy_types::pb::envoy::config::route::v3::{
         retry_priority::ConfigType as PriorityConfigType,
     },
     route,
-    route_action::ClusterSpecifier,
+    route_action::hash_policy::{ConnectionProperties, PolicySpecifier},
+    route_action::{ClusterSpecifier, HashPolicy},
     route_match::PathSpecifier,
 };
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
@@ -115,7 +116,7 @@ fn virtual_host(name: &OutboundName, namespace: Option<&Namespace>) -> VirtualHo
     VirtualHost {
         name: format!("{host}:{}", name.port),
         domains,
-        routes: vec![to_cluster(name.to_string(), Some(retries()))],
+        routes: vec![to_cluster(name.to_string(), true, Some(retries()))],
         ..VirtualHost::default()
     }
 }
@@ -180,7 +181,7 @@ pub fn inbound(port: u16, others: &OtherHosts, again: bool) -> Arc<Resource> {
     let rest = VirtualHost {
         name: name.clone(),
         domains: vec!["*".to_owned()],
-        routes: vec![to_cluster(inbound_cluster(port), again.then(next_address))],
+        routes: vec![to_cluster(inbound_cluster(port), false, again.then(next_address))],
         ..VirtualHost::default()
     };
     let rest = RouteConfiguration {
@@ -214,11 +215,19 @@ fn reason_is(word: &str) -> HeaderMatcher {
     }
 }
 
-fn to_cluster(cluster: String, retry_policy: Option<RetryPolicy>) -> Route {
+/// By the client's address. It is always there and counts where the cluster says so: a service whose affinity changes
+/// changes a cluster, and no connection of another service ends.
+const fn by_client() -> HashPolicy {
+    let source = ConnectionProperties { source_ip: true };
+    HashPolicy { policy_specifier: Some(PolicySpecifier::ConnectionProperties(source)), terminal: false }
+}
+
+fn to_cluster(cluster: String, outbound: bool, retry_policy: Option<RetryPolicy>) -> Route {
     everything(route::Action::Route(RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
         // No limit by default: Envoy's own would end long answers after 15 s.
         timeout: seconds(0),
+        hash_policy: if outbound { vec![by_client()] } else { Vec::new() },
         retry_policy,
         ..RouteAction::default()
     }))
@@ -229,7 +238,7 @@ pub(super) fn one_cluster(name: &OutboundName) -> RouteConfiguration {
     let host = VirtualHost {
         name: format!("{}:{}", name.host(), name.port),
         domains: vec!["*".to_owned()],
-        routes: vec![to_cluster(name.to_string(), Some(retries()))],
+        routes: vec![to_cluster(name.to_string(), true, Some(retries()))],
         ..VirtualHost::default()
     };
     RouteConfiguration { name: name.to_string(), virtual_hosts: vec![host], ..RouteConfiguration::default() }

@@ -50,8 +50,8 @@ fn names_are_read_as_they_are_formed() {
 /// Mutation seen to fail: `transport_socket` left out (Envoy's default is plaintext); ALPN on TCP ports; no budget.
 #[test]
 fn a_cluster_fails_closed() {
-    let http = clusters::outbound(&b(Domain::Clusterset), &facts("http", 8080, &["east", "west"]));
-    let tcp = clusters::outbound(&b(Domain::Clusterset), &facts("db", 8080, &["east"]));
+    let http = clusters::outbound(&b(Domain::Clusterset), &facts("http", 8080, &["east", "west"]), false);
+    let tcp = clusters::outbound(&b(Domain::Clusterset), &facts("db", 8080, &["east"]), false);
     let decoded = Cluster::decode(http.body.clone()).unwrap();
     let names: Vec<&str> = decoded.transport_socket_matches.iter().map(|m| m.name.as_str()).collect();
     assert_eq!(names, ["plaintext", "east", "west"]);
@@ -67,7 +67,7 @@ fn a_cluster_fails_closed() {
         port: port("http", 8080),
         identities: BTreeMap::from([(ClusterName::new("east").unwrap(), BTreeSet::new())]),
     };
-    let decoded = Cluster::decode(clusters::outbound(&b(Domain::Clusterset), &unknown).body.clone()).unwrap();
+    let decoded = Cluster::decode(clusters::outbound(&b(Domain::Clusterset), &unknown, false).body.clone()).unwrap();
     assert_eq!(decoded.transport_socket_matches.len(), 1, "nobody is expected, so nobody is spoken to");
 }
 

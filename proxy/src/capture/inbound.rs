@@ -96,7 +96,7 @@ async fn raw(
         protocol: "tcp",
         security: Security::of(false),
     };
-    let mut upstream = match tcp::reach(&core, &plain.cluster, Some(meant)).await {
+    let mut upstream = match tcp::reach(&core, &plain.cluster, peer.ip(), Some(meant)).await {
         Ok((_endpoint, _cluster, upstream)) => upstream,
         Err(flag) => {
             tracing::info!(port = meant.port(), flag = flag.as_str(), "the application could not be reached");

@@ -62,6 +62,7 @@ pub(super) fn cluster(
         host: old.map_or_else(|| host.into(), |o| Arc::clone(&o.host)),
         port,
         connect_timeout: spec.connect_timeout,
+        sticky: spec.sticky,
         circuit_breakers: spec.circuit_breakers,
         source: spec.source.clone(),
         original_destination: spec.endpoints == EndpointSource::OriginalDestination,

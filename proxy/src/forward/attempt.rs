@@ -65,7 +65,10 @@ async fn run_tries(
         // The clock is read once for a request that is served at once.
         let now = if tries.attempts == 0 { begun } else { meshfed_runtime::clock::instant() };
         let now = connection.core.telemetry.milliseconds(now);
-        let chosen = planned.pool.choose(&mut connection.core.rng.borrow_mut(), &tries.tried, now);
+        let chosen = {
+            let client = connection.side.client.ip();
+            planned.pool.choose(&mut connection.core.rng.borrow_mut(), client, &tries.tried, now)
+        };
         let Some(slot) = chosen else { break };
         tries.attempts += 1;
         let limit = tries.connect_limit(&connection.core);

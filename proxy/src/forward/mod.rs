@@ -17,6 +17,7 @@ mod wheel;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,9 +27,10 @@ use std::time::Duration;
 use meshfed_runtime::tls::{Identity, TrustStore};
 use meshfed_runtime::{clock, drain, tasks};
 
+use crate::balance;
 use crate::codec::Scratch;
 use crate::pool::{Clusters, FAILING_MILLISECONDS};
-use crate::state::{Endpoint, EndpointSet, StateHandle};
+use crate::state::{Cluster, Endpoint, StateHandle};
 use crate::telemetry::{LogBuffer, Parties, Party, Series, Telemetry};
 
 pub use crate::telemetry::REASON_HEADER;
@@ -143,14 +145,20 @@ impl Core {
         known.insert(parties, Rc::clone(&series));
         series
     }
-    /// A weighted choice among the endpoints that were not tried, those that fail at the moment last.
+    /// A choice among the endpoints that were not tried, those that fail at the moment last: by weight, or where the cluster
+    /// says so by the client's address.
     #[must_use]
-    pub fn pick(&self, set: &EndpointSet, tried: &[std::net::SocketAddr]) -> Option<Arc<Endpoint>> {
+    pub fn pick(&self, cluster: &Cluster, client: IpAddr, tried: &[SocketAddr]) -> Option<Arc<Endpoint>> {
+        let set = &cluster.endpoints;
         let now = self.telemetry.milliseconds(clock::instant());
         let rng = &mut *self.rng.borrow_mut();
         let good =
             |e: &Endpoint| !tried.contains(&e.address) && e.counters.failing_until.load(Ordering::Relaxed) <= now;
-        crate::balance::pick_usable(set, rng, good).or_else(|| crate::balance::pick(set, rng, tried))
+        if cluster.sticky {
+            return balance::pick_of_client(set, client, good)
+                .or_else(|| balance::pick_of_client(set, client, |e| !tried.contains(&e.address)));
+        }
+        balance::pick_usable(set, rng, good).or_else(|| balance::pick(set, rng, tried))
     }
     /// An endpoint could not be connected to: all cores pass over it for a moment.
     pub fn mark_failing(&self, endpoint: &Endpoint) {

@@ -76,6 +76,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr]) -> Arc<ClusterCell> 
         host: "b.shop.svc.clusterset.local".into(),
         port: 8080,
         connect_timeout: Duration::from_secs(5),
+        sticky: false,
         circuit_breakers: crate::state::CircuitBreakers::default(),
         source: Vec::new(),
         original_destination: false,

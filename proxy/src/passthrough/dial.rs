@@ -1,7 +1,7 @@
 //! Edge. Reaches an endpoint of a route and hands it the ClientHello.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
@@ -36,13 +36,13 @@ impl DialError {
 }
 
 /// Connects to an endpoint, to another one where that fails, and sends the ClientHello.
-pub(super) async fn dial(core: &Core, route: &SniRoute, hello: &[u8]) -> Result<TcpStream, DialError> {
+pub(super) async fn dial(core: &Core, route: &SniRoute, client: IpAddr, hello: &[u8]) -> Result<TcpStream, DialError> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut failed: Option<(SocketAddr, io::Error)> = None;
     while tried.len() < ATTEMPTS_MAX {
         // Looked up anew for each attempt: the endpoints may have changed meanwhile.
         let Some(cluster) = route.cluster.get() else { break };
-        let Some(endpoint) = core.pick(&cluster.endpoints, &tried) else { break };
+        let Some(endpoint) = core.pick(&cluster, client, &tried) else { break };
         match connect(&cluster, &endpoint, hello).await {
             Ok(stream) => return Ok(stream),
             Err(error) => {
@@ -86,7 +86,7 @@ async fn connect(cluster: &Cluster, endpoint: &Arc<Endpoint>, hello: &[u8]) -> i
 }
 
 /// Begins a connect without waiting for it.
-fn begin(address: SocketAddr, sources: &[std::net::IpAddr]) -> io::Result<TcpStream> {
+fn begin(address: SocketAddr, sources: &[IpAddr]) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     if let Some(&source) = sources.iter().find(|s| s.is_ipv4() == address.is_ipv4()) {

@@ -148,7 +148,7 @@ impl Gateway {
     }
 
     async fn forward(&self, core: &Core, client: TcpStream, peer: SocketAddr, route: &Arc<SniRoute>, hello: Vec<u8>) {
-        let upstream = match dial::dial(core, route, &hello).await {
+        let upstream = match dial::dial(core, route, peer.ip(), &hello).await {
             Ok(connected) => connected,
             Err(error) => {
                 self.metrics.upstream_failed(error.as_str());

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -118,6 +118,8 @@ struct Group {
     slots: Vec<Rc<Slot>>,
     /// The state of the turns.
     current: Vec<i64>,
+    /// The client that asked last and its place, were all usable: most often one client asks, and again and again.
+    last: Option<(IpAddr, usize)>,
 }
 
 #[derive(Debug, Default)]
@@ -167,18 +169,23 @@ impl ClusterPool {
     }
 
     /// The endpoint whose turn it is: the first priority with one that is not failing; if all are, any that is left.
-    pub fn choose(&self, rng: &mut fastrand::Rng, tried: &[SocketAddr], now: u64) -> Option<Rc<Slot>> {
+    /// `client` stays on its own, where the cluster says so.
+    pub fn choose(&self, rng: &mut fastrand::Rng, client: IpAddr, tried: &[SocketAddr], now: u64) -> Option<Rc<Slot>> {
         let mut version = self.version.borrow_mut();
         let Version { cluster, groups } = &mut *version;
-        let set = &cluster.as_ref()?.endpoints;
+        let cluster = cluster.as_ref()?;
+        let set = &cluster.endpoints;
+        let mut choose_in = |usable: &dyn Fn(&Slot) -> bool| {
+            if cluster.sticky { of_client(groups, set, client, usable) } else { by_weight(groups, set, rng, usable) }
+        };
         let good = |s: &Slot| !tried.contains(&s.address()) && !s.is_failing(now);
-        while let Some(slot) = choose_in(groups, set, rng, &good) {
+        while let Some(slot) = choose_in(&good) {
             // Where another core was first, it is failing now.
             if slot.claim(now) {
                 return Some(slot);
             }
         }
-        choose_in(groups, set, rng, &|s: &Slot| !tried.contains(&s.address()))
+        choose_in(&|s: &Slot| !tried.contains(&s.address()))
     }
 
     /// Whether there is an endpoint whose address is none of these.
@@ -207,7 +214,7 @@ fn groups(set: &EndpointSet, old: &mut HashMap<SocketAddr, Rc<Slot>>) -> Vec<Gro
         .map(|p| {
             let slots: Vec<Rc<Slot>> = p.endpoints.iter().map(|e| slot_for(e, old)).collect();
             let current = vec![0; if slots.len() <= TURNS_MAX { slots.len() } else { 0 }];
-            Group { slots, current }
+            Group { slots, current, last: None }
         })
         .collect()
 }
@@ -224,14 +231,31 @@ fn slot_for(endpoint: &Arc<Endpoint>, old: &mut HashMap<SocketAddr, Rc<Slot>>) -
     }
 }
 
-fn choose_in(
+/// The endpoint of a client, in the first priority that has a usable one.
+fn of_client(
+    groups: &mut [Group],
+    set: &EndpointSet,
+    client: IpAddr,
+    usable: &dyn Fn(&Slot) -> bool,
+) -> Option<Rc<Slot>> {
+    groups.iter_mut().zip(&set.priorities).find_map(|(Group { slots, last, .. }, of)| {
+        let known = last.filter(|(who, _)| *who == client).map(|(_, at)| at);
+        let first = known.or_else(|| balance::of_client(client, &of.endpoints, |_| true))?;
+        *last = Some((client, first));
+        let is_usable = |i: usize| slots.get(i).is_some_and(|s| usable(s));
+        let at = if is_usable(first) { Some(first) } else { balance::of_client(client, &of.endpoints, is_usable) };
+        slots.get(at?).map(Rc::clone)
+    })
+}
+
+fn by_weight(
     groups: &mut [Group],
     set: &EndpointSet,
     rng: &mut fastrand::Rng,
-    usable: &impl Fn(&Slot) -> bool,
+    usable: &dyn Fn(&Slot) -> bool,
 ) -> Option<Rc<Slot>> {
     for (group, endpoints) in groups.iter_mut().zip(&set.priorities) {
-        let Group { slots, current } = group;
+        let Group { slots, current, .. } = group;
         let chosen = if slots.len() == 1 {
             slots.first().filter(|s| usable(s)).map(|_| 0)
         } else if slots.len() <= TURNS_MAX {

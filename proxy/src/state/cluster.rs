@@ -24,6 +24,8 @@ pub struct Cluster {
     pub port: u16,
     /// How long a connect may take.
     pub connect_timeout: Duration,
+    /// Whether each client, by its address, stays on one endpoint.
+    pub sticky: bool,
     /// Limits per process.
     pub circuit_breakers: CircuitBreakers,
     /// Source addresses of connections to the endpoints, at most one of each family.

@@ -63,6 +63,7 @@ fn an_endpoint_gets_the_first_transport_whose_metadata_it_carries() {
         host: "".into(),
         port: 0,
         connect_timeout: Duration::from_secs(1),
+        sticky: false,
         circuit_breakers: CircuitBreakers::default(),
         source: Vec::new(),
         original_destination: false,

@@ -2,7 +2,7 @@
 
 mod metered;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ pub async fn relay(
         protocol: "tcp",
         security: Security::Unknown,
     };
-    let (endpoint, cluster, mut upstream) = match reach(&core, cluster, meant).await {
+    let (endpoint, cluster, mut upstream) = match reach(&core, cluster, peer.ip(), meant).await {
         Ok(reached) => reached,
         Err(flag) => {
             tracing::info!(cluster = %cluster.name(), %peer, flag = flag.as_str(), "no endpoint could be reached");
@@ -88,7 +88,7 @@ pub async fn serve_inbound(
     meant: Option<SocketAddr>,
 ) {
     let ListenerKind::InboundTcp { tls: terminated, cluster, services, .. } = &listener.kind else { return };
-    if !is_reachable(&core, cluster).await {
+    if !is_reachable(&core, cluster, peer.ip()).await {
         tracing::debug!(%peer, listener = %listener.name, "the application cannot be reached: handshake not answered");
         let parties = Parties {
             reporter: Reporter::Destination,
@@ -118,7 +118,7 @@ pub async fn serve_inbound(
         protocol: "tcp",
         security: Security::MutualTls,
     };
-    match reach(&core, cluster, meant).await {
+    match reach(&core, cluster, peer.ip(), meant).await {
         Ok((_endpoint, _cluster, mut upstream)) => carry(&core, parties, &mut client, &mut upstream, standing).await,
         Err(flag) => {
             tracing::info!(listener = %listener.name, flag = flag.as_str(), "the application could not be reached");
@@ -132,11 +132,11 @@ pub async fn serve_inbound(
 
 /// Whether the application can be connected to, as far as is known. Only when it could not be the last time, it is tried,
 /// by one at a time: who has shown no identity yet is never the reason for a connection to an application that is well.
-async fn is_reachable(core: &Core, cell: &ClusterCell) -> bool {
+async fn is_reachable(core: &Core, cell: &ClusterCell, peer: IpAddr) -> bool {
     let Some(cluster) = cell.get().filter(|cluster| cluster.counters.reach.is_lost()) else { return true };
     let known = &cluster.counters.reach;
     let Some(_asking) = known.ask() else { return false };
-    let answers = reach(core, cell, None).await.is_ok();
+    let answers = reach(core, cell, peer, None).await.is_ok();
     if answers {
         known.find();
     }
@@ -144,13 +144,14 @@ async fn is_reachable(core: &Core, cell: &ClusterCell) -> bool {
 }
 
 /// Connects to an endpoint, to another one where that fails. A gateway stands for many: where its handshake fails and there
-/// is no other address, it is asked again. `meant`: where a captured connection was to go.
+/// is no other address, it is asked again. `client`: who stays on one endpoint, where the cluster says so. `meant`: where a captured connection was to go.
 ///
 /// # Errors
 /// The flag of the access log.
 pub(crate) async fn reach(
     core: &Core,
     cell: &ClusterCell,
+    client: IpAddr,
     meant: Option<SocketAddr>,
 ) -> Result<(Arc<Endpoint>, Arc<Cluster>, Stream), Flag> {
     if let Some(meant) = meant {
@@ -171,7 +172,7 @@ pub(crate) async fn reach(
     let mut attempts = 0;
     while attempts < ATTEMPTS_MAX {
         let Some(cluster) = cell.get() else { return Err(Flag::NoRoute) };
-        let Some(endpoint) = core.pick(&cluster.endpoints, &tried) else { break };
+        let Some(endpoint) = core.pick(&cluster, client, &tried) else { break };
         attempts += 1;
         match connect(&cluster, &endpoint, cluster.connect_timeout).await {
             Ok(stream) => return Ok((endpoint, cluster, stream)),

@@ -8,6 +8,11 @@ fn gateway_entry() -> String {
     entry("gw-1", "gw", "127.2.0.1").replace("http: 8080", "tls: 15443")
 }
 
+/// A gateway of west, and its workload.
+pub(super) fn gateway_objects() -> String {
+    GATEWAY.to_owned() + &gateway_entry()
+}
+
 /// Addresses of an assignment, with their weight, by priority.
 fn shares(b: &Bench, id: StreamId, name: &str) -> Vec<(String, u32, u32)> {
     let body = &b.held[&(id, Kind::Endpoint, name.into())];
@@ -27,7 +32,7 @@ fn shares(b: &Bench, id: StreamId, name: &str) -> Vec<(String, u32, u32)> {
 fn behind() -> Bench {
     let mut b = Bench::new();
     b.bundles();
-    b.file("g.yaml", &(GATEWAY.to_owned() + &gateway_entry()));
+    b.file("g.yaml", &gateway_objects());
     let far = entry("b-2", "b", "127.2.0.12").replace("us/us-1", "us/us-2");
     b.file("b.yaml", &(service("b") + &export("b") + &entry("b-1", "b", "127.2.0.11") + &far));
     for (n, name) in [(2, "b-1"), (3, "b-2")] {

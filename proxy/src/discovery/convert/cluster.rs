@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3 as xds;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::LbPolicy;
 use envoy_types::pb::envoy::config::core::v3::{TransportSocket, transport_socket};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
@@ -62,6 +63,8 @@ pub fn cluster(message: &xds::Cluster) -> Result<ClusterSpec, Invalid> {
     }
     Ok(ClusterSpec {
         connect_timeout: timeout(message),
+        // How the choice is made is ours to say; that it is by the client's address is theirs.
+        sticky: [LbPolicy::Maglev, LbPolicy::RingHash].iter().any(|p| *p as i32 == message.lb_policy),
         circuit_breakers: breakers(message),
         source,
         matches,

@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::config::listener::v3 as xds;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+use envoy_types::pb::envoy::r#type::v3::{HashPolicy, hash_policy::PolicySpecifier};
 use envoy_types::pb::google::protobuf::{Struct, value::Kind};
 
 use super::cluster::identity_secret;
@@ -132,6 +133,10 @@ pub(super) fn handler(chain: &xds::FilterChain) -> Result<Handler, Invalid> {
     };
     if any.type_url.ends_with(TCP_PROXY) {
         let config: tcp::TcpProxy = decode(Some(any), "tcp_proxy", TCP_PROXY)?;
+        let by_client = |policy: &HashPolicy| matches!(policy.policy_specifier, Some(PolicySpecifier::SourceIp(_)));
+        if !config.hash_policy.iter().all(by_client) {
+            return invalid("tcp_proxy.hash_policy", "only the client's address is known here");
+        }
         return match config.cluster_specifier {
             Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(cluster)) if !cluster.is_empty() => {
                 Ok(Handler::Tcp { cluster })

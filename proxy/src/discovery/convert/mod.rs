@@ -51,6 +51,8 @@ pub type Metadata = Vec<(String, String)>;
 pub struct ClusterSpec {
     /// How long a connect may take.
     pub connect_timeout: Duration,
+    /// Whether each client, by its address, stays on one endpoint.
+    pub sticky: bool,
     /// Limits.
     pub circuit_breakers: CircuitBreakers,
     /// Source addresses, at most one of each family.

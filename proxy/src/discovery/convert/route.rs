@@ -98,6 +98,13 @@ fn policy(to: &xds::RouteAction) -> Result<RoutePolicy, Invalid> {
             Some(Duration::new(seconds, nanos)).filter(|t| !t.is_zero())
         }
     };
+    let by_client = |policy: &xds::route_action::HashPolicy| {
+        use xds::route_action::hash_policy::PolicySpecifier::ConnectionProperties;
+        matches!(&policy.policy_specifier, Some(ConnectionProperties(by)) if by.source_ip)
+    };
+    if !to.hash_policy.iter().all(by_client) {
+        return invalid("hash_policy", "only the client's address is known here");
+    }
     let mut heed_peers = false;
     let retries = match &to.retry_policy {
         None => 0,

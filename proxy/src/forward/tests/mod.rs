@@ -140,6 +140,7 @@ fn cluster_with(priorities: BTreeMap<u32, Vec<Arc<Endpoint>>>) -> Cluster {
         host: "b.shop.svc.clusterset.local".into(),
         port: 8080,
         connect_timeout: Duration::from_secs(5),
+        sticky: false,
         circuit_breakers: CircuitBreakers::default(),
         source: Vec::new(),
         original_destination: false,

@@ -170,7 +170,7 @@ fn a_failed_connect_tries_another_endpoint() {
     }
 }
 
-/// Mutation seen to fail: `choose_in` over reversed priorities.
+/// Mutation seen to fail: `by_weight` over reversed priorities.
 #[test]
 fn the_next_priority_is_used_only_when_the_first_fails() {
     let (near, far) = (Backend::ok(), Backend::ok());
