@@ -42,6 +42,7 @@ impl Core {
         for service in self.imports.give(addresses) {
             self.refresh_virtual(&service);
         }
+        self.told_addresses();
         self.settle(now, wall);
     }
 

@@ -270,7 +270,8 @@ impl Actor {
 
     /// Tells the mirror what it has to show.
     #[must_use]
-    pub fn mirrored(self, mailbox: Mailbox) -> Self {
+    pub fn mirrored(mut self, mailbox: Mailbox) -> Self {
+        self.core.await_import_addresses();
         Self { mirror: Some(mailbox), ..self }
     }
 

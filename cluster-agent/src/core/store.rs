@@ -7,6 +7,7 @@ use meshfed_model::horizon::Client;
 use meshfed_model::names::Namespace;
 
 use crate::index::WorkloadKey;
+use crate::translate::captured::DNS;
 use crate::translate::{Kind, Mode, Resource, depends_on_view};
 use crate::xds::stream::Resources;
 
@@ -167,6 +168,8 @@ impl Resources for Seen<'_> {
         all
     }
     fn is_unknown(&self, kind: Kind, name: &str) -> bool {
-        self.view_unknown && depends_on_view(kind, name)
+        // The names come a moment after the view is whole: without them a captured client would know none at all.
+        let names_to_come = || kind == Kind::Listener && name == DNS && self.get(kind, name).is_none();
+        (self.view_unknown && depends_on_view(kind, name)) || names_to_come()
     }
 }

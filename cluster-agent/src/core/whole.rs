@@ -26,6 +26,8 @@ pub(super) struct Missing {
     unheard: BTreeSet<ClusterName>,
     /// When they are waited for no longer; none while there is no hub.
     until: Option<Instant>,
+    /// The addresses that derived Services have, where there are such: not yet read.
+    addresses: bool,
 }
 
 impl Missing {
@@ -59,7 +61,7 @@ impl Core {
     /// Whether all is known of which resources are made.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.missing.parts.is_empty() && self.missing.unheard.is_empty()
+        self.missing.parts.is_empty() && self.missing.unheard.is_empty() && !self.missing.addresses
     }
 
     /// What a sidecar's configuration waits for; `None`: the view is whole.
@@ -78,6 +80,9 @@ impl Core {
                 named(&parts)
             ));
         }
+        if self.missing.unheard.is_empty() && self.missing.addresses {
+            return Some("its agent has not read the derived Services of imports yet".into());
+        }
         let unheard: Vec<String> = self.missing.unheard.iter().map(ToString::to_string).collect();
         (!unheard.is_empty()).then(|| {
             format!(
@@ -86,6 +91,19 @@ impl Core {
                 named(&unheard)
             )
         })
+    }
+
+    /// Imports have the addresses of derived Services, which are still to be read: with others, or with none, captured
+    /// clients would be told that those which they hold are nobody's.
+    pub fn await_import_addresses(&mut self) {
+        self.missing.addresses = true;
+    }
+
+    /// They were read.
+    pub(super) fn told_addresses(&mut self) {
+        let whole = self.is_whole();
+        self.missing.addresses = false;
+        self.made_whole(whole);
     }
 
     /// The hub is away: nobody else will be heard for now.

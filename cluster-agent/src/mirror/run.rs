@@ -1,5 +1,6 @@
 //! Edge. The mirror as a task: watches, and one name after the other.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -80,7 +81,20 @@ enum News {
     Slice(Box<Event<EndpointSlice>>),
 }
 
-type Watches = SelectAll<Pin<Box<dyn Stream<Item = watcher::Result<News>> + Send>>>;
+impl News {
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Import(_) => "ServiceImport",
+            Self::Export(_) => "ServiceExport",
+            Self::Service(_) => "Service",
+            Self::Slice(_) => "EndpointSlice",
+        }
+    }
+}
+
+/// A watch that failed, by its kind.
+type Unseen = (Cow<'static, str>, watcher::Error);
+type Watches = SelectAll<Pin<Box<dyn Stream<Item = Result<News, Unseen>> + Send>>>;
 
 /// The mirror of one replica.
 pub struct Mirror {
@@ -106,16 +120,21 @@ pub struct Mirror {
     paused: Option<Instant>,
     /// When addresses are to be told.
     addresses_due: Option<Instant>,
+    /// Whether they were told once: that there are none is news, too.
+    addresses_told: bool,
+    /// What was said of watches that fail, by kind: each thing once.
+    unseen: BTreeMap<Cow<'static, str>, String>,
 }
 
 /// A watch of all objects of a kind, with the labels.
-fn watched<K>(client: &Client, labels: Option<String>) -> impl Stream<Item = watcher::Result<Event<K>>> + use<K>
+fn watched<K>(client: &Client, labels: Option<String>) -> impl Stream<Item = Result<Event<K>, Unseen>> + use<K>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
     let config = watch_config();
     let config = labels.iter().fold(config, |config, labels| config.labels(labels));
-    watcher(Api::<K>::all(client.clone()), config).backoff(Steady::default())
+    let events = watcher(Api::<K>::all(client.clone()), config).backoff(Steady::default());
+    events.map(|event| event.map_err(|error| (K::kind(&()), error)))
 }
 
 fn watches(client: &Client) -> Watches {
@@ -171,6 +190,8 @@ impl Mirror {
             backoff: Backoff::new(),
             paused: None,
             addresses_due: None,
+            addresses_told: false,
+            unseen: BTreeMap::new(),
         }
     }
 
@@ -245,7 +266,10 @@ impl Mirror {
         }
     }
 
-    fn see(&mut self, news: watcher::Result<News>) {
+    fn see(&mut self, news: Result<News, Unseen>) {
+        if let Ok(news) = &news {
+            self.unseen.remove(news.kind());
+        }
         let touched = match news {
             Ok(News::Import(event)) => take(&mut self.imports, *event),
             Ok(News::Export(event)) => take(&mut self.exports, *event),
@@ -254,10 +278,18 @@ impl Mirror {
                 take(&mut self.services, *event)
             }
             Ok(News::Slice(event)) => take(&mut self.slices, *event),
-            Err(error) => {
+            Err((kind, error)) => {
                 self.metrics.watches.inc();
-                let error = meshfed_runtime::telemetry::chain(&error);
-                tracing::warn!(error, "a watch of the API server failed; what was seen stands, and it is begun anew");
+                let error = meshfed_runtime::telemetry::chain(&error).to_string();
+                if self.unseen.get(&kind) != Some(&error) {
+                    tracing::warn!(
+                        %kind,
+                        error,
+                        "a watch of the API server failed; what was seen stands, and it is begun anew until it is well. \
+                         Nothing is written meanwhile. Where the kind is missing, install the chart meshfed-crds"
+                    );
+                    self.unseen.insert(kind, error);
+                }
                 return;
             }
         };
@@ -266,7 +298,7 @@ impl Mirror {
     }
 
     /// Says which addresses imports have.
-    fn tell_addresses(&self) {
+    fn tell_addresses(&mut self) {
         if !self.services.is_whole() {
             return;
         }
@@ -278,8 +310,9 @@ impl Mirror {
             .map(|(owner, service)| (owner.clone(), cluster_ips(service)))
             .filter(|(_, ips)| !ips.is_empty())
             .collect();
+        let first = !std::mem::replace(&mut self.addresses_told, true);
         self.addresses.send_if_modified(|before| {
-            let changed = **before != addresses;
+            let changed = first || **before != addresses;
             if changed {
                 *before = Arc::new(addresses);
             }

@@ -1,6 +1,7 @@
 //! Agents that do not know what others show.
 
 use super::*;
+use crate::translate::captured;
 use crate::view::Part;
 
 const OWN: &str = "outbound|8080||a.shop.svc.cluster.local";
@@ -168,4 +169,61 @@ fn a_view_that_is_held_back_names_who_is_waited_for() {
     assert_eq!(why(&b), ["its agent waits at most 15 s for what east may offer, of whom the hub has told nothing yet"]);
     b.tick(UNHEARD_PATIENCE);
     assert_eq!(why(&b), Vec::<String>::new());
+}
+
+/// A captured client knows names and virtual addresses from the agent before: neither is taken from it between the moment
+/// at which the view is whole and those at which the names are put together and the derived Services are read.
+///
+/// Mutations not tried yet: `names_to_come` false in `is_unknown` of `Seen` (without it, `kubernetes_flows` saw names fail
+/// after an agent's pod was deleted); `missing.addresses` left out of `is_whole`.
+#[test]
+fn a_captured_client_keeps_names_and_addresses_over_a_restart_of_the_agent() {
+    let captured = || Node { captured: true, ..node("shop/a") };
+    let shop_b = || BTreeMap::from([("shop/b".parse().unwrap(), vec!["10.96.0.7".parse().unwrap()])]);
+    let start = || {
+        let mut b = Bench::new();
+        b.core.await_import_addresses();
+        b.bundles();
+        b.file("a.yaml", &(service("a") + &export("a") + &entry("a-1", "a", "127.2.0.10")));
+        b
+    };
+    let mut b = start();
+    b.core.set_import_addresses(shop_b(), b.now, b.wall);
+    b.members();
+    b.east(1, 1, 1);
+    b.open(1, MINE, captured(), &[(Kind::Listener, &[])]);
+    assert!(b.core.zone(b.now, b.wall).is_some_and(|zone| zone.is_whole()));
+    b.drain();
+    let served = held(&b, 1, Kind::Listener);
+    let of_b = |name: &&str| *name == captured::DNS || name.contains("|b.shop.svc.clusterset.local");
+    let known: Vec<&str> = served.keys().map(String::as_str).filter(of_b).collect();
+    assert_eq!(known.len(), 2, "the names, and a listener at the address of b: {served:?}");
+
+    let mut b = start();
+    b.core.open(2, MINE, captured(), Protocol::Delta, false);
+    let request = Request { held: served.clone(), ..Request::default() };
+    b.core.request(2, Kind::Listener, request, b.now, b.wall);
+    for name in served.keys() {
+        b.held.insert((2, Kind::Listener, name.as_str().into()), bytes::Bytes::new());
+    }
+    let still = |b: &mut Bench, when: &str| {
+        b.drain();
+        let left: Vec<&str> = b.names(2, Kind::Listener).into_iter().filter(|n| of_b(n)).collect();
+        assert_eq!(left, known, "{when}");
+    };
+    b.members();
+    still(&mut b, "the members were told");
+    b.east(1, 1, 1);
+    b.tick(UNHEARD_PATIENCE);
+    still(&mut b, "the exports were told");
+    assert!(!b.core.is_whole(), "the derived Services are not read yet");
+    b.core.set_import_addresses(shop_b(), b.now, b.wall);
+    assert!(b.core.is_whole());
+    still(&mut b, "all is known, and the names are not put together yet");
+    let _zone = b.core.zone(b.now, b.wall);
+    still(&mut b, "the names were put together");
+    b.core.set_import_addresses(BTreeMap::new(), b.now, b.wall);
+    b.drain();
+    let left: Vec<&str> = b.names(2, Kind::Listener).into_iter().filter(|n| of_b(n)).collect();
+    assert_eq!(left, [captured::DNS], "an address that is really gone goes");
 }
