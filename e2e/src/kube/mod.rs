@@ -6,11 +6,15 @@ mod api_server;
 mod client;
 mod cluster;
 pub mod fleet;
+mod ledger;
+mod raw;
 
 pub use api_server::ApiServer;
 pub use client::Client;
 pub use cluster::Cluster;
 pub use fleet::Fleet;
+pub use ledger::Ledger;
+pub use raw::Raw;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -67,7 +71,7 @@ pub fn image() -> (&'static Path, String) {
 fn remove_archives_of_ended_tests() {
     for entry in std::fs::read_dir(target_dir()).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let process = name.to_str().and_then(|name| name.strip_prefix("image-")?.strip_suffix(".tar"));
+        let process = name.to_str().and_then(|name| name.strip_prefix("image-")?.split_once('.').map(|(id, _)| id));
         if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
             let _another_test_was_first = std::fs::remove_file(entry.path());
         }
