@@ -280,7 +280,7 @@ impl Mirror {
             Ok(News::Slice(event)) => take(&mut self.slices, *event),
             Err((kind, error)) => {
                 self.metrics.watches.inc();
-                let error = meshfed_runtime::telemetry::chain(&error).to_string();
+                let error = meshfed_runtime::telemetry::chain(&error);
                 if self.unseen.get(&kind) != Some(&error) {
                     tracing::warn!(
                         %kind,
