@@ -6,6 +6,7 @@
 mod export;
 mod import;
 mod meta;
+mod ports;
 mod service;
 mod slices;
 #[cfg(test)]

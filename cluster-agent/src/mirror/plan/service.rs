@@ -8,7 +8,7 @@ use meshfed_model::import::Import;
 use meshfed_model::names::ServiceName;
 use meshfed_model::service::{IpFamily, ServiceType};
 
-use super::{Context, Deleted, Seen, Write, meta};
+use super::{Context, Deleted, Seen, Write, meta, ports};
 use crate::mirror::names::{IMPORT_NAME, derived_service};
 
 /// The addresses of a Service, in order.
@@ -48,11 +48,13 @@ pub(super) fn remove(seen: &Seen) -> Vec<Write> {
 }
 
 fn wanted(name: &ServiceName, import: &Import, seen: &Seen, context: &Context, asked: &[IpFamily]) -> Service {
-    let port = |p: &meshfed_model::import::ImportPort| ServicePort {
-        name: (!p.port.name.is_empty()).then(|| p.port.name.clone()),
-        protocol: Some(p.port.protocol.clone()),
-        app_protocol: p.port.app_protocol.clone(),
-        port: p.port.port.into(),
+    let known: Vec<_> = import.ports.iter().map(|p| &p.port).filter(|p| ports::is_known(p)).collect();
+    let several = known.len() > 1;
+    let port = |p: &meshfed_model::service::ServicePort| ServicePort {
+        name: Some(ports::name(p, several)).filter(|name| !name.is_empty()),
+        protocol: Some(p.protocol.clone()),
+        app_protocol: ports::app_protocol(p),
+        port: p.port.into(),
         ..ServicePort::default()
     };
     // An import keeps its addresses for as long as it lives: also when its Service was deleted and is made again.
@@ -79,7 +81,7 @@ fn wanted(name: &ServiceName, import: &Import, seen: &Seen, context: &Context, a
             ip_family_policy: Some(policy.to_owned()),
             internal_traffic_policy: Some("Cluster".to_owned()),
             session_affinity: Some("None".to_owned()),
-            ports: Some(import.ports.iter().map(port).collect()),
+            ports: Some(known.into_iter().map(port).collect()),
             ..ServiceSpec::default()
         }),
         status: None,

@@ -8,7 +8,7 @@ use meshfed_model::names::{ClusterName, ServiceName};
 use meshfed_model::service::IpFamily;
 
 use super::service::family_name;
-use super::{Deleted, Seen, Write, meta};
+use super::{Deleted, Seen, Write, meta, ports};
 use crate::mirror::facts::{Backend, Facts};
 use crate::mirror::names::{
     HEADLESS, SERVICE_NAME, SLICE_MANAGED_BY, SLICE_MANAGER, SOURCE_CLUSTER, slice as slice_name,
@@ -91,25 +91,27 @@ fn one(
         (HEADLESS, ""),
     ];
     let labels = labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-    let exposed = import.ports.iter().filter(|p| p.clusters.contains(cluster));
+    let exposed: Vec<&ImportPort> =
+        import.ports.iter().filter(|p| p.clusters.contains(cluster) && ports::is_known(&p.port)).collect();
+    let several = exposed.len() > 1;
     EndpointSlice {
         address_type: family_name(&family),
         endpoints: sorted.into_iter().take(ENDPOINTS_MAX).map(endpoint).collect(),
         metadata: meta::ours(name, object_name, uid, labels, BTreeMap::new()),
-        ports: Some(exposed.map(|p| port(p, backends)).collect()),
+        ports: Some(exposed.into_iter().map(|p| port(p, several, backends)).collect()),
     }
 }
 
 /// A port with the number that is dialled; none where that is not one number.
-fn port(port: &ImportPort, backends: &[&Backend]) -> EndpointPort {
+fn port(port: &ImportPort, several: bool, backends: &[&Backend]) -> EndpointPort {
     let served = port.port.is_served();
     let dialled = backends.iter().filter(|b| served && b.port == port.port.port).map(|b| b.target);
     let targets: BTreeSet<u16> = dialled.collect();
     let number = if targets.is_empty() { Some(port.port.port) } else { targets.first().copied() };
     EndpointPort {
-        name: Some(port.port.name.clone()),
+        name: Some(ports::name(&port.port, several)),
         protocol: Some(port.port.protocol.clone()),
-        app_protocol: port.port.app_protocol.clone(),
+        app_protocol: ports::app_protocol(&port.port),
         port: number.filter(|_| targets.len() < 2).map(i32::from),
     }
 }

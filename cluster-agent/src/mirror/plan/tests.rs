@@ -460,3 +460,33 @@ fn ports_that_nobody_serves_give_a_warning() {
     assert_eq!(server.plan(&facts), [Write::Warn(want.to_owned())]);
     assert_eq!(server.conditions()[..2], ["Valid=True/Valid", "Ready=True/Exported"]);
 }
+
+/// What the ports of one cluster say keeps nobody's objects from being written: one that no API server takes is no port,
+/// one without a name beside others gets one, and so does one whose name Kubernetes does not take.
+///
+/// Mutations seen to fail: `several` of the Service answered `false`; `is_known` answered `true`; `is_name` answered `true`;
+/// `app_protocol` not filtered.
+#[test]
+fn ports_of_others_are_what_kubernetes_takes() {
+    let alone = ServiceOffer { ports: vec![port("", 80, "TCP")], ..offer() };
+    let mut odd = port("Not_A_Name", 83, "UDP");
+    odd.app_protocol = Some("no protocol!".to_owned());
+    let strange = ServiceOffer { ports: vec![port("http", 81, "TCP"), port("x", 82, "NONE"), odd], ..offer() };
+    let said = |server: &Server| -> Vec<String> {
+        let ports = server.seen.service.as_ref().unwrap().spec.clone().unwrap().ports.unwrap();
+        let shown = |p: &PortOfService| format!("{:?} {} {:?}", p.name, p.port, p.app_protocol);
+        ports.iter().map(shown).collect()
+    };
+    let mut server = Server::default();
+    server.settle(&exported(&[("east", alone.clone())]));
+    assert_eq!(said(&server), ["None 80 None"], "alone it needs no name");
+    server.settle(&exported(&[("east", alone), ("west", strange)]));
+    let named = |name: &str, port: u16| format!("{:?} {port} None", Some(name));
+    assert_eq!(said(&server), [named("port-80-tcp", 80), named("http", 81), named("port-83-udp", 83)]);
+    let slices = |cluster: &str| -> Vec<Option<String>> {
+        let slice = server.seen.slices.iter().find(|(name, _)| name.ends_with(&format!("-{cluster}-ipv4"))).unwrap().1;
+        slice.ports.iter().flatten().map(|p| p.name.clone()).collect()
+    };
+    assert_eq!(slices("east"), [Some(String::new())]);
+    assert_eq!(slices("west"), [Some("http".to_owned()), Some("port-83-udp".to_owned())]);
+}
