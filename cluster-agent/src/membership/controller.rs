@@ -18,7 +18,7 @@ use meshfed_runtime::clock;
 use meshfed_runtime::telemetry::chain;
 use tokio::sync::watch;
 
-use super::judge::{Facts, Phase, chosen, differs, second, status};
+use super::judge::{Facts, Phase, chosen, differs, second, status, wishes};
 use super::keeper::Followed;
 use super::views::{Views, ViewsError};
 use super::{FIELD_MANAGER, Keeper};
@@ -106,12 +106,20 @@ impl Controller {
                     if let Some(phase) = &phase {
                         self.say(phase, &Facts::default()).await;
                     }
-                    let pause = backoff.failed(clock::instant());
-                    let writes = self.settings.writes.clone();
-                    tokio::select! {
-                        () = self.turn() => backoff.reset(),
-                        () = changed(writes, leads) => backoff.reset(),
-                        () = tokio::time::sleep(pause) => {}
+                    let pause = tokio::time::sleep(backoff.failed(clock::instant()));
+                    let mut pause = std::pin::pin!(pause);
+                    let before = wishes(self.seen.values());
+                    // Its own writes come back as events, too: what is tried again at once for them is tried without end.
+                    while wishes(self.seen.values()) == before && *self.settings.writes.borrow() == leads {
+                        let writes = self.settings.writes.clone();
+                        tokio::select! {
+                            () = self.turn() => {}
+                            () = changed(writes, leads) => {}
+                            () = pause.as_mut() => break,
+                        }
+                    }
+                    if wishes(self.seen.values()) != before || *self.settings.writes.borrow() != leads {
+                        backoff.reset();
                     }
                 }
             }
@@ -315,7 +323,7 @@ impl Controller {
                 Err(error) => Err(Phase::Waiting { reason: "IdentityNotKept", message: chain(&error) }),
             },
             Err(error) => {
-                if !matches!(error, EnrollError::Unreachable { .. })
+                if is_answered(&error)
                     && let Err(error) = self.keeper.forget_pending().await
                 {
                     tracing::warn!(error = %chain(&error), "a refused join cannot be forgotten");
@@ -428,6 +436,15 @@ struct FoundToken {
     secret: Secret,
 }
 
+/// Whether the hub has answered, and not with a membership: the keys of that join are of no use any more. While it has not,
+/// and where this side failed on its answer, they may be bound already, and another attempt with them gets the same answer.
+const fn is_answered(error: &EnrollError) -> bool {
+    match error {
+        EnrollError::Refused | EnrollError::Denied(_) | EnrollError::Untrusted { .. } => true,
+        EnrollError::Unreachable { .. } | EnrollError::Directory { .. } => false,
+    }
+}
+
 /// What a failed join means for the Membership.
 fn phase_of(error: &EnrollError) -> Phase {
     let message = error.to_string();
@@ -437,5 +454,21 @@ fn phase_of(error: &EnrollError) -> Phase {
         EnrollError::Untrusted { .. } => Phase::Refused { reason: "HubNotTrusted", message },
         EnrollError::Unreachable { .. } => Phase::Waiting { reason: "HubUnreachable", message },
         EnrollError::Directory { .. } => Phase::Waiting { reason: "DataDirectory", message },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A full disk after the hub's answer costs no token.
+    ///
+    /// Mutation seen to fail: `Directory` moved to the errors that are an answer.
+    #[test]
+    fn keys_that_may_be_bound_are_kept() {
+        let directory = EnrollError::Directory { path: "E".into(), problem: "no space left".to_owned() };
+        let unreachable = EnrollError::Unreachable { target: "hub:15600".to_owned(), cause: "refused".to_owned() };
+        assert!(!is_answered(&directory) && !is_answered(&unreachable));
+        assert!(is_answered(&EnrollError::Refused) && is_answered(&EnrollError::Denied(String::new())));
     }
 }

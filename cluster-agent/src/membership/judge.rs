@@ -116,9 +116,19 @@ fn joined(conditions: &mut Conditions, cluster: &str, facts: &Facts) {
 /// The status of a Membership that does not count.
 #[must_use]
 pub(super) fn second(membership: &Membership, first: &str, now: Timestamp) -> MembershipStatus {
-    let message = format!("Membership {first} of this namespace is older and counts; delete one of the two");
+    // Not "one of the two": to delete the one that counts is to leave.
+    let name = membership.name_any();
+    let message = format!("Membership {first} of this namespace is older and counts; delete {name}");
     let phase = Phase::Refused { reason: "SecondMembership", message };
     status(membership, &phase, &Facts::default(), now)
+}
+
+/// What somebody wishes by the Memberships that are there. What the agent itself writes into their statuses changes nothing
+/// of it.
+#[must_use]
+pub(super) fn wishes<'a>(all: impl IntoIterator<Item = &'a Membership>) -> Vec<(Option<String>, Option<i64>, bool)> {
+    let wish = |m: &Membership| (m.uid(), m.metadata.generation, m.metadata.deletion_timestamp.is_some());
+    all.into_iter().map(wish).collect()
 }
 
 /// Whether a status is another one than the object has: times alone are no change.
@@ -202,6 +212,23 @@ mod tests {
         assert!(!differs(&one, &other));
     }
 
+    /// The agent hears of its own writes: they are no reason to ask the hub again at once.
+    ///
+    /// Mutation seen to fail: the resource version added to a wish.
+    #[test]
+    fn a_status_that_was_written_is_no_new_wish() {
+        let mut one = membership("meshfed", 1);
+        one.metadata.uid = Some("u".to_owned());
+        let before = wishes([&one]);
+        one.metadata.resource_version = Some("2".to_owned());
+        one.status = Some(status(&one, &Phase::Starting, &Facts::default(), Timestamp::from_second(1).unwrap()));
+        assert_eq!(wishes([&one]), before);
+        one.metadata.generation = Some(4);
+        let changed = wishes([&one]);
+        one.metadata.deletion_timestamp = Some(Time(Timestamp::from_second(9).unwrap()));
+        assert!(changed != before && wishes([&one]) != changed && wishes([]) != before);
+    }
+
     /// The oldest counts, whatever it is called; one that is being deleted does not.
     ///
     /// Mutation seen to fail: `min_by_key` by the name alone. Not tried yet: the filter left out.
@@ -211,6 +238,8 @@ mod tests {
         assert_eq!(chosen([&new, &old]).map(|m| m.name_any()), Some("z".to_owned()));
         let told = second(&new, "z", Timestamp::from_second(1).unwrap());
         assert_eq!(says(&told, "Ready"), Some((ConditionStatus::False, "SecondMembership".to_owned())));
+        let message = &told.conditions.iter().find(|c| c.type_ == "Ready").unwrap().message;
+        assert!(message.ends_with("delete a"), "{message}: to delete the other one is to leave");
         old.metadata.deletion_timestamp = Some(Time(Timestamp::from_second(9).unwrap()));
         assert_eq!(chosen([&new, &old]).map(|m| m.name_any()), Some("a".to_owned()));
     }
