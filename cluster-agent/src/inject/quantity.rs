@@ -1,7 +1,7 @@
 //! Pure. Kubernetes quantities, as far as two can be compared (`resource.Quantity`: a number and a suffix).
 
 /// The suffixes and what they multiply by.
-const SUFFIXES: [(&str, f64); 15] = [
+const SUFFIXES: [(&str, f64); 16] = [
     ("", 1.0),
     ("n", 1e-9),
     ("u", 1e-6),
@@ -17,6 +17,7 @@ const SUFFIXES: [(&str, f64); 15] = [
     ("Gi", 1_073_741_824.0),
     ("Ti", 1_099_511_627_776.0),
     ("Pi", 1_125_899_906_842_624.0),
+    ("Ei", 1_152_921_504_606_846_976.0),
 ];
 
 /// The value of a quantity that is not negative; none for what is none.

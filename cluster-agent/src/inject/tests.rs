@@ -105,6 +105,10 @@ fn what_cannot_have_a_sidecar_is_skipped_or_refused_with_the_reason() {
         (note("federation.meshfed.io/proxy-resources", r#"{"limits":{"cpus":"1"}}"#), "limits has 'cpus'"),
         (note("federation.meshfed.io/proxy-resources", r#"{"limits":{"cpu":"fast"}}"#), "limits.cpu is no quantity"),
         (
+            note("federation.meshfed.io/proxy-resources", r#"{"requests":{"memory":"2Ei"},"limits":{"memory":"1Ei"}}"#),
+            "requests.memory is over limits.memory",
+        ),
+        (
             note(
                 "federation.meshfed.io/proxy-resources",
                 r#"{"requests":{"memory":"1Gi"},"limits":{"memory":"512Mi"}}"#,
