@@ -79,10 +79,10 @@ fn next_epoch(dir: &Path) -> Result<u64, FileError> {
     Ok(epoch)
 }
 
-/// A short name that any path fits in (FNV-1a, which stays the same from release to release).
+/// A short name that any path fits in. Whoever names objects chooses paths: nobody is to find two with one name.
 fn file_of(dir: &Path, path: &str) -> PathBuf {
-    let hash = path.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    dir.join(format!("{hash:016x}.json"))
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, path.as_bytes());
+    dir.join(format!("{}.json", data_encoding::HEXLOWER.encode(hash.as_ref())))
 }
 
 impl Keeper {
