@@ -156,12 +156,6 @@ impl Origin {
     }
 }
 
-/// Label of what meshfed makes of an import (with [`MANAGED_BY`]): its value is the import. Such a Service is never a
-/// source, and never exportable.
-pub const IMPORT_OF: &str = "federation.meshfed.io/import-of";
-/// Label of what meshfed writes, with the value `meshfed`.
-pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-
 /// Whose source it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -370,6 +364,9 @@ pub struct ServiceObject {
     /// What it asks of its clients.
     #[serde(default)]
     pub traits: ServiceTraits,
+    /// Annotation `federation.meshfed.io/service-import`: the import whose addresses it says that it carries.
+    #[serde(default)]
+    pub import: Option<Arc<str>>,
     /// `type: ExternalName`: it stands for a name elsewhere, has no endpoints and cannot be exported.
     #[serde(default)]
     pub external: bool,
@@ -384,14 +381,6 @@ pub struct ServiceObject {
     /// `status.loadBalancer.ingress[].hostname`, of a gateway.
     #[serde(default)]
     pub load_balancer_hosts: Vec<Arc<str>>,
-}
-
-impl ServiceObject {
-    /// Whether it is written by an agent and carries the addresses of an import: never a source, and not exportable.
-    #[must_use]
-    pub fn is_derived(&self) -> bool {
-        self.labels.get("app.kubernetes.io/managed-by") == Some("meshfed")
-    }
 }
 
 /// A workload outside Kubernetes.

@@ -16,7 +16,7 @@ use meshfed_model::names::{check_label, check_object_name};
 use crate::bounds::Bounds;
 use crate::error::{Code, ObjectError};
 use crate::kinds::{self, Known};
-use crate::object::{Body, IMPORT_OF, Kind, MANAGED_BY, NamespaceObject, Object, ObjectKey, Origin, Place, Scope};
+use crate::object::{Body, Kind, NamespaceObject, Object, ObjectKey, Origin, Place, Scope};
 use crate::schema;
 use crate::tree::{DEPTH_MAX, Documents, Node, Value};
 use common::Reader;
@@ -285,7 +285,7 @@ impl FileReader<'_> {
 
     fn object(&mut self, node: &Node, kind: Kind, current: bool) -> Result<(), Box<ObjectError>> {
         let Some(key) = self.identity(node, kind) else { return Ok(()) };
-        if is_anothers(&key, self.scope) || is_derived(node, kind) {
+        if is_anothers(&key, self.scope) {
             return Ok(());
         }
         let mut errors = Vec::new();
@@ -345,14 +345,6 @@ fn is_anothers(key: &ObjectKey, scope: Scope) -> bool {
         Scope::Hub => mesh::LOCAL,
     };
     key.kind == Kind::Mesh && *key.name == *name
-}
-
-/// A Service that meshfed made of an import.
-fn is_derived(node: &Node, kind: Kind) -> bool {
-    let Some(labels) = node.get("metadata").and_then(|m| m.get("labels")) else { return false };
-    kind == Kind::Service
-        && labels.get(IMPORT_OF).is_some()
-        && labels.get(MANAGED_BY).and_then(Node::text) == Some("meshfed")
 }
 
 /// The border of a kind. `None` where a fault was found that leaves no value; type faults are the schema's to tell.

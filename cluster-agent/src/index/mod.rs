@@ -21,11 +21,12 @@ mod workloads;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use meshfed_crds::{Body, Change, Kind, Object, ObjectError, ObjectKey};
+use meshfed_crds::{Body, Change, Kind, Object, ObjectError, ObjectKey, ServiceObject};
 use meshfed_model::names::{Namespace, NetworkName, ServiceName, WorkloadRef};
 use meshfed_model::offer::{OfferKey, OfferValue, ServiceOffer};
 use meshfed_model::service::Preference;
 
+use crate::mirror::names::{MANAGED_BY, import_of};
 pub use hosts::ADDRESSES_MAX as HOST_ADDRESSES_MAX;
 use hosts::Resolved;
 use mesh::MeshSettings;
@@ -137,7 +138,8 @@ impl Index {
         }
         match &object.body {
             Body::Namespace(_) => {}
-            Body::Service(service) if service.is_derived() => self.remove_service(&service.name, dirty),
+            // What an agent has made of an import is never a source.
+            Body::Service(service) if is_derived(service) => self.remove_service(&service.name, dirty),
             Body::Service(service) => self.put_service(object, service, dirty),
             Body::WorkloadEntry(workload) => self.put_entry(object, workload, dirty),
             Body::Pod(pod) => self.put_pod(object, pod, dirty),
@@ -363,6 +365,12 @@ impl Index {
 
 /// The most candidates that a lookup error lists.
 const LISTED_MAX: usize = 10;
+
+/// Whether an agent has made it of an import.
+fn is_derived(service: &ServiceObject) -> bool {
+    let object = (service.name.namespace.as_str(), service.name.name());
+    import_of(object, service.labels.get(MANAGED_BY), service.import.as_deref()).is_some()
+}
 
 fn object_key(kind: Kind, service: &ServiceName) -> ObjectKey {
     ObjectKey { kind, namespace: service.namespace.as_str().into(), name: service.name().into() }

@@ -565,3 +565,29 @@ proptest! {
         prop_assert_eq!(everything(&s.index), everything(&again));
     }
 }
+
+/// What an agent has made of an import is never a source and cannot be exported; what only looks like it is somebody's own,
+/// hidden from nobody, and hides nothing: neither our label on a Service, nor our annotation, nor the name.
+///
+/// Mutations seen to fail: `is_derived` answered `false`; `is_derived` by the label alone.
+#[test]
+fn only_a_derived_service_is_passed_over() {
+    let mut setup = Setup::new();
+    let of = |name: &str, labels: &str, annotations: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop, labels: {{{labels}}}, annotations: {{{annotations}}}}}\n\
+             spec: {{selector: {{app: x}}, ports: [{{name: http, port: 80}}]}}\n---\n\
+             apiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceExport\nmetadata: {{name: {name}, namespace: shop}}\n---\n"
+        )
+    };
+    let (label, annotation) = ("app.kubernetes.io/managed-by: meshfed", "federation.meshfed.io/service-import: b");
+    let derived = "meshfed-fpb10cdl9jeo0624lg99";
+    setup.write("a.yaml", &of("b", label, ""));
+    setup.write("b.yaml", &of("c", label, annotation));
+    setup.write("c.yaml", &of(derived, "", annotation));
+    let exported = |setup: &Setup, name: &str| setup.index.export(&service(&format!("shop/{name}"))).is_some();
+    assert!(exported(&setup, "b") && exported(&setup, "c") && exported(&setup, derived));
+    setup.write("c.yaml", &of(derived, label, annotation));
+    assert!(exported(&setup, "b") && exported(&setup, "c") && !exported(&setup, derived));
+    assert!(setup.index.service(&service(&format!("shop/{derived}"))).is_none());
+}

@@ -48,6 +48,9 @@ pub(super) enum Unwritten {
     /// The API server does not take it.
     #[error("the API server refuses it: {0}")]
     Refused(String),
+    /// The API server fails on this object: others may pass.
+    #[error("the API server fails on it: {0}")]
+    Failed(String),
 }
 
 impl Unwritten {
@@ -60,6 +63,9 @@ impl Unwritten {
             }),
             Self::Refused(said) => {
                 Some(Obstacle { reason: "Refused", message: format!("the API server refuses its Service: {said}") })
+            }
+            Self::Failed(said) => {
+                Some(Obstacle { reason: "Failed", message: format!("the API server fails on its Service: {said}") })
             }
             Self::Away(_) | Self::Stale(_) | Self::Families(_) | Self::AddressTaken => None,
         }
@@ -106,10 +112,13 @@ impl Writer {
         let name = object.meta().name.clone().unwrap_or_default();
         let mut ours = !new;
         if new && let Some(there) = within(api.get_metadata_opt(&name)).await? {
-            let has =
-                |map: &Option<BTreeMap<String, String>>, key: &str| map.as_ref().and_then(|m| m.get(key)).cloned();
-            let others = has(&there.metadata.annotations, IMPORT_NAME).is_some_and(|of| of != owner.name());
-            ours = !others && has(&there.metadata.labels, MANAGED_BY).is_some_and(|by| by == MESHFED);
+            let has = |map: &Option<BTreeMap<String, String>>, key: &str, word: &str| {
+                map.as_ref().and_then(|m| m.get(key)).is_some_and(|found| found == word)
+            };
+            let wanted = object.meta().annotations.as_ref().and_then(|a| a.get(IMPORT_NAME));
+            // A derived Service names its import; the label alone is anybody's.
+            ours = has(&there.metadata.labels, MANAGED_BY, MESHFED)
+                && wanted.is_none_or(|import| has(&there.metadata.annotations, IMPORT_NAME, import));
             if !ours {
                 return Err(Unwritten::InTheWay(format!("{} {}/{name}", K::kind(&()), owner.namespace)));
             }
@@ -266,7 +275,9 @@ fn unwritten(error: kube::Error) -> Unwritten {
     let said = format!("{} ({})", status.message, fields.join(", "));
     match status.code {
         404 | 409 => Unwritten::Stale(said),
-        429 | 500..=599 => Unwritten::Away(said),
+        // Too large for its store, or a webhook of one namespace that is down: nobody else is to wait for that.
+        500 => Unwritten::Failed(said),
+        429 | 501..=599 => Unwritten::Away(said),
         _ => Unwritten::Refused(said),
     }
 }
@@ -274,4 +285,26 @@ fn unwritten(error: kube::Error) -> Unwritten {
 /// When the API server is asked again after it was away.
 pub(super) fn again(backoff: &mut meshfed_runtime::backoff::Backoff, now: Instant) -> Instant {
     now + backoff.failed(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    /// An answer about one object is about that object; only what says that nobody is served makes everybody wait.
+    ///
+    /// Mutation seen to fail: 500 answered `Away`.
+    #[test]
+    fn a_failure_on_one_object_is_no_outage() {
+        let of = |code: u16| {
+            unwritten(kube::Error::Api(
+                Status::failure("etcdserver: request is too large", "x").with_code(code).boxed(),
+            ))
+        };
+        assert!(matches!(of(500), Unwritten::Failed(said) if said.contains("too large")));
+        assert!(matches!(of(429), Unwritten::Away(_)) && matches!(of(503), Unwritten::Away(_)));
+        assert!(matches!(of(422), Unwritten::Refused(_)) && matches!(of(409), Unwritten::Stale(_)));
+    }
 }

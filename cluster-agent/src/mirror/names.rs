@@ -43,6 +43,19 @@ pub fn derived_service(import: &ServiceName) -> String {
     format!("meshfed-{}", hash(&format!("{}/{}", import.namespace, import.name())))
 }
 
+/// The import that a Service of this namespace and name carries the addresses of, by its label and annotation; none: it is
+/// no derived Service, whatever else it says. This is the only rule: what it names is written and repaired, is never a
+/// source and cannot be exported, and everything else is somebody's own and is left to them.
+#[must_use]
+pub fn import_of(
+    (namespace, name): (&str, &str),
+    managed_by: Option<&str>,
+    annotation: Option<&str>,
+) -> Option<ServiceName> {
+    let import = ServiceName::new(namespace, annotation.filter(|_| managed_by == Some(MESHFED))?).ok()?;
+    (derived_service(&import) == name).then_some(import)
+}
+
 /// The slice of one import, source cluster and family.
 #[must_use]
 pub fn slice(import: &ServiceName, cluster: &ClusterName, family: IpFamily) -> String {
@@ -99,6 +112,28 @@ mod tests {
         let long = slice(&name("shop", "b"), &cluster, IpFamily::IPv4);
         assert!(long.len() <= 253 && long.ends_with("-ipv4"), "{long}");
         assert_ne!(long, slice(&name("shop", "b"), &cluster, IpFamily::IPv6));
+    }
+
+    /// One word that is missing or another, and it is somebody's own.
+    ///
+    /// Mutations seen to fail: the name not compared; the label not looked at.
+    #[test]
+    fn a_derived_service_has_label_annotation_and_name() {
+        let of = |name, label, annotation| import_of(("shop", name), label, annotation);
+        let (ours, b) = ("meshfed-fpb10cdl9jeo0624lg99", Some("b"));
+        assert_eq!(of(ours, Some(MESHFED), b), Some(name("shop", "b")));
+        for (at, label, annotation) in [
+            (ours, None, b),
+            (ours, Some("Helm"), b),
+            (ours, Some(MESHFED), None),
+            (ours, Some(MESHFED), Some("c")),
+            (ours, Some(MESHFED), Some("")),
+            ("bank", Some(MESHFED), b),
+            ("meshfed-fpb10cdl9jeo0624lg98", Some(MESHFED), b),
+        ] {
+            assert_eq!(of(at, label, annotation), None, "{at} {label:?} {annotation:?}");
+        }
+        assert_eq!(import_of(("bank", ours), Some(MESHFED), b), None, "of another namespace");
     }
 
     /// No two of 200,000 names share one (CR9).

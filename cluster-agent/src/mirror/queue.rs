@@ -10,6 +10,8 @@ use meshfed_model::names::ServiceName;
 const PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause after refusals (CR5).
 const PAUSE_MAX: Duration = Duration::from_secs(300);
+/// The longest pause after failures of the API server, which may pass at any time.
+const FAILURE_MAX: Duration = Duration::from_secs(30);
 /// Repairs of one name that are made at once; each one after them waits twice as long as the one before.
 const REPAIRS_AT_ONCE: u32 = 3;
 /// The longest pause before a repair.
@@ -65,8 +67,17 @@ impl Queue {
 
     /// A write was refused; `random` is from 0 to 1 and spreads the attempts of many.
     pub(super) fn refused(&mut self, name: ServiceName, now: Instant, random: f64) {
+        self.later(name, now, random, PAUSE_MAX);
+    }
+
+    /// The API server failed on a write.
+    pub(super) fn failed(&mut self, name: ServiceName, now: Instant, random: f64) {
+        self.later(name, now, random, FAILURE_MAX);
+    }
+
+    fn later(&mut self, name: ServiceName, now: Instant, random: f64, most: Duration) {
         let turn = self.turns.entry(name.clone()).or_default();
-        let pause = doubled(PAUSE, turn.refusals, PAUSE_MAX).mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0);
+        let pause = doubled(PAUSE, turn.refusals, most).mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0);
         turn.refusals = turn.refusals.saturating_add(1);
         self.at(name, now + pause);
     }
@@ -77,6 +88,13 @@ impl Queue {
         turn.refusals = 0;
         if turn.due.is_none() && turn.repairs == 0 {
             self.turns.remove(name);
+        }
+    }
+
+    /// Nothing of a name is there any more.
+    pub(super) fn forget(&mut self, name: &ServiceName) {
+        if let Some(due) = self.turns.remove(name).and_then(|turn| turn.due) {
+            self.due.remove(&(due, name.clone()));
         }
     }
 
@@ -153,6 +171,26 @@ mod tests {
         assert_eq!(taken(&mut queue, now), Some(name(1)));
         queue.refused(name(1), now, 0.0);
         assert_eq!(queue.next(), Some(now + Duration::from_millis(250)), "from the first pause on again");
+    }
+
+    /// What fails by the API server is tried again within half a minute, and what is gone is not remembered.
+    ///
+    /// Mutations seen to fail: `FAILURE_MAX` replaced by `PAUSE_MAX` in `failed`; the turn not removed by `forget`.
+    #[test]
+    fn a_failure_waits_not_as_long_as_a_refusal() {
+        let start = meshfed_runtime::clock::instant();
+        let mut queue = Queue::default();
+        queue.said(name(1), start);
+        let mut now = start;
+        for _ in 0..10 {
+            assert_eq!(taken(&mut queue, now), Some(name(1)));
+            queue.failed(name(1), now, 1.0);
+            let next = queue.next().unwrap();
+            assert!(next.duration_since(now) <= FAILURE_MAX, "{:?}", next.duration_since(now));
+            now = next;
+        }
+        queue.forget(&name(1));
+        assert_eq!((queue.turns.len(), queue.due.len()), (0, 0));
     }
 
     /// Somebody else writes an object whenever we do: it does not become a loop.

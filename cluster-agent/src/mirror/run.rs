@@ -139,7 +139,8 @@ where
 
 fn watches(client: &Client) -> Watches {
     let ours = format!("{MANAGED_BY}={MESHFED}");
-    let slices = format!("{SLICE_MANAGED_BY}={SLICE_MANAGER}");
+    // One of the two labels alone is anybody's.
+    let slices = format!("{SLICE_MANAGED_BY}={SLICE_MANAGER},{ours}");
     select_all([
         watched(client, None).map(|e| e.map(|e| News::Import(Box::new(e)))).boxed(),
         watched(client, None).map(|e| e.map(|e| News::Export(Box::new(e)))).boxed(),
@@ -302,11 +303,9 @@ impl Mirror {
         if !self.services.is_whole() {
             return;
         }
-        let derived = self
+        let addresses: ImportAddresses = self
             .services
             .all()
-            .filter(|(owner, service)| service.metadata.name.as_deref() == Some(derived_service(owner).as_str()));
-        let addresses: ImportAddresses = derived
             .map(|(owner, service)| (owner.clone(), cluster_ips(service)))
             .filter(|(_, ips)| !ips.is_empty())
             .collect();
@@ -388,6 +387,7 @@ impl Mirror {
             Unwritten::Stale(_) => "stale",
             Unwritten::InTheWay(_) => "in_the_way",
             Unwritten::Families(_) | Unwritten::AddressTaken | Unwritten::Refused(_) => "refused",
+            Unwritten::Failed(_) => "failed",
         };
         self.metrics.count(result);
         tracing::warn!(%name, error = %unwritten, "an object of an import or export was not written");
@@ -400,7 +400,11 @@ impl Mirror {
                 self.taken.insert(name.clone());
                 *blocked = false;
             }
-            Unwritten::Away(_) | Unwritten::Stale(_) | Unwritten::InTheWay(_) | Unwritten::Refused(_) => {
+            Unwritten::Away(_)
+            | Unwritten::Stale(_)
+            | Unwritten::InTheWay(_)
+            | Unwritten::Refused(_)
+            | Unwritten::Failed(_) => {
                 if let Some(obstacle) = unwritten.obstacle().filter(|_| service) {
                     self.obstacles.insert(name.clone(), obstacle);
                 }
@@ -410,11 +414,20 @@ impl Mirror {
 
     fn end(&mut self, name: ServiceName, failed: Option<Unwritten>) {
         let now = clock::instant();
+        if self.exports.one(&name, name.name()).is_none() {
+            // One that comes again is told again.
+            self.warned.remove(&name);
+        }
         match failed {
             None | Some(Unwritten::Families(_) | Unwritten::AddressTaken) => {
                 self.taken.remove(&name);
                 self.queue.settled(&name);
+                if self.mailbox.facts(&name).is_empty() {
+                    self.obstacles.remove(&name);
+                    self.queue.forget(&name);
+                }
             }
+            Some(Unwritten::Failed(_)) => self.queue.failed(name, now, fastrand::f64()),
             Some(Unwritten::Away(_)) => {
                 self.paused = Some(again(&mut self.backoff, now));
                 self.queue.said(name, now);

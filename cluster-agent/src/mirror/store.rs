@@ -7,7 +7,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource;
 use meshfed_model::names::ServiceName;
 
-use super::names::{IMPORT_NAME, SERVICE_NAME};
+use super::names::{IMPORT_NAME, MANAGED_BY, SERVICE_NAME, import_of};
 use super::objects::{ServiceExport, ServiceImport};
 
 /// The name that an object belongs to.
@@ -32,7 +32,11 @@ impl Owned for ServiceExport {
 }
 impl Owned for Service {
     fn owner(&self) -> Option<ServiceName> {
-        named(self, self.metadata.annotations.as_ref()?.get(IMPORT_NAME))
+        let meta = &self.metadata;
+        let word = |map: &Option<BTreeMap<String, String>>, key| map.as_ref().and_then(|m| m.get(key)).cloned();
+        let (label, annotation) = (word(&meta.labels, MANAGED_BY), word(&meta.annotations, IMPORT_NAME));
+        let object = (meta.namespace.as_deref()?, meta.name.as_deref()?);
+        import_of(object, label.as_deref(), annotation.as_deref())
     }
 }
 impl Owned for EndpointSlice {

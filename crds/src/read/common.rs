@@ -12,6 +12,9 @@ use crate::tree::Node;
 
 /// What all our annotations begin with.
 pub(super) const OURS: &str = "federation.meshfed.io/";
+/// Annotation of a Service that an agent has made: the import whose addresses it carries. Whether it is one is judged where
+/// such Services are made.
+pub(super) const SERVICE_IMPORT: &str = "federation.meshfed.io/service-import";
 /// The addresses of a gateway service.
 pub(super) const GATEWAY_ADDRESSES: &str = "federation.meshfed.io/gateway-addresses";
 /// More addresses of a workload.
@@ -139,7 +142,9 @@ impl<'a> Reader<'a> {
         };
         let Some(annotations) = self.get(&["metadata", "annotations"]) else { return };
         for entry in annotations.entries() {
-            if entry.key.starts_with(OURS) && !known.contains(&entry.key.as_ref()) {
+            // An agent's own word, which nobody else is to be told of.
+            let made = kind == Kind::Service && &*entry.key == SERVICE_IMPORT;
+            if entry.key.starts_with(OURS) && !made && !known.contains(&entry.key.as_ref()) {
                 let shown: String = entry.key.chars().take(80).collect();
                 let field = format!("metadata.annotations.{shown}");
                 let remedy = (!known.is_empty()).then(|| format!("a {kind} may have {}", known.join(", ")));

@@ -9,7 +9,7 @@ use meshfed_model::service::{
     InternalTrafficPolicy, IpFamily, ServicePort, ServiceTraits, ServiceType, SessionAffinity,
 };
 
-use super::common::{GATEWAY_ADDRESSES, NETWORK, Reader, socket_address};
+use super::common::{GATEWAY_ADDRESSES, NETWORK, Reader, SERVICE_IMPORT, socket_address};
 use crate::bounds::GATEWAY_PORT;
 use crate::error::Code;
 use crate::object::{ServiceObject, ServicePortObject, TargetPort};
@@ -80,6 +80,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<ServiceObject> {
         service_type: if headless { ServiceType::Headless } else { ServiceType::ClusterSetIP },
         cluster_ips,
         traits,
+        import: r.annotation(SERVICE_IMPORT).and_then(Node::text).map(Arc::from),
         external,
         gateway_network,
         gateway_addresses,
