@@ -53,3 +53,41 @@ pub(super) async fn look<T>(stream: &TcpStream, most: usize, mut judge: impl FnM
         }
     }
 }
+
+/// The connection after a look that was given up. What was looked at told nothing, and the runtime takes the connection for
+/// one that has nothing to read until more comes; watched anew, it has.
+pub(super) fn unread(stream: TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(stream.into_std()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    /// A client that says a word and waits for the answer (`ruok` of ZooKeeper) says too little to tell HTTP by. What was
+    /// looked at is passed on without another byte.
+    ///
+    /// Mutation seen to fail: `unread` gives back the stream as it is.
+    #[tokio::test]
+    async fn what_told_nothing_is_read_all_the_same() {
+        let (mut client, stream) = pair().await;
+        client.write_all(b"ruok").await.unwrap();
+        let told = tokio::time::timeout(Duration::from_millis(50), look(&stream, 1024, |_bytes| None::<()>)).await;
+        assert!(told.is_err(), "{told:?}");
+        let mut stream = unread(stream).unwrap();
+        let mut read = [0; 4];
+        let whole = tokio::time::timeout(Duration::from_secs(20), stream.read_exact(&mut read)).await;
+        assert!(matches!(whole, Ok(Ok(4))) && read == *b"ruok", "{whole:?}");
+    }
+}

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::detect::{Begins, Inbound};
-use super::first::{Seen, look};
+use super::first::{Seen, look, unread};
 use super::original::destination;
 use crate::forward::{Core, Standing};
 use crate::passthrough::HELLO_DEADLINE;
@@ -53,7 +53,10 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener
         // Nothing that could be told apart from a mesh client: it is not passed on.
         Ok(None) => {}
         Err(_silent) if plain.routes.is_some() => {}
-        Err(_silent) => raw(core, stream, peer, port, plain, meant).await,
+        Err(_silent) => {
+            let Ok(stream) = unread(stream) else { return };
+            raw(core, stream, peer, port, plain, meant).await;
+        }
     }
 }
 

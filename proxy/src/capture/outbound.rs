@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::detect::{LINE_MAX, http1};
-use super::first::{Seen, look};
+use super::first::{Seen, look, unread};
 use super::original::destination;
 use crate::forward::Core;
 use crate::state::{Listener, ListenerKind};
@@ -26,11 +26,16 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener
         let pod = core.state.pods().find(&meant);
         return tcp::relay(core, stream, peer, pod.as_ref().unwrap_or(unknown), Some(meant)).await;
     };
+    let mut stream = stream;
     let is_http = match &service.kind {
         ListenerKind::OutboundHttp { .. } => true,
         ListenerKind::OutboundAny { patience, .. } => {
             // Where the server speaks first nothing comes, and what cannot be told by then is bytes.
             let told = timeout(*patience, look(&stream, LINE_MAX, http1)).await;
+            if told.is_err() {
+                let Ok(whole) = unread(stream) else { return };
+                stream = whole;
+            }
             matches!(told, Ok(Seen::Told(true)))
         }
         ListenerKind::OutboundTcp { .. }
