@@ -191,7 +191,7 @@ impl Following {
         let told = tell_faults(&self.last_good, &mut self.faults);
         self.metrics.show(self.server.kinds(), now);
         let settled: Vec<Kind> =
-            self.server.kinds().iter().filter(|(_, w)| w.is_settled()).map(|(kind, _)| kind).collect();
+            self.server.kinds().iter().filter(|(_, w)| w.is_settled(now)).map(|(kind, _)| kind).collect();
         for kind in settled {
             self.guards.remove(&kind);
         }
@@ -203,7 +203,7 @@ impl Following {
             if !changes.is_empty() || told {
                 heard = updates.send(self.update(changes)).await.is_ok();
             }
-        } else if late || self.server.kinds().is_settled() {
+        } else if late || self.server.kinds().is_settled(now) {
             // Everything at once: a part of a cluster is nothing to tell others of.
             changes = self.last_good.objects().map(|o| Change::Put(Arc::clone(o))).collect();
             self.version.revision = 1;

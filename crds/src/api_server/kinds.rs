@@ -16,6 +16,10 @@ use crate::object::{Kind, Scope};
 /// How long a failed watch is told of unless it fails again: that it goes on nobody says.
 const TOLD_FOR: Duration = Duration::from_secs(15);
 
+/// How long a kind has to be forbidden before nobody waits for it any more. An API server that has just started forbids
+/// everything until it has read its roles, and a part of a cluster is nothing to begin with.
+const FORBIDDEN_FOR: Duration = Duration::from_secs(30);
+
 /// One thing that a watcher says.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -65,15 +69,30 @@ pub struct Watched {
     known: BTreeSet<Arc<str>>,
     listing: Option<BTreeSet<Arc<str>>>,
     complete: bool,
-    fault: Option<(Lack, String, Instant)>,
+    fault: Option<Fault>,
     counts: Counts,
+}
+
+/// What is wrong with a kind.
+#[derive(Debug)]
+struct Fault {
+    lack: Lack,
+    why: String,
+    /// When the same was said for the first time, and the last.
+    first: Instant,
+    last: Instant,
 }
 
 impl Watched {
     /// Whether nobody waits for it: its first list is complete, or the API server has said that there is none to have.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
-        self.complete || matches!(self.fault, Some((Lack::Missing | Lack::Forbidden, ..)))
+    pub fn is_settled(&self, now: Instant) -> bool {
+        let given_up = |fault: &Fault| match fault.lack {
+            Lack::Missing => true,
+            Lack::Forbidden => now.saturating_duration_since(fault.first) >= FORBIDDEN_FOR,
+            Lack::List | Lack::Watch => false,
+        };
+        self.complete || self.fault.as_ref().is_some_and(given_up)
     }
     /// What has happened.
     #[must_use]
@@ -112,16 +131,16 @@ impl Kinds {
 
     /// Whether no kind is waited for any more.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
-        self.all.values().all(Watched::is_settled)
+    pub fn is_settled(&self, now: Instant) -> bool {
+        self.all.values().all(|watched| watched.is_settled(now))
     }
 
     /// What is wrong with kinds as a whole. Their objects stay.
     #[must_use]
     pub fn faults(&self, now: Instant) -> Vec<ObjectError> {
         let of = |(kind, watched): (&Kind, &Watched)| {
-            let (lack, why, since) = watched.fault.as_ref()?;
-            let expired = *lack == Lack::Watch && now.saturating_duration_since(*since) >= TOLD_FOR;
+            let Fault { lack, why, last, .. } = watched.fault.as_ref()?;
+            let expired = *lack == Lack::Watch && now.saturating_duration_since(*last) >= TOLD_FOR;
             (!expired).then(|| fault(*kind, *lack, why))
         };
         self.all.iter().filter_map(of).collect()
@@ -133,7 +152,9 @@ impl Kinds {
         match step {
             Step::Failed(error) => {
                 watched.counts.errors += 1;
-                watched.fault = Some((lack_of(&error), text_of(&error), now));
+                let lack = lack_of(&error);
+                let first = watched.fault.as_ref().filter(|f| f.lack == lack).map_or(now, |f| f.first);
+                watched.fault = Some(Fault { lack, why: text_of(&error), first, last: now });
                 return;
             }
             Step::Begin => {

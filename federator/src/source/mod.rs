@@ -320,7 +320,7 @@ impl FleetSource {
     fn is_settled(&self) -> bool {
         match &self.from {
             From::Directory(_) | From::ApiServer(_, None) => true,
-            From::ApiServer(_, Some(server)) => server.kinds().is_settled(),
+            From::ApiServer(_, Some(server)) => server.kinds().is_settled(clock::instant()),
         }
     }
 
