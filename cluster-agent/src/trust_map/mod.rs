@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use meshfed_crds::api_server::{Steady, watch_config};
@@ -102,27 +102,41 @@ impl TrustMap {
         self.write(namespace, uid, anchors).await
     }
 
+    /// Writes it. One that somebody has made immutable cannot be written, and would keep anchors that are not the cluster's
+    /// any more: it is made anew.
     async fn write(&self, namespace: &str, uid: &str, anchors: Arc<str>) -> Result<(), TrustMapError> {
-        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
-        let object = json!({
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": { "name": TRUST, "labels": { "app.kubernetes.io/managed-by": "meshfed" } },
-            "data": { KEY: &*anchors },
-        });
-        // By force: who changes the anchors decides whom the proxies of the namespace take for their agent.
-        let params = PatchParams::apply("meshfed-agent").force();
         let at = clock::instant();
-        let written = tokio::time::timeout(DEADLINE, api.patch(TRUST, &params, &Patch::Apply(object))).await;
-        let _written = written
-            .map_err(|_elapsed| TrustMapError::Late(namespace.to_owned()))?
-            .map_err(|e| TrustMapError::Write(namespace.to_owned(), Box::new(e)))?;
+        match self.apply(namespace, &anchors).await {
+            Err(TrustMapError::Write(_, error)) if is_invalid(&error) => {
+                self.delete(namespace).await?;
+                self.apply(namespace, &anchors).await?;
+            }
+            written => written?,
+        }
         let mut known = self.known();
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
         known.insert(namespace.to_owned(), Written { uid: uid.to_owned(), anchors, at });
         Ok(())
+    }
+
+    async fn delete(&self, namespace: &str) -> Result<(), TrustMapError> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        in_time(namespace, api.delete(TRUST, &DeleteParams::default())).await
+    }
+
+    async fn apply(&self, namespace: &str, anchors: &str) -> Result<(), TrustMapError> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": { "name": TRUST, "labels": { "app.kubernetes.io/managed-by": "meshfed" } },
+            "data": { KEY: anchors },
+        });
+        // By force: who changes the anchors decides whom the proxies of the namespace take for their agent.
+        let params = PatchParams::apply("meshfed-agent").force();
+        in_time(namespace, api.patch(TRUST, &params, &Patch::Apply(object))).await
     }
 
     /// Has it in the release namespace and in every namespace with injection, where there is one, until the drain.
@@ -160,13 +174,34 @@ impl TrustMap {
                 _tick = again.tick() => wanted.clone().into_iter().collect(),
             };
             for (namespace, uid) in due {
-                match self.ensure(&namespace, &uid).await {
+                let ensured = tokio::select! {
+                    () = drain.signaled() => return Ok(()),
+                    ensured = self.ensure(&namespace, &uid) => ensured,
+                };
+                match ensured {
                     Ok(()) | Err(TrustMapError::NotJoined) => {}
+                    // Its end was not seen. Should it be there all the same, the next list says so.
+                    Err(TrustMapError::Write(_, error)) if is_code(&error, 404) => drop(wanted.remove(&namespace)),
                     Err(error) => tracing::warn!(reason = telemetry::chain(&error), "trust map: trying again"),
                 }
             }
         }
     }
+}
+
+async fn in_time<T>(namespace: &str, request: impl Future<Output = kube::Result<T>>) -> Result<(), TrustMapError> {
+    let done = tokio::time::timeout(DEADLINE, request).await;
+    let done = done.map_err(|_elapsed| TrustMapError::Late(namespace.to_owned()))?;
+    done.map(drop).map_err(|e| TrustMapError::Write(namespace.to_owned(), Box::new(e)))
+}
+
+fn is_code(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+/// Whether the object itself is in the way (HTTP 422).
+fn is_invalid(error: &kube::Error) -> bool {
+    is_code(error, 422)
 }
 
 /// Remembers whether a namespace is to have it; gives it where it is.
