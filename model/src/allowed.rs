@@ -226,8 +226,8 @@ mod tests {
         (key, OfferValue::Gateway(GatewayOffer { locality: Locality::new("eu", "eu-1"), ready: true }))
     }
 
-    /// Mutation seen to fail: `none && !is_special` replaced by `none`; the zone check left out. Not tried yet:
-    /// `is_workload` not asked.
+    /// Mutations seen to fail: `none && !is_special` replaced by `none`; the zone check left out; `is_workload` not
+    /// asked.
     #[test]
     fn only_what_the_token_names_is_allowed() {
         let own = "spiffe://east.mesh.example/ns/shop/sa/b";
