@@ -156,7 +156,8 @@ impl World {
 
     fn connect(&self, client: u8, port: u16) -> Result<TcpStream, String> {
         let at = self.range.host(client);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| e.to_string())?;
         let stream = runtime
             .block_on(async {
                 let socket = tokio::net::TcpSocket::new_v4()?;
@@ -164,9 +165,8 @@ impl World {
                 socket.connect(SocketAddr::new(at, port)).await?.into_std()
             })
             .map_err(|e| e.to_string())?;
-        stream.set_nonblocking(false).unwrap();
-        stream.set_read_timeout(Some(SOON)).unwrap();
-        Ok(stream)
+        let set = stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(SOON)));
+        set.map(|()| stream).map_err(|e| e.to_string())
     }
 
     /// Who answers a client's request; the status, where nobody does.

@@ -32,8 +32,9 @@ const COLUMNS: &[Column] = &[
 ];
 /// How many findings a check names.
 const SHOWN: usize = 5;
-/// How long an API server may take to list what a plan reads.
-const LISTED_WITHIN: Duration = Duration::from_secs(30);
+/// How long an API server may take to list what a plan reads: longer than a kind that is forbidden is waited for, as it is
+/// of a server that has just started.
+const LISTED_WITHIN: Duration = Duration::from_secs(45);
 
 /// Asks the federator, judges the objects, and prints the plan: 0 nothing blocks, 79 findings.
 pub async fn run(federator: &str, token: &Token, args: &JoinArgs) -> Outcome {
@@ -133,15 +134,16 @@ async fn list(place: &Place, placement: &Placement) -> Result<LastGood, Failure>
     let mut server = ApiServer::new(&place.client, &selection, []);
     let mut objects = LastGood::new(Scope::Member, Some(bounds(placement)));
     let listed = async {
-        while !server.kinds().is_settled() {
+        while !server.kinds().is_settled(clock::instant()) {
             let changes = server.next(clock::instant).await;
             let _all_new = objects.apply(changes);
         }
     };
     let late = tokio::time::timeout(LISTED_WITHIN, listed).await.is_err();
-    let faults = server.kinds().faults(clock::instant());
+    let now = clock::instant();
+    let faults = server.kinds().faults(now);
     if late {
-        let missing = server.kinds().iter().filter(|(_, watched)| !watched.is_settled());
+        let missing = server.kinds().iter().filter(|(_, watched)| !watched.is_settled(now));
         let missing = missing.map(|(kind, _)| kind.to_string()).collect::<Vec<_>>().join(", ");
         let why = faults.first().map(|fault| format!(": {}", fault.message)).unwrap_or_default();
         return Err(Failure::failed(format!("the API server did not list {missing} within {LISTED_WITHIN:?}{why}")));

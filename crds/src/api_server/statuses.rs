@@ -111,7 +111,8 @@ pub struct Means {
 }
 
 type Events = Pin<Box<dyn Stream<Item = (usize, watcher::Result<Event<DynamicObject>>)> + Send>>;
-type Writes = FuturesUnordered<Pin<Box<dyn Future<Output = (Key, Written)> + Send>>>;
+type Write = Pin<Box<dyn Future<Output = (Key, Written)> + Send>>;
+type Writes = FuturesUnordered<Write>;
 /// The object as it was written; none: it is gone, or another one has its name.
 type Written = Result<Option<DynamicObject>, String>;
 
@@ -199,12 +200,7 @@ fn api(client: &Client, watched: &Watched, namespace: Option<&str>) -> Api<Dynam
 }
 
 /// The write of the next object whose status is to say something else, if there is one.
-fn next(
-    watched: &[Watched],
-    judge: &impl Judge,
-    means: &Means,
-    ledger: &mut Ledger,
-) -> Option<Pin<Box<dyn Future<Output = (Key, Written)> + Send>>> {
+fn next(watched: &[Watched], judge: &impl Judge, means: &Means, ledger: &mut Ledger) -> Option<Write> {
     loop {
         let (key, object) = ledger.next()?;
         let of = watched.get(key.kind)?;
@@ -212,8 +208,7 @@ fn next(
         let found: Option<PolicyStatus> =
             object.data.get("status").and_then(|status| serde_json::from_value(status.clone()).ok());
         let generation = object.metadata.generation.unwrap_or_default();
-        let status =
-            policy_status(found.as_ref().unwrap_or(&PolicyStatus::default()), generation, &verdict, (means.now)());
+        let status = policy_status(&found.clone().unwrap_or_default(), generation, &verdict, (means.now)());
         let same = found.is_some_and(|found| {
             found.observed_generation == generation && say_the_same(&found.conditions, &status.conditions)
         });

@@ -76,7 +76,7 @@ fn a_local_service_is_what_is_on_the_clients_node() {
     let local = asks("internalTrafficPolicy: Local, ") + &export("b");
     b.file("b.yaml", &local);
     let by_node = [one.clone(), two, Vec::new()];
-    assert_eq!((all(&b, B), all(&b, OWN)), (by_node.clone(), by_node.clone()));
+    assert_eq!((all(&b, B), all(&b, OWN)), (by_node.clone(), by_node));
     // Who comes now is told the same.
     b.open(4, MINE, node_of("shop/a/a-1"), &[(Kind::Endpoint, &[B])]);
     assert_eq!(given(&b, 4, B), one);
