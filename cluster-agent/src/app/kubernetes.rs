@@ -82,7 +82,7 @@ async fn host(args: AgentArgs, stop: Stop) -> Result<(), Ended> {
 async fn life(
     args: &AgentArgs,
     place: &Place,
-    stop: impl Future<Output = ()> + Clone,
+    stop: impl Future<Output = ()> + Clone + Send + 'static,
 ) -> Result<Option<Attended>, Ended> {
     let mut problems = Problems::new();
     let mut addresses = Addresses::new();
@@ -94,10 +94,11 @@ async fn life(
     let (anchors, told) = watch::channel(None);
     let (election, among) = among(args, place, &metrics);
     let mut ended = Ok(None);
+    let told_to_end = stop.clone();
     let until = async { ended = Box::pin(phases(args, place, &among, anchors, stop)).await };
     run_parts(until, args.drain_timeout, |parts, watch| {
         if let Some(election) = election {
-            parts.spawn("lease", election.run(watch.clone()));
+            parts.spawn("lease", election.run(told_to_end, watch.clone()));
         }
         let release = place.namespace.clone();
         let injection = Injection { release, inject, args, listeners: webhook, client: place.client.clone() };

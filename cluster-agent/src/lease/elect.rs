@@ -91,11 +91,12 @@ impl Election {
         self.writes.subscribe()
     }
 
-    /// Takes part until the drain, and gives the Lease up then, so that nobody has to wait for its end.
+    /// Takes part until `stop` or the drain, and gives the Lease up then, so that nobody has to wait for its end.
     ///
     /// # Errors
     /// Never: the API server may be away for as long as it likes.
-    pub async fn run(mut self, drain: Watch) -> Result<(), Infallible> {
+    pub async fn run(mut self, stop: impl Future<Output = ()>, drain: Watch) -> Result<(), Infallible> {
+        let mut stop = std::pin::pin!(stop);
         let mut told = String::new();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -108,6 +109,7 @@ impl Election {
                 }
             };
             let looked = tokio::select! {
+                () = &mut stop => break,
                 () = drain.signaled() => break,
                 // A look that takes longer than the agent may write for does not keep it writing.
                 () = over => {
@@ -139,6 +141,7 @@ impl Election {
             }
         }
         self.give_up().await;
+        drain.signaled().await;
         Ok(())
     }
 
