@@ -3,7 +3,7 @@
 
 CPU microseconds per unit of work come from /proc (user + system of the proxy's own process), which holds on a noisy
 machine; rates are shown beside them. The proxy under test is pinned to one CPU with one worker, load and backend to the
-other. Rounds interleave, medians are reported. Usage: run.py [--secs 4] [--rounds 3] [--only l7,captured,sni,propagation,change] [--out FILE]
+other. Rounds interleave, medians are reported. Usage: run.py [--secs 4] [--rounds 3] [--only l7,captured,sni,propagation,change,kubernetes] [--out FILE]
 """
 import argparse, glob, json, os, re, statistics, subprocess, sys, tempfile, time, urllib.request
 
@@ -11,7 +11,7 @@ ap = argparse.ArgumentParser()
 ap.add_argument("--secs", type=int, default=4)
 ap.add_argument("--rounds", type=int, default=3)
 ap.add_argument("--conns", type=int, default=64)
-ap.add_argument("--only", default="l7,captured,sni,propagation,change")
+ap.add_argument("--only", default="l7,captured,sni,propagation,change,kubernetes")
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 ap.add_argument("--out", default=f"{ROOT}/docs/benchmarks.md")
 a = ap.parse_args()
@@ -369,6 +369,13 @@ def main():
             out.append(f"\n### {title}\n\n" + sh(f"{BIN}/{tool}", env={**os.environ, "MESHFED_BIN": MESHFED}))
     if "change" in only:
         out.append("\n### Cost of one endpoint change in the hub\n\n" + sh("cargo", "bench", "-q", "-p", "meshfed-federator", "--bench", "change-cost"))
+    if "kubernetes" in only:
+        env = {**os.environ, "MESHFED_BIN": MESHFED}
+        out.append("\n### From an event at the API server of one cluster to the first request served in the other\n\n")
+        # EndpointSlices take no loopback addresses: a network namespace with others, of its own.
+        own = "ip link set lo up; for n in 1 11; do ip address add 10.1.0.$n/32 dev lo; done; exec "
+        out.append(sh("unshare", "--net", "sh", "-ec", own + f"{BIN}/kubernetes-propagation", env=env))
+        out.append("\n### An agent at 1,000 services with 10,000 pods of an API server\n\n" + sh(f"{BIN}/kubernetes-size", env=env))
     open(a.out, "w").write("".join(out))
     print("".join(out))
 

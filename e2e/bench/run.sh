@@ -12,6 +12,7 @@ if [ -n "$need" ]; then
   echo "bench: installing$need"
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $need >/dev/null
 fi
-cargo build --release --bin meshfed --bin sni-load --bin propagation --bin change-cost -p meshfed-cli -p meshfed-e2e
+cargo build --release --bin meshfed --bin sni-load --bin propagation --bin change-cost \
+  --bin kubernetes-propagation --bin kubernetes-size -p meshfed-cli -p meshfed-e2e
 cargo bench -q --no-run -p meshfed-federator --bench change-cost
 exec python3 e2e/bench/run.py "$@"

@@ -11,6 +11,7 @@ pub mod kube;
 pub mod load;
 pub mod netns;
 pub mod objects;
+pub mod poll;
 pub mod process;
 pub mod relay;
 pub mod spiffe;

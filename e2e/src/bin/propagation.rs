@@ -9,17 +9,15 @@
     reason = "a benchmark tool"
 )]
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::time::Instant;
 
 use meshfed_e2e::fleet::{Cluster, ClusterSpec, Fleet, Range, application};
 use meshfed_e2e::objects::{self, Workload};
+use meshfed_e2e::poll::{quantiles, until_status};
 
 /// Changes that are measured.
 const ROUNDS: usize = 100;
-/// How long one change may take before the benchmark gives up.
-const DEADLINE: Duration = Duration::from_secs(5);
 const HOST: &str = "b.shop.svc.clusterset.local:8080";
 
 fn gateway(cluster: &str, range: &Range, locality: &str) -> String {
@@ -39,44 +37,6 @@ fn workload(cluster: &str, range: &Range, last: u8, name: &str, app: &str, local
         locality,
         annotations: &[],
     })
-}
-
-/// One request over a kept connection; the status, or none when the connection broke.
-fn status(stream: &mut TcpStream) -> Option<u16> {
-    stream.write_all(format!("GET http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).ok()?;
-    let (mut answer, mut buffer) = (Vec::new(), [0_u8; 4096]);
-    loop {
-        let read = stream.read(&mut buffer).ok().filter(|n| *n > 0)?;
-        answer.extend_from_slice(buffer.get(..read)?);
-        let text = String::from_utf8_lossy(&answer);
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length = head
-            .to_ascii_lowercase()
-            .lines()
-            .find_map(|l| l.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
-        if length.is_some_and(|l| body.len() >= l) || body.ends_with("0\r\n\r\n") {
-            return head.split(' ').nth(1)?.parse().ok();
-        }
-    }
-}
-
-/// Asks until the status is as wanted; gives the moment after.
-fn until_status(outbound: SocketAddr, wanted: impl Fn(u16) -> bool) -> Instant {
-    let start = Instant::now();
-    let mut stream = None;
-    while start.elapsed() < DEADLINE {
-        let connection = stream.get_or_insert_with(|| {
-            let stream = TcpStream::connect(outbound).expect("the sidecar listens");
-            stream.set_nodelay(true).expect("nodelay");
-            stream
-        });
-        match status(connection) {
-            Some(status) if wanted(status) => return Instant::now(),
-            Some(_) => {}
-            None => stream = None,
-        }
-    }
-    panic!("the change was not seen within {DEADLINE:?}");
 }
 
 fn main() {
@@ -120,16 +80,12 @@ fn main() {
     let mut millis: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             east.write("b.yaml", &b("elsewhere"));
-            until_status(outbound, |s| s != 200);
+            until_status(outbound, HOST, |s| s != 200);
             let written = Instant::now();
             east.write("b.yaml", &b("b"));
-            (until_status(outbound, |s| s == 200) - written).as_secs_f64() * 1e3
+            (until_status(outbound, HOST, |s| s == 200) - written).as_secs_f64() * 1e3
         })
         .collect();
-    millis.sort_by(f64::total_cmp);
-    let at = |q: f64| millis.get(((millis.len() - 1) as f64 * q) as usize).copied().unwrap_or(f64::NAN);
-
-    println!("| changes | p50 ms | p99 ms | max ms |\n|---|---|---|---|");
-    println!("| {} | {:.2} | {:.2} | {:.2} |", millis.len(), at(0.5), at(0.99), at(1.0));
+    print!("{}", quantiles("changes", &mut millis));
     println!("\nThe requester polls over one connection without pause, on the same two CPUs.");
 }
