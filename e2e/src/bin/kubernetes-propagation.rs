@@ -97,7 +97,10 @@ fn east_proxy(fleet: &Fleet, workload: &str, flags: &[&str]) -> Process {
     let name = format!("east-{}", workload.replace('/', "-"));
     let mut start = command(None);
     start.arg("proxy").arg("--agent").arg(format!("unix:{}", fleet.path("east/run/xds.sock").display()));
-    start.args(["--workload", workload, "--run-dir"]).arg(fleet.path(&format!("run-{name}"))).args(flags);
+    start
+        .args(["--workload", workload, "--admin-listen", "127.0.0.1:0", "--run-dir"])
+        .arg(fleet.path(&format!("run-{name}")))
+        .args(flags);
     Process::start(&name, &fleet.path("logs"), &mut start)
 }
 
@@ -129,8 +132,8 @@ fn main() {
     let inbound = format!("8080={app}");
     let _processes = [
         application(&fleet, None, "east", "b", app),
-        east_proxy(&fleet, "meshfed-system/eastwest-1", &["--mode", "gateway"]),
-        east_proxy(&fleet, "shop/b-1", &["--inbound", &inbound]),
+        east_proxy(&fleet, "meshfed-system/eastwest/eastwest-1", &["--mode", "gateway"]),
+        east_proxy(&fleet, "shop/b/b-1", &["--inbound", &inbound]),
         west.proxy(None, "shop/a", &["--app-probe", "off"]),
     ];
     let outbound: SocketAddr = (range.host(10), 15001).into();

@@ -161,7 +161,7 @@ fn start(fleet: &Fleet, server: &ApiServer) -> Started {
         "--agent",
         &format!("unix:{}", socket.display()),
         "--workload",
-        "shop/s0-0",
+        "shop/s/s0-0",
         "--app-probe",
         "off",
     ]);

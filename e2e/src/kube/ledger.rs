@@ -12,7 +12,7 @@ use crate::process::run;
 use crate::wait;
 
 /// A client that waits for a connect or an answer prints nothing new for so long.
-const GOES_ON: Duration = Duration::from_secs(60);
+const GOES_ON: Duration = Duration::from_secs(90);
 
 /// A pod of `shop` that asks some URLs all the time: each on a new connection a time, and on one kept connection.
 pub struct Ledger<'a> {

@@ -36,7 +36,8 @@ fn fails(ledger: &Ledger<'_>, what: &str) {
 /// fails over from the far one to the near one, one that only the other has fails. When the links are back, all is as
 /// before, and nobody did anything.
 ///
-/// Mutation not tried yet: endpoints that fail are not marked (`mark_failing`).
+/// Seen to fail: a proxy that waits for a host as long as the system does (`end_when_unheard` left out): what was under way,
+/// and what went over another kept connection, had no answer for half a minute and more.
 #[test]
 #[ignore = "make test-kubernetes"]
 fn a_partition_ends_what_crosses_it_and_nothing_else() {
@@ -64,21 +65,19 @@ fn a_partition_ends_what_crosses_it_and_nothing_else() {
 
     fleet.west.cut_off(true);
     fails(&far, "requests to a service of the other cluster alone fail");
-    over.answered_by("c-west", 20);
-    let lost = over.failed();
-    // From here on nobody waits for the other cluster any more.
     over.answered_by("c-west", 100);
-    assert_eq!(over.failed(), lost, "{:#?}", over.read());
+    over.nothing_failed("the partition: what was asked of the other cluster and not answered was asked again here");
     near_west.nothing_failed("the partition");
     near_east.nothing_failed("the partition");
 
     fleet.west.cut_off(false);
     far.answered_by("b-east", 20);
     over.answered_by("c-east", 20);
-    let (far_failed, over_failed) = (far.failed(), over.failed());
+    let failed = far.failed();
     far.answered_by("b-east", 100);
+    assert_eq!(far.failed(), failed, "{:#?}", far.read());
     over.answered_by("c-east", 100);
-    assert_eq!((far.failed(), over.failed()), (far_failed, over_failed), "{:#?}{:#?}", far.read(), over.read());
+    over.nothing_failed("the links are back");
     near_west.nothing_failed("the links are back");
     near_east.nothing_failed("the links are back");
     let ready = "jsonpath={.items[*].status.conditions[?(@.type==\"Ready\")].status}";

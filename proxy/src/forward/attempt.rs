@@ -12,7 +12,7 @@ use super::connection::{Answered, Connection, Planned, failure};
 use super::exchange::{End, Exchange, State};
 use super::reply::Reply;
 use super::tries::Tries;
-use crate::pool::{ConnectError, Slot, Upstream, connect};
+use crate::pool::{ConnectError, Slot, Upstream, connect, end_when_unheard};
 use crate::state::{Cluster, ClusterCounters, Transport};
 use crate::telemetry::{Flag, Parties, Party, Reason, Reporter, RetryOutcome, Security, Series};
 
@@ -175,6 +175,7 @@ async fn connection_to(
     let endpoint = slot.endpoint();
     match connect(cluster, &endpoint, limit).await {
         Ok(stream) => {
+            end_when_unheard(&stream);
             let mut upstream = Upstream::new(stream, endpoint.address, cluster, epoch);
             if connection.side.reporter == Reporter::Source {
                 upstream.series = Some(series_of(core, slot, cluster, &upstream));

@@ -15,6 +15,12 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// Between the questions; after three without answer the connection is broken.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long a host may acknowledge nothing of what it was sent, before a connection that carries requests is broken: the
+/// questions above are not asked while something is on its way, and the system itself tries for a quarter of an hour. Then
+/// a request that may be repeated goes elsewhere. Raw TCP is left alone: there a host that takes nothing for a while
+/// (which looks the same here) may be one that waits.
+const UNHEARD: Duration = Duration::from_secs(15);
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -64,6 +70,13 @@ pub async fn connect(cluster: &Cluster, endpoint: &Endpoint, limit: Duration) ->
             Ok(stream) => Ok(Stream::Client(Box::new(stream))),
             Err(source) => Err(ConnectError::Tls { address, source }),
         },
+    }
+}
+
+/// Breaks a connection of requests whose other end is gone without a word.
+pub fn end_when_unheard(stream: &Stream) {
+    if let Err(error) = SockRef::from(stream.tcp()).set_tcp_user_timeout(Some(UNHEARD)) {
+        tracing::debug!(%error, "a connection has no limit for a silent host");
     }
 }
 

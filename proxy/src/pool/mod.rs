@@ -12,7 +12,7 @@ use std::task::Context;
 use crate::state::ClusterCell;
 
 pub use cluster::{ClusterPool, Slot, Upstream};
-pub use connect::{ConnectError, connect};
+pub use connect::{ConnectError, connect, end_when_unheard};
 
 /// Ticks (quarter seconds) after which an idle connection is closed: below the 60 s after which peers of ours and most
 /// servers close theirs, so that we rarely lose that race.
