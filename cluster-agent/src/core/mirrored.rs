@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use meshfed_crds::{Kind, ObjectError};
 use meshfed_model::import::Import;
 use meshfed_model::names::{ClusterName, ServiceName};
 
@@ -20,7 +21,27 @@ impl Core {
         Facts { export: self.export_facts(name), backends, import }
     }
 
+    /// Takes over which exports cannot be read; their names are to be told to the mirror where that has changed.
+    pub(super) fn note_refused_exports(&mut self) {
+        let of = |error: &ObjectError| {
+            let is_one = error.kind.as_deref() == Some(Kind::ServiceExport.as_str()) && error.is_error();
+            let name = ServiceName::new(error.namespace.as_deref()?, error.name.as_deref()?).ok().filter(|_| is_one)?;
+            let remedy = error.remedy.as_deref().unwrap_or_else(|| error.code.usual_remedy());
+            Some((name, format!("{}; {remedy}", error.message)))
+        };
+        let refused: BTreeMap<ServiceName, String> = self.source.errors.iter().filter_map(of).collect();
+        let before = std::mem::replace(&mut self.refused_exports, refused);
+        let now = &self.refused_exports;
+        let changed = before.keys().chain(now.keys()).filter(|name| before.get(*name) != now.get(*name));
+        self.effects.mirrored.extend(changed.cloned());
+    }
+
     fn export_facts(&self, name: &ServiceName) -> Option<ExportFacts> {
+        if let Some(why) = self.refused_exports.get(name) {
+            let stands = if self.index.has_export(name) { "; what it said before stays in force" } else { "" };
+            let state = ExportState::Invalid(format!("{why}{stands}"));
+            return Some(ExportFacts { state, workloads: 0, plain: 0, unserved: Vec::new() });
+        }
         if !self.index.has_export(name) {
             return None;
         }

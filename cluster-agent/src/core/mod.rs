@@ -132,6 +132,8 @@ pub struct Core {
     changed_proxies: BTreeSet<WorkloadKey>,
     retry_waiting: bool,
     source: SourceState,
+    /// ServiceExports that cannot be read, and why.
+    refused_exports: BTreeMap<ServiceName, String>,
     view_loaded: bool,
     /// Whether there is a view, loaded or from the hub: without one nobody knows what is imported.
     view_heard: bool,
@@ -179,6 +181,7 @@ impl Core {
             changed_proxies: BTreeSet::new(),
             retry_waiting: false,
             source: SourceState::default(),
+            refused_exports: BTreeMap::new(),
             view_loaded,
             view_heard: view_loaded,
             missing: Missing::default(),
@@ -249,6 +252,7 @@ impl Core {
         let first = self.source.version.revision == 0;
         self.source = SourceState { version: update.version, objects: update.objects, errors: update.errors };
         let dirty = self.index.apply(&update.changes);
+        self.note_refused_exports();
         if first {
             self.effects.gateways = Some(self.index.gateway_offers());
             self.effects.interest = Some(self.index.namespaces());

@@ -23,6 +23,7 @@ use super::store::StreamId;
 use super::*;
 use crate::identity::Peer;
 use crate::index::IndexSettings;
+use crate::mirror::facts::ExportState;
 use crate::translate::{Claim, Kind, Mode, Node};
 use crate::xds::stream::{Protocol, Request};
 
@@ -618,4 +619,28 @@ fn endpoints_are_explained_as_they_are_handed_out() {
     assert_eq!(body(&b, &EndpointsQuery { client: "shop/a".to_owned(), port: 0, ..query.clone() })["items"], want);
     assert_eq!(body(&b, &EndpointsQuery { client: "shop/nobody".to_owned(), ..query.clone() })["status"], 404);
     assert_eq!(body(&b, &EndpointsQuery { name: "nope".to_owned(), ..query })["items"], serde_json::json!([]));
+}
+
+/// A ServiceExport that cannot be read has a condition that says so, with what to do; mended, it has those of its Service.
+///
+/// Mutations seen to fail: `note_refused_exports` left out of `apply_source`; its effects left out.
+#[test]
+fn an_export_that_cannot_be_read_is_told_of() {
+    let mut fixture = Bench::new();
+    let name: ServiceName = "shop/poison".parse().unwrap();
+    let mut fault = ObjectError::new(meshfed_crds::error::Code::TooLarge, "the object is too large");
+    (fault.kind, fault.namespace, fault.name) =
+        (Some("ServiceExport".to_owned()), Some("shop".to_owned()), Some("poison".to_owned()));
+    let mut tell = |errors: &[ObjectError]| {
+        fixture.revision += 1;
+        let version = Version::new(1, fixture.revision);
+        let update = SourceUpdate { version, objects: 0, changes: Vec::new(), errors: errors.into() };
+        fixture.core.apply_source(update, fixture.now, fixture.wall);
+        let told = fixture.core.take_effects().mirrored.contains(&name);
+        (told, fixture.core.mirrored(&name).export.map(|export| export.state))
+    };
+    let wanted = ExportState::Invalid("the object is too large; make it smaller, or split it".to_owned());
+    assert_eq!(tell(std::slice::from_ref(&fault)), (true, Some(wanted.clone())));
+    assert_eq!(tell(std::slice::from_ref(&fault)), (false, Some(wanted)), "nothing new");
+    assert_eq!(tell(&[]), (true, None));
 }

@@ -49,6 +49,8 @@ pub enum ExportState {
     External,
     /// It cannot be, for this reason, with what to do.
     Refused(String),
+    /// The ServiceExport itself cannot be read, for this reason, with what to do.
+    Invalid(String),
 }
 
 /// One address that is dialled for endpoints of a port.

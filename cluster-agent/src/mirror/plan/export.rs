@@ -52,6 +52,7 @@ fn said(export: &ExportFacts, import: Option<&Import>, import_is_foreign: bool) 
             let message = "a Service of type ExternalName has no endpoints; export one of another type";
             say("Valid", false, "InvalidServiceType", message)
         }
+        ExportState::Invalid(why) => say("Valid", false, "Invalid", why),
         ExportState::Offered | ExportState::Refused(_) => {
             say("Valid", true, "Valid", "the Service is there and can be exported")
         }
@@ -60,6 +61,7 @@ fn said(export: &ExportFacts, import: Option<&Import>, import_is_foreign: bool) 
         ExportState::NoService => say("Ready", false, "Pending", "waits for the Service"),
         ExportState::External => say("Ready", false, "Failed", "the Service cannot be exported"),
         ExportState::Refused(why) => say("Ready", false, "Failed", why),
+        ExportState::Invalid(_) => say("Ready", false, "Failed", "this ServiceExport is not in force; see Valid"),
         ExportState::Offered if import_is_foreign => {
             let message = "exported; the ServiceImport of this name in this cluster is not ours and stays as it is: \
                            delete it, and it is made anew";
