@@ -32,9 +32,8 @@ const COLUMNS: &[Column] = &[
 ];
 /// How many findings a check names.
 const SHOWN: usize = 5;
-/// How long an API server may take to list what a plan reads: longer than a kind that is forbidden is waited for, as it is
-/// of a server that has just started.
-const LISTED_WITHIN: Duration = Duration::from_secs(45);
+/// How long an API server may take to list what a plan reads.
+const LISTED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Asks the federator, judges the objects, and prints the plan: 0 nothing blocks, 79 findings.
 pub async fn run(federator: &str, token: &Token, args: &JoinArgs) -> Outcome {
@@ -134,16 +133,15 @@ async fn list(place: &Place, placement: &Placement) -> Result<LastGood, Failure>
     let mut server = ApiServer::new(&place.client, &selection, []);
     let mut objects = LastGood::new(Scope::Member, Some(bounds(placement)));
     let listed = async {
-        while !server.kinds().is_settled(clock::instant()) {
+        while !server.kinds().iter().all(|(_, watched)| watched.is_answered()) {
             let changes = server.next(clock::instant).await;
             let _all_new = objects.apply(changes);
         }
     };
     let late = tokio::time::timeout(LISTED_WITHIN, listed).await.is_err();
-    let now = clock::instant();
-    let faults = server.kinds().faults(now);
+    let faults = server.kinds().faults(clock::instant());
     if late {
-        let missing = server.kinds().iter().filter(|(_, watched)| !watched.is_settled(now));
+        let missing = server.kinds().iter().filter(|(_, watched)| !watched.is_answered());
         let missing = missing.map(|(kind, _)| kind.to_string()).collect::<Vec<_>>().join(", ");
         let why = faults.first().map(|fault| format!(": {}", fault.message)).unwrap_or_default();
         return Err(Failure::failed(format!("the API server did not list {missing} within {LISTED_WITHIN:?}{why}")));

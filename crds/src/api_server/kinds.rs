@@ -94,6 +94,12 @@ impl Watched {
         };
         self.complete || self.fault.as_ref().is_some_and(given_up)
     }
+    /// Whether the API server has given an answer: a complete list, or that there is none to have or none to be read. For who
+    /// asks once; who stays asks [`Self::is_settled`].
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.complete || self.fault.as_ref().is_some_and(|f| matches!(f.lack, Lack::Missing | Lack::Forbidden))
+    }
     /// What has happened.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -136,6 +136,7 @@ fn a_missing_kind_holds_nobody_up() {
     let forbidden = || Step::Failed(watcher::Error::InitialListFailed(api(403, "Forbidden")));
     w.take(Kind::Mesh, [forbidden()]);
     assert!(!w.kinds.is_settled(w.now), "it may not have read its roles yet");
+    assert!(w.kinds.iter().all(|(_, watched)| watched.is_answered()), "who asks once has an answer");
     w.now += FORBIDDEN_FOR / 2;
     w.take(Kind::Mesh, [forbidden()]);
     w.now += FORBIDDEN_FOR / 2;
