@@ -476,7 +476,7 @@ fn a_service_with_two_ports_of_one_number_is_refused_by_name() {
     assert_eq!(part.refused_by_code, BTreeMap::from([(code, 3)]), "which is what the metric counts");
 }
 
-/// Mutations not tried yet: `at_most` left out of `seniority`; `clusters` of `services` sorted.
+/// Mutations seen to fail: `at_most` left out of `seniority`; `clusters` of `services` sorted.
 #[test]
 fn the_order_of_exports_comes_back_and_has_a_limit() {
     let name = |n: usize| ServiceName::new("shop", format!("s{n}")).unwrap();
@@ -494,7 +494,7 @@ fn the_order_of_exports_comes_back_and_has_a_limit() {
 
 /// What an export adds to its import, and its affinity, have limits of their own.
 ///
-/// Mutations not tried yet: `bytes > EXPORTED_BYTES` answered `false`; `1..=AFFINITY_SECONDS_MAX` replaced by `_`.
+/// Mutations seen to fail: `bytes > EXPORTED_BYTES` answered `false`; `1..=AFFINITY_SECONDS_MAX` replaced by `_`.
 #[test]
 fn what_an_export_carries_has_a_limit() {
     let refused = |offer: pb::ServiceOffer| {
