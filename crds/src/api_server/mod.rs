@@ -263,7 +263,7 @@ mod tests {
         assert_eq!((all.first(), all.last()), (Some(&PAUSE_MIN), Some(&PAUSE_MAX)), "{all:?}");
     }
 
-    /// Mutation it is for, not replayed yet: `Kind::Mesh` given one `s` alone.
+    /// Mutation seen to fail: `Kind::Mesh` given one `s` alone.
     #[test]
     fn every_kind_has_the_plural_of_its_definition() {
         let plurals: Vec<String> = Kind::ALL.into_iter().map(|kind| resource_of(kind).plural).collect();

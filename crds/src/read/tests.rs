@@ -349,7 +349,7 @@ proptest::proptest! {
 
 /// What a service asks of its clients, with what Kubernetes takes where nothing is said.
 ///
-/// Mutation seen to fail: another number for `AFFINITY_SECONDS`. Not tried yet: `cluster_ips` that reads `clusterIP` first.
+/// Mutations seen to fail: another number for `AFFINITY_SECONDS`; `cluster_ips` that reads `clusterIP` first.
 #[test]
 fn traits_and_addresses_of_a_service_are_read() {
     use meshfed_model::service::{InternalTrafficPolicy, IpFamily, ServiceTraits, SessionAffinity};
@@ -383,7 +383,7 @@ fn traits_and_addresses_of_a_service_are_read() {
 /// Ports of other protocols than TCP are there, for imports and their conflicts; one number may have two protocols. A
 /// service that stands for a name has no ports, and is no error.
 ///
-/// Mutations not tried yet: `return None` after the warning of a protocol; `external` always `false`.
+/// Mutations seen to fail: `return None` after the warning of a protocol; `external` always `false`.
 #[test]
 fn ports_of_all_protocols_and_services_that_stand_for_a_name_are_read() {
     let service = |spec: &str| {
