@@ -109,7 +109,7 @@ fn the_node_tells_what_the_proxy_was_started_with() {
     assert_eq!((authority.as_str(), path.as_str()), ("localhost:8080", "/healthz?x=1"));
 }
 
-/// Not tried yet: the namespace of the host is not read; a Unix socket takes `--token-file`.
+/// Mutations seen to fail: the namespace of the host is not read; a Unix socket takes `--token-file`.
 #[test]
 fn an_agent_over_tcp_needs_token_and_trust() {
     let tcp = |agent: &str, flags: &[&str]| {
