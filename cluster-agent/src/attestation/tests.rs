@@ -40,8 +40,8 @@ fn pod(uid: &str, account: &str, phase: &str) -> Pod {
 
 /// An API server's answers that no healthy one gives make nobody anybody.
 ///
-/// Mutation seen to fail: an answer without audiences counts as ours. Not tried yet: several values of one extra count;
-/// `check_pod` does not compare the account; a pod that has ended counts.
+/// Mutations seen to fail: an answer without audiences counts as ours; several values of one extra count; `check_pod`
+/// does not compare the account; a pod that has ended counts.
 #[test]
 fn only_a_whole_and_consistent_answer_is_a_bearer() {
     let bearer = review::bearer(&status()).unwrap();
@@ -121,7 +121,7 @@ async fn ask(attester: &Attester<Counting>, from: u8, id: Option<&str>, token: &
 /// A token that is shown again and again costs one review; one pod cannot have certificates made without end, from
 /// wherever it asks, and neither can one address ask without end.
 ///
-/// Mutation seen to fail: `recent` finds nothing. Not tried yet: `may_be_issued` is always true; `may_ask` is not asked.
+/// Mutations seen to fail: `recent` finds nothing; `may_be_issued` is always true; `may_ask` is not asked.
 #[tokio::test]
 async fn floods_end_at_the_agent() {
     let api = Counting::default();
@@ -147,8 +147,8 @@ async fn floods_end_at_the_agent() {
 /// While the API server is away a valid certificate is renewed by what objects say; nobody new is anybody. A refusal is
 /// no absence.
 ///
-/// Mutation seen to fail: the renewal does not ask for an object (`named` false). Not tried yet: who shows nothing is
-/// issued.
+/// Mutations seen to fail: the renewal does not ask for an object (`named` false); who shows nothing is issued;
+/// `is_token` is not asked.
 #[tokio::test]
 async fn an_api_server_that_is_away_lets_nobody_new_in() {
     let away = attester(Counting { away: true, ..Counting::default() });
@@ -160,7 +160,7 @@ async fn an_api_server_that_is_away_lets_nobody_new_in() {
     assert_eq!(ask(&there, 1, id, TOKEN).await, Ok(vec![0]));
 }
 
-/// Mutation seen to fail: `recent` finds nothing. Not tried yet: what is remembered counts for ever; it grows without end.
+/// Mutations seen to fail: `recent` finds nothing; what is remembered counts for ever; it grows without end.
 #[test]
 fn what_is_remembered_is_short_and_bounded() {
     let (mut floods, now) = (Floods::default(), clock::instant());

@@ -35,8 +35,8 @@ fn the_anchor_is_that_of_the_key_and_the_cluster() {
     assert!(matches!(new(vec![1, 2, 3]), Err(AuthorityError::Anchor(_))));
 }
 
-/// Mutation seen to fail: the trust domain is not compared (and `svid::issue` is told another anchor).
-/// Not tried yet: `is_workload` is not asked.
+/// Mutations seen to fail: the trust domain is not compared (and `svid::issue` is told another anchor);
+/// `is_workload` is not asked.
 #[test]
 fn only_the_own_trust_domain_is_issued() {
     let west = authority("west.mesh.example");

@@ -31,7 +31,7 @@ fn injected(pod: &Value) -> Value {
 
 /// The pod's label wins, then the namespace's, then the default; a label that says neither is refused.
 ///
-/// Mutation seen to fail: the pod's `disabled` counts for nothing. Not tried yet: `all` does not leave out `kube-*`.
+/// Mutations seen to fail: the pod's `disabled` counts for nothing; `all` does not leave out `kube-*`.
 #[test]
 fn the_pod_wins_over_the_namespace_and_the_default_comes_last() {
     let all = || InjectConfig { default: Selection::All, excluded_namespaces: ["hub".to_owned()].into(), ..config() };
@@ -64,8 +64,8 @@ fn the_pod_wins_over_the_namespace_and_the_default_comes_last() {
     }
 }
 
-/// Mutation seen to fail: `os.name` not looked at. Not tried yet: an init container's user not looked at; requests not
-/// compared with limits.
+/// Mutations seen to fail: `os.name` not looked at; an init container's user not looked at; requests not compared with
+/// limits.
 #[test]
 fn what_cannot_have_a_sidecar_is_skipped_or_refused_with_the_reason() {
     let spec = |spec: &str| pod(&format!("{{metadata: {{name: a}}, spec: {spec}}}"));
@@ -130,7 +130,7 @@ fn what_cannot_have_a_sidecar_is_skipped_or_refused_with_the_reason() {
 
 /// Done again, also after others have added a container with probes, it gives what doing it once to all of it gives.
 ///
-/// Mutation seen to fail: `take_ours` leaves `meshfed-proxy`. Not tried yet: what was rewritten before is forgotten.
+/// Mutations seen to fail: `take_ours` leaves `meshfed-proxy`; what was rewritten before is forgotten.
 #[test]
 fn injection_again_changes_nothing_but_what_others_have_added() {
     let mut first = pod(golden::FULL);
@@ -208,8 +208,7 @@ metadata: {name: q, namespace: quiet}
 spec: {containers: [{name: a}]}
 "#;
 
-/// Mutation seen to fail: a document without changes is written anew. Not tried yet: the line of an error counts from its
-/// document.
+/// Mutations seen to fail: a document without changes is written anew; the line of an error counts from its document.
 #[test]
 fn files_are_injected_document_by_document() {
     let done = inject_text(FILE, &config()).unwrap();
@@ -261,7 +260,7 @@ proptest! {
     /// The patch applied to the pod gives the injected pod; that is a Pod of the API's own types with nothing lost, its
     /// containers are as many as before, ours come first, and a second time changes nothing.
     ///
-    /// Mutation seen to fail: `take_ours` leaves `meshfed-proxy`. Not tried yet: ours at the end of `initContainers`.
+    /// Mutations seen to fail: `take_ours` leaves `meshfed-proxy`; ours at the end of `initContainers`.
     #[test]
     fn the_patch_gives_a_valid_pod(
         apps in (1..4usize).prop_flat_map(|n| (0..n).map(container).collect::<Vec<_>>()),

@@ -147,7 +147,7 @@ mod tests {
 
     /// What is packed is unpacked, a foreign key is left alone, and a join in between is kept apart.
     ///
-    /// Mutation seen to fail: `path_of` that splits at the last `.`. Not tried yet: `ours` always true.
+    /// Mutations seen to fail: `path_of` that splits at the last `.`; `ours` always true.
     #[test]
     fn a_member_lies_in_a_secret() {
         let mut data: BTreeMap<String, ByteString> = [("of.another".to_owned(), ByteString(b"x".to_vec()))].into();
@@ -166,7 +166,7 @@ mod tests {
 
     /// Leaving keeps the CA, and no other one takes its place.
     ///
-    /// Mutation seen to fail: `stays` always false. Not tried yet: the comparison of the CA keys left out.
+    /// Mutations seen to fail: `stays` always false; the comparison of the CA keys left out.
     #[test]
     fn a_ca_key_is_never_replaced() {
         let mut data = BTreeMap::new();

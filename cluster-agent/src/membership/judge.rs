@@ -164,7 +164,7 @@ mod tests {
     /// kstatus reads `Ready` that was never set as fine: it is there from the first write on, with the generation; and
     /// `Reconciling` and `Stalled` stand only while they are true.
     ///
-    /// Mutation seen to fail: `starting` without Ready. Not tried yet: `Stalled` set to false for a member.
+    /// Mutations seen to fail: `starting` without Ready; `Stalled` set to false for a member.
     #[test]
     fn conditions_are_what_kstatus_reads() {
         let (one, now) = (membership("meshfed", 1), Timestamp::from_second(100).unwrap());
@@ -193,7 +193,7 @@ mod tests {
 
     /// The time of a transition moves with the status only, and moves nothing by itself.
     ///
-    /// Mutation seen to fail: `differs` that compares times. Not tried yet: `since` that does not compare the status.
+    /// Mutations seen to fail: `differs` that compares times; `since` that does not compare the status.
     #[test]
     fn times_make_no_writes() {
         let mut one = membership("meshfed", 1);
@@ -231,7 +231,7 @@ mod tests {
 
     /// The oldest counts, whatever it is called; one that is being deleted does not.
     ///
-    /// Mutation seen to fail: `min_by_key` by the name alone. Not tried yet: the filter left out.
+    /// Mutations seen to fail: `min_by_key` by the name alone; the filter left out.
     #[test]
     fn the_oldest_membership_counts() {
         let (mut old, new) = (membership("z", 1), membership("a", 2));

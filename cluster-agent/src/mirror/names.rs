@@ -103,7 +103,7 @@ mod tests {
     /// The hash was computed with another program: `printf %s shop/b | openssl dgst -sha256 -binary | basenc
     /// --base32hex | tr A-Z a-z | cut -c 1-20`.
     ///
-    /// Mutation seen to fail: `HASH_CHARACTERS` of 6. Not tried yet: `/` left out of what is hashed.
+    /// Mutations seen to fail: `HASH_CHARACTERS` of 6; `/` left out of what is hashed.
     #[test]
     fn a_derived_name_follows_from_namespace_and_name() {
         assert_eq!(derived_service(&name("shop", "b")), "meshfed-fpb10cdl9jeo0624lg99");
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(all.collect::<std::collections::BTreeSet<_>>().len(), 200_000);
     }
 
-    /// Mutations seen to fail: `&& end(bytes.last())` left out. Not tried yet: `split('.').all(dns)` answered `true`.
+    /// Mutations seen to fail: `&& end(bytes.last())` left out; `split('.').all(dns)` answered `true`.
     #[test]
     fn keys_and_values_are_those_of_kubernetes() {
         let long = "a".repeat(64);

@@ -148,7 +148,7 @@ mod tests {
         queue.take(now).map(|(name, _)| name)
     }
 
-    /// Mutations seen to fail: `refusals = 0` left out of `said`. Not tried yet: `doubled` without `min(most)`.
+    /// Mutations seen to fail: `refusals = 0` left out of `said`; `doubled` without `min(most)`.
     #[test]
     fn a_refusal_is_tried_again_later_and_later_and_a_new_word_at_once() {
         let start = meshfed_runtime::clock::instant();
@@ -195,7 +195,7 @@ mod tests {
 
     /// Somebody else writes an object whenever we do: it does not become a loop.
     ///
-    /// Mutations seen to fail: `over == 0` answered `true`. Not tried yet: the reset after `CALM` left out.
+    /// Mutations seen to fail: `over == 0` answered `true`; the reset after `CALM` left out.
     #[test]
     fn a_fight_over_an_object_slows_down() {
         let start = meshfed_runtime::clock::instant();
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(taken(&mut queue, now), Some(name(1)));
     }
 
-    /// Mutation not tried yet: `before < when` answered `false`.
+    /// Mutation seen to fail: `before < when` answered `false`.
     #[test]
     fn the_earliest_moment_counts() {
         let start = meshfed_runtime::clock::instant();

@@ -152,7 +152,7 @@ mod tests {
 
     /// A watch that is begun anew takes nothing away that it names, and nothing at all before its list has ended.
     ///
-    /// Mutation seen to fail: `end` that forgets nothing. Not tried yet: `begin` that clears; `forget` left out of `put`.
+    /// Mutations seen to fail: `end` that forgets nothing; `begin` that clears; `forget` left out of `put`.
     #[test]
     fn a_new_list_takes_away_only_what_it_does_not_name() {
         let mut objects = Objects::default();

@@ -30,7 +30,7 @@ fn at(seconds: u64) -> SystemTime {
 /// Several agents share a `caBundle`: each finds its own CA in it, whatever the order, expired ones and strangers go, and
 /// it does not grow with rotations.
 ///
-/// Mutation seen to fail: `merged` keeps what has expired. Not tried yet: it keeps all; it begins with nothing.
+/// Mutations seen to fail: `merged` keeps what has expired; it keeps all; it begins with nothing.
 #[test]
 fn a_bundle_holds_the_cas_of_all_agents_and_does_not_grow() {
     let ttl = Duration::from_secs(100);
