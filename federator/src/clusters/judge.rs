@@ -237,8 +237,8 @@ mod tests {
 
     /// A Cluster that was made from a token says what the member is bound to, and what it is by that is told.
     ///
-    /// Mutations seen to fail: `spec_of` without gateway ranges; `difference` that compares networks by name alone. Not
-    /// tried yet: `presence` that takes a member which has left for one that is disconnected.
+    /// Mutations seen to fail: `spec_of` without gateway ranges; `difference` that compares networks by name alone;
+    /// `presence` that takes a member which has left for one that is there.
     #[test]
     fn a_cluster_tells_what_its_member_is() {
         let east = member(MemberState::Active);

@@ -82,7 +82,7 @@ impl Fleet {
 /// The first that exports is the oldest, for importers and exporters alike; one that takes its export back and exports
 /// again is the youngest.
 ///
-/// Mutations not tried yet: `clusters.sort()` left out of `Catalog::order`; `reorder` left out of `State::claimed`.
+/// Mutations seen to fail: `clusters.sort()` left out of `Catalog::order`; `reorder` left out of `State::claimed`.
 #[test]
 fn the_first_seen_export_is_the_oldest_for_everybody() {
     let mut fleet = Fleet::new();
@@ -100,7 +100,7 @@ fn the_first_seen_export_is_the_oldest_for_everybody() {
 
 /// Who may not see an export hears nothing of it through the order, not even that it is there.
 ///
-/// Mutation not tried yet: `is_exported` of `Orders::next` answered `true`.
+/// Mutation seen to fail: `is_exported` of `Orders::next` answered `true`.
 #[test]
 fn who_may_not_see_an_export_hears_nothing_of_it_through_the_order() {
     let mut fleet = Fleet::new();
@@ -119,7 +119,7 @@ fn who_may_not_see_an_export_hears_nothing_of_it_through_the_order() {
 /// A hub that has restarted says nothing of a service before all who had an export of it have offered again: what agents
 /// were told before stands until then.
 ///
-/// Mutations not tried yet: `silent` of `Catalog::order` answering `false`; the claims left out of `State::new`.
+/// Mutations seen to fail: `silent` of `Catalog::order` answering `false`; the claims left out of `State::new`.
 #[test]
 fn neither_a_restart_of_the_hub_nor_an_absent_agent_reorders() {
     let mut fleet = Fleet::new();
@@ -141,7 +141,7 @@ fn neither_a_restart_of_the_hub_nor_an_absent_agent_reorders() {
 
 /// Who is no member any more is waited for no longer, and its claims are to be dropped.
 ///
-/// Mutation not tried yet: `reorder` left out of `withdraw`.
+/// Mutation seen to fail: `reorder` left out of `withdraw`.
 #[test]
 fn who_has_left_was_the_first_of_nothing() {
     let mut fleet = Fleet::new();
