@@ -290,15 +290,18 @@ fn an_unmodified_client_is_served_by_address() {
     let [v4, v6] = world.virtual_addresses();
     by_virtual_address(&world, &v4, &v6);
     server_first(&world, &v4, &v6);
+    told_by_its_first_bytes(&world, &v4);
     by_name(&world, &v4, &v6);
     own_services(&world);
     what_is_unknown(&world);
     direct_dials(&world);
+    direct_dials_are_counted(&world);
     strangers(&world);
     permissive(&world);
     registry_only(&world);
     without_its_proxy(&mut world, &v4);
     addresses_stay(&mut world, &v4);
+    an_envoy_in_its_place(&mut world, &v4, &v6);
 }
 
 /// Mutations seen to fail: `at()` of the state answers nothing; the route configuration of the listener names no `*`.
@@ -370,6 +373,10 @@ fn server_first(world: &World, v4: &str, v6: &str) {
             if heard == "220 ready EHLO x" { Ok(()) } else { Err(heard) }
         });
     }
+}
+
+/// Mutation not tried yet: `OutboundAny` is given to TCP alone.
+fn told_by_its_first_bytes(world: &World, v4: &str) {
     // The same port speaks HTTP where the client does: it is told by its first bytes, and so measured by request.
     let _no_answer_of_http = world.west.pod.curl(&[&format!("http://{v4}:2525/")]);
     until("the request is counted as one", LONG, || {
@@ -417,6 +424,10 @@ fn direct_dials(world: &World) {
             assert_eq!(status, "000", "{host}:{port} {body}");
         }
     }
+}
+
+/// Mutation not tried yet: `denied` left out of `capture::outbound::serve`.
+fn direct_dials_are_counted(world: &World) {
     let metrics = world.west.metrics();
     assert!(metrics.lines().any(|l| l.contains("reason=\"not_captured\"") && !l.ends_with(" 0")), "{metrics}");
     let (status, _) = world.west.node.curl(&["http://10.2.0.10:15021/healthz/ready"]);
@@ -558,4 +569,45 @@ fn addresses_stay(world: &mut World, v4: &str) {
     let body = answer(&world.west.pod, &[&format!("http://{v4}:8080/")]);
     assert_eq!(body["service"], "b");
     assert_eq!(world.virtual_addresses()[0], v4);
+}
+
+/// The same listeners from the same agent, and the same rules: a stock Envoy serves the same.
+///
+/// Mutations not tried yet: `bind_to_port` left out; the chain of HTTP/1 has no protocols; no source address for the
+/// application.
+fn an_envoy_in_its_place(world: &mut World, v4: &str, v6: &str) {
+    let mut proxy = world.west.proxy.take().unwrap();
+    assert_eq!(proxy.stop(), 0);
+    let west = &world.west;
+    let agent = format!("unix:{}", west.cluster.socket().display());
+    let mut print = std::process::Command::new(meshfed());
+    print.args(["bootstrap", "envoy", "--agent", &agent, "--workload", "shop/a", "--bind", "0.0.0.0", "--bind", "::"]);
+    let bootstrap = run(&mut print).ok("bootstrap envoy");
+    assert!(bootstrap.contains("capture: none") && bootstrap.contains("clientOnly: true"), "{bootstrap}");
+    let bootstrap =
+        bootstrap.replace("capture: none", "capture: redirect").replace("clientOnly: true", "clientOnly: false");
+    let (file, binary) = (world.fleet.path("envoy.yaml"), world.fleet.path("envoy"));
+    std::fs::write(&file, bootstrap).unwrap();
+    // The user of the rules cannot read another user's cache, and what lies beside it there is a script that looks for it.
+    let _installed = meshfed_e2e::envoy::binary();
+    let mut find = std::process::Command::new("find");
+    find.arg(meshfed_e2e::envoy::cache().join("envoy-venv")).args(["-name", "envoy", "-type", "f", "-size", "+1M"]);
+    let found = run(&mut find).ok("find envoy");
+    std::fs::copy(found.lines().next().expect("Envoy's binary"), &binary).unwrap();
+    let uid = PROXY_UID.to_string();
+    let mut start = west.pod.command(Path::new("setpriv"));
+    start.args(["--reuid", &uid, "--regid", &uid, "--clear-groups"]).arg(&binary).arg("-c").arg(&file);
+    start.args(["--concurrency", "1", "--disable-hot-restart", "-l", "warning"]);
+    let _envoy = Process::start("envoy", &world.fleet.path("logs"), &mut start);
+    by_virtual_address(world, v4, v6);
+    server_first(world, v4, v6);
+    own_services(world);
+    let name = "b.shop.svc.clusterset.local";
+    // No Envoy takes a shorter life.
+    assert_eq!(ask(&world.west.pod, "10.2.0.1", 53, "udp", name, A), format!("NOERROR {v4}/30"));
+    what_is_unknown(world);
+    direct_dials(world);
+    strangers(world);
+    permissive(world);
+    registry_only(world);
 }

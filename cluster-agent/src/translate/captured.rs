@@ -17,6 +17,7 @@ use envoy_types::pb::envoy::data::dns::v3::dns_table::{
     AddressList, DnsEndpoint, DnsService, DnsServiceList, DnsServiceProtocol, DnsServiceTarget, DnsVirtualDomain,
 };
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::pb::envoy::extensions::filters::udp::dns_filter::v3::DnsFilterConfig;
 use envoy_types::pb::envoy::extensions::filters::udp::dns_filter::v3::dns_filter_config::ServerContextConfig;
@@ -27,7 +28,7 @@ use meshfed_model::sni::{CLUSTER_DOMAIN, CLUSTERSET_DOMAIN};
 use meshfed_runtime::dns::{Record, TTL, Zone};
 
 use super::listeners::{
-    downstream_tls, encoded, http, http_by, listener, own_host_only, tcp_proxy, tcp_to_service, texts, tls_inspector,
+    downstream_tls, encoded, http, http_by, listener, tcp_proxy, tcp_to_service, texts, tls_inspector,
 };
 use super::messages::{address as address_of, any, uint32};
 use super::names::{
@@ -45,6 +46,8 @@ pub const VIRTUAL_INBOUND: &str = "virtualInbound";
 pub const DNS: &str = "dns";
 /// Where an Envoy would be asked.
 const DNS_PORT: u16 = 15053;
+/// The shortest life of an address that an Envoy takes, in seconds. Our own proxy answers with the zone's.
+const ENVOY_TTL_LEAST: u32 = 30;
 /// How long a client's first bytes are waited for where its protocol is not declared: the server may speak first.
 const PATIENCE_NANOS: i32 = 200_000_000;
 /// Protocols that a port name may begin with (`NAME` or `NAME-…`, as in Istio): then nothing has to be found out.
@@ -92,10 +95,15 @@ pub fn service(name: &OutboundName, port: &ServicePort, addresses: &[IpAddr]) ->
     let as_http = || http_by(&cluster, RouteSpecifier::RouteConfig(routes::one_cluster(name)), false);
     let as_tcp = || tcp_to_service(&cluster, cluster.clone());
     let chain = |filter: Filter, protocols: &[&str]| {
+        // Connections come by `virtualOutbound` alone, and there by the rules from this host alone. To ask it of the source
+        // here would lead nowhere: to an Envoy a connection is from its host where both of its addresses are the same, and
+        // the one that was dialled is the service's.
         let protocols = protocols.iter().map(|p| (*p).to_owned()).collect();
-        let own = own_host_only().unwrap_or_default();
         FilterChain {
-            filter_chain_match: Some(FilterChainMatch { application_protocols: protocols, ..own }),
+            filter_chain_match: Some(FilterChainMatch {
+                application_protocols: protocols,
+                ..FilterChainMatch::default()
+            }),
             filters: vec![filter],
             ..FilterChain::default()
         }
@@ -114,6 +122,17 @@ pub fn service(name: &OutboundName, port: &ServicePort, addresses: &[IpAddr]) ->
         patient(&mut message);
     }
     Some(encoded(&message))
+}
+
+fn original_destination() -> ListenerFilter {
+    ListenerFilter {
+        name: "envoy.filters.listener.original_dst".to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(any(
+            "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+            &OriginalDst::default(),
+        ))),
+        ..ListenerFilter::default()
+    }
 }
 
 fn http_inspector() -> ListenerFilter {
@@ -165,7 +184,9 @@ pub fn inbound(bind: &[IpAddr], at: &[SocketAddr], ports: &[CapturedPort], stric
     let mut message = listener(VIRTUAL_INBOUND, bind, at, chains)?;
     message.use_original_dst = yes();
     message.traffic_direction = TrafficDirection::Inbound as i32;
-    message.listener_filters = vec![tls_inspector()];
+    // First, and said: what `use_original_dst` adds by itself comes last in an Envoy, and not at all where the wait for the
+    // client's first bytes is over before. The port would be the listener's own then.
+    message.listener_filters = vec![original_destination(), tls_inspector()];
     patient(&mut message);
     Some(encoded(&message))
 }
@@ -231,7 +252,7 @@ pub fn names(zone: &Zone) -> Arc<Resource> {
         domains.push(DnsVirtualDomain {
             name: name.to_owned(),
             endpoint: Some(DnsEndpoint { endpoint_config: Some(endpoint) }),
-            answer_ttl: Some(Duration { seconds: TTL.into(), nanos: 0 }),
+            answer_ttl: Some(Duration { seconds: TTL.max(ENVOY_TTL_LEAST).into(), nanos: 0 }),
         });
     }
     let table = DnsTable { virtual_domains: domains, ..DnsTable::default() };
