@@ -33,6 +33,7 @@ impl Drop for Retrying {
 pub(super) struct Tries<'a> {
     cluster: &'a Arc<Cluster>,
     policy: RoutePolicy,
+    /// Since when connects count.
     begun: Instant,
     /// Addresses that are not tried again.
     pub(super) tried: Vec<SocketAddr>,
@@ -105,6 +106,8 @@ impl<'a> Tries<'a> {
         }
         self.stale += 1;
         self.fresh = true;
+        // What the dead one took to be known as such is no time of a connect. It comes once.
+        self.begun = clock::instant();
         core.telemetry.retried(self.service(), RetryReason::Stale);
         true
     }
