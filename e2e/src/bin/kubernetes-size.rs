@@ -83,8 +83,7 @@ fn fill_service(raw: &Raw, service: usize) -> Result<(), String> {
         let path = format!("/api/v1/namespaces/shop/pods/s{service}-{endpoint}/status");
         raw.send("PATCH", &path, "application/merge-patch+json", &status(service, endpoint))?;
     }
-    let export = named("multicluster.x-k8s.io/v1beta1", "ServiceExport", "");
-    post("/apis/multicluster.x-k8s.io/v1beta1/namespaces/shop/serviceexports", &export)
+    Ok(())
 }
 
 fn fill(server: &ApiServer, raw: &Raw) {
@@ -169,10 +168,10 @@ fn start(fleet: &Fleet, server: &ApiServer) -> Started {
     sidecar.args([
         "--metrics-listen",
         "127.0.0.1:0",
-        "--listen",
-        "inbound=127.0.0.1:0",
-        "--listen",
-        "outbound=127.0.0.1:0",
+        "--inbound-listen",
+        "127.0.0.1:0",
+        "--outbound-listen",
+        "127.0.0.1:0",
     ]);
     let sidecar = Process::start("sidecar", &fleet.path("logs"), sidecar.arg("--run-dir").arg(&run_dir));
     let at = |key: &str| -> Option<std::net::SocketAddr> {
@@ -240,7 +239,7 @@ fn main() {
     println!("| its CPU time in {} s at rest (ms) | {at_rest} | |", REST.as_secs());
     println!("| its CPU time for one endpoint event (ms) | {per_event:.2} | |");
     println!(
-        "\n{SERVICES} exported services with {} pods behind them, one sidecar, one real API server on the same machine.",
+        "\n{SERVICES} services with {} pods behind them, one sidecar, one real API server on the same machine.",
         SERVICES * ENDPOINTS_EACH
     );
 }

@@ -106,6 +106,12 @@ impl Cluster {
     pub fn exec(&self, namespace: &str, target: &str, command: &[&str]) -> Output {
         self.kubectl(&[&["-n", namespace, "exec", target, "--"], command].concat())
     }
+    /// The administrator's client on the node itself: it reaches the API server also while the cluster is cut off.
+    #[must_use]
+    pub fn inside(&self) -> Client {
+        let namespace = format!("k8s-{}{}", self.name, pair());
+        Client::new(programs(&[]), self.kubeconfig().to_owned(), Some(namespace))
+    }
     /// Runs a command in the node's namespaces.
     #[must_use]
     pub fn in_node(&self, command: &[&str]) -> Output {

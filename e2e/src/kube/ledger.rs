@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Cluster, script};
+use super::{Client, Cluster, script};
 use crate::binary::{meshfed, target_dir};
 use crate::process::run;
 use crate::wait;
@@ -15,15 +15,15 @@ use crate::wait;
 const GOES_ON: Duration = Duration::from_secs(90);
 
 /// A pod of `shop` that asks some URLs all the time: each on a new connection a time, and on one kept connection.
-pub struct Ledger<'a> {
-    cluster: &'a Cluster,
+pub struct Ledger {
+    client: Client,
     pod: String,
 }
 
-impl<'a> Ledger<'a> {
+impl Ledger {
     /// Starts the pod in `shop`, and waits until it is ready: from then on every failed request counts.
     #[must_use]
-    pub fn start(cluster: &'a Cluster, pod: &str, url: &str) -> Self {
+    pub fn start(cluster: &Cluster, pod: &str, url: &str) -> Self {
         cluster.load(archive());
         cluster.apply(&format!(
             "apiVersion: v1
@@ -36,12 +36,12 @@ spec:
         ));
         let target = format!("pod/{pod}");
         let _ready = cluster.ok(&["-n", "shop", "wait", "--for=condition=Ready", &target, "--timeout=120s"]);
-        Self { cluster, pod: pod.to_owned() }
+        Self { client: cluster.inside(), pod: pod.to_owned() }
     }
     /// What its clients saw so far, by client: `done`, `failed`, `answers`, `errors`. `None` before the first line.
     #[must_use]
     pub fn read(&self) -> Option<Value> {
-        let logs = self.cluster.kubectl(&["-n", "shop", "logs", &self.pod, "-c", "load", "--tail=1"]);
+        let logs = self.client.kubectl(&["-n", "shop", "logs", &self.pod, "-c", "load", "--tail=1"]);
         serde_json::from_str(&logs.stdout).ok()
     }
     /// Waits until every client has had so many answers more.
@@ -79,7 +79,7 @@ spec:
         let failed: u64 = CLIENTS.iter().map(|client| count(&now, client, "failed")).sum();
         if failed > 0 {
             let proxy = ["-n", "shop", "logs", &self.pod, "-c", "meshfed-proxy", "--tail=60"];
-            panic!("{} after {what}: {now:#}\n{}", self.pod, self.cluster.kubectl(&proxy).stdout);
+            panic!("{} after {what}: {now:#}\n{}", self.pod, self.client.kubectl(&proxy).stdout);
         }
     }
 }

@@ -24,7 +24,7 @@ spec:
 ";
 
 /// Waits until more requests have failed.
-fn fails(ledger: &Ledger<'_>, what: &str) {
+fn fails(ledger: &Ledger, what: &str) {
     let before = ledger.failed();
     wait::until(what, SETTLES, || match ledger.failed() {
         now if now > before + 3 => Ok(()),
