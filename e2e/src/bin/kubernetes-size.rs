@@ -123,14 +123,14 @@ fn cpu(process: &Process) -> u64 {
     [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum::<u64>() * 10
 }
 
-/// `VmRSS` and `VmHWM` of a process, in KiB.
+/// `VmRSS`, `VmHWM` and `RssAnon` of a process, in KiB.
 fn memory(process: &Process) -> BTreeMap<String, u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("a process");
     let line = |l: &str| {
         let (name, value) = l.split_once(':')?;
         Some((name.to_owned(), value.trim().trim_end_matches(" kB").parse().ok()?))
     };
-    status.lines().filter(|l| l.starts_with("Vm")).filter_map(line).collect()
+    status.lines().filter(|l| l.starts_with("Vm") || l.starts_with("Rss")).filter_map(line).collect()
 }
 
 struct Started {
@@ -234,6 +234,7 @@ fn main() {
         median.as_secs_f64()
     );
     println!("| agent, resident memory (MiB) | {:.1} | 100 |", mib("VmRSS"));
+    println!("| of it its own, without the program's file (MiB) | {:.1} | |", mib("RssAnon"));
     println!("| its highest (MiB) | {:.1} | |", mib("VmHWM"));
     println!("| its CPU time for a start (ms) | {at_start} | |");
     println!("| its CPU time in {} s at rest (ms) | {at_rest} | |", REST.as_secs());
