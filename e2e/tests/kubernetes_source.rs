@@ -232,8 +232,8 @@ fn has(standing: &BTreeSet<String>, names: &[&str]) -> bool {
     names.iter().all(|name| standing.contains(*name))
 }
 
-/// The first update holds everything that is there; kinds without definition or permission are told of and waited for by
-/// nobody, and come as soon as they may.
+/// The first update holds everything that is there; kinds without definition are told of and waited for by nobody, those
+/// without permission for half a minute, and come as soon as they may.
 ///
 /// Mutations it is for, not replayed yet: `Lack::Missing` left out of `Watched::is_settled`; `self.version.revision > 0` of `take` answered
 /// `true`.
@@ -263,7 +263,8 @@ fn everything_comes_at_once_and_what_is_missing_comes_later() {
     assert_eq!(source.removed, ["Pod shop/b-2"]);
     source.stop();
 
-    // Who may read little has that little, at once, and a fault for each of the others.
+    // Who may read little has that little once it is certain (an API server that has just started forbids everything), and a
+    // fault for each of the others.
     let _role = server.ok(&["create", "clusterrole", "v", "--verb=get,list,watch", "--resource=pods,services"]);
     let _bound = server.ok(&["create", "clusterrolebinding", "v", "--clusterrole=v", "--serviceaccount=shop:b"]);
     let account = server.as_account("shop", "b");
