@@ -2,16 +2,18 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::message::Over;
 use crate::drain::Watch;
+use crate::places::{Bounds, Places, source};
 use crate::tasks;
 
 /// The longest question that is taken over UDP: those with EDNS may be long.
@@ -21,20 +23,20 @@ const TCP_MOST: usize = 4096;
 /// After an accept that failed for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How much is held at a time. What is more waits (TCP) or is passed over (UDP): the client asks again.
+/// How much is held at a time. What is more is closed (TCP) or passed over (UDP): the client asks again.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Questions over UDP whose answers take time.
     pub questions: usize,
-    /// TCP connections.
-    pub connections: usize,
+    /// TCP connections, in all and from one address: who takes more takes them from himself.
+    pub connections: Bounds,
     /// How long a TCP connection may be silent (RFC 7766, 6.2.3).
     pub idle: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { questions: 1024, connections: 256, idle: Duration::from_secs(10) }
+        Self { questions: 1024, connections: Bounds { all: 256, each: 64 }, idle: Duration::from_secs(10) }
     }
 }
 
@@ -65,8 +67,7 @@ pub async fn serve<R: Respond>(
     limits: Limits,
     drain: Watch,
 ) -> io::Result<()> {
-    let (questions, connections) = (Semaphore::new(limits.questions), Semaphore::new(limits.connections));
-    let (questions, connections) = (Arc::new(questions), Arc::new(connections));
+    let (questions, connections) = (Arc::new(Semaphore::new(limits.questions)), Places::new(limits.connections));
     let mut running = Vec::new();
     for socket in udp {
         socket.set_nonblocking(true)?;
@@ -77,7 +78,7 @@ pub async fn serve<R: Respond>(
     for listener in tcp {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
-        let work = accept(listener, Arc::clone(&respond), Arc::clone(&connections), limits.idle);
+        let work = accept(listener, Arc::clone(&respond), connections.clone(), limits.idle);
         running.push(tasks::AbortOnDrop::new(&tasks::spawn("dns-tcp", work)));
     }
     drain.signaled().await;
@@ -121,24 +122,28 @@ async fn send(socket: &UdpSocket, answer: Option<Vec<u8>>, peer: SocketAddr) {
     }
 }
 
-async fn accept<R: Respond>(listener: TcpListener, respond: Arc<R>, connections: Arc<Semaphore>, idle: Duration) {
+async fn accept<R: Respond>(listener: TcpListener, respond: Arc<R>, connections: Places<IpAddr>, idle: Duration) {
     loop {
-        // Beyond the limit connections wait in the queue.
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _peer)) => {
-                let respond = Arc::clone(&respond);
+            Ok((stream, peer)) => {
+                let (respond, cut) = (Arc::clone(&respond), CancellationToken::new());
+                let (place, _displaced) = connections.take(source(peer.ip()), cut.clone());
                 // It ends by itself: silence ends it.
                 let _detached = tasks::spawn("dns-connection", async move {
-                    if let Err(error) = connection(stream, &*respond, idle).await {
-                        tracing::debug!(%error, "dns: a connection ended");
+                    tokio::select! {
+                        ended = connection(stream, &*respond, idle) => if let Err(error) = ended {
+                            tracing::debug!(%error, "dns: a connection ended");
+                        },
+                        () = cut.cancelled() => tracing::debug!(%peer, "dns: a connection gave up its place"),
                     }
-                    drop(permit);
+                    drop(place);
                 });
             }
             Err(error) => {
                 tracing::debug!(%error, "dns: cannot accept");
-                tokio::time::sleep(PAUSE).await;
+                if !connections.make_room() {
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
     }
@@ -178,4 +183,54 @@ async fn read(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
     let mut question = vec![0u8; length];
     stream.read_exact(&mut question).await?;
     Ok(Some(question))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpSocket;
+
+    use super::*;
+
+    struct Echo;
+
+    impl Respond for Echo {
+        type Later = std::future::Pending<Option<Vec<u8>>>;
+        fn respond(&self, question: &[u8], _over: Over) -> Response<Self::Later> {
+            Response::Now(Some(question.to_vec()))
+        }
+    }
+
+    /// One client that holds all the connections that it can keeps nobody else from asking over TCP.
+    ///
+    /// Mutation not tried yet: `cut.cancelled()` replaced by a future that never ends.
+    #[tokio::test]
+    async fn who_holds_many_connections_keeps_nobody_out() {
+        let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits =
+            Limits { connections: Bounds { all: 4, each: 2 }, idle: Duration::from_secs(600), ..Limits::default() };
+        let (_trigger, drain) = crate::drain::channel();
+        let server = tasks::spawn("dns", serve(Vec::new(), vec![listener], Arc::new(Echo), limits, drain));
+        let _server = tasks::AbortOnDrop::new(&server);
+        let mut held = Vec::new();
+        for _ in 0..6 {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+            held.push(socket.connect(address).await.unwrap());
+        }
+        let asked = async {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"\0\x01?").await.unwrap();
+            let mut answer = [0; 3];
+            stream.read_exact(&mut answer).await.unwrap();
+            answer
+        };
+        assert_eq!(&tokio::time::timeout(Duration::from_secs(20), asked).await.expect("an answer"), b"\0\x01?");
+        let closed = async {
+            for stream in &mut held[..4] {
+                let _closed = stream.read_u8().await.expect_err("it gave up its place");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), closed).await.expect("the oldest ones are closed");
+    }
 }
