@@ -91,7 +91,7 @@ mod tests {
     /// One that does not change is taken when its time is over on our clock, one that changes never; ours is renewed, and
     /// nobody's is taken at once.
     ///
-    /// Mutations seen to fail: `since` always `now`; `is_empty` left out.
+    /// Mutations not tried yet: `since` always `now`; `is_empty` left out.
     #[test]
     fn a_holder_that_shows_no_life_is_followed() {
         let start = meshfed_runtime::clock::instant();
@@ -111,7 +111,7 @@ mod tests {
 
     /// What others wrote into it is taken for what it can mean: no time, or one for ever, is no reason to wait for ever.
     ///
-    /// Mutation seen to fail: `min` left out of `Seen::of`.
+    /// Mutation not tried yet: `min` left out of `Seen::of`.
     #[test]
     fn a_strange_lease_ends_too() {
         let of = |spec: serde_json::Value| {

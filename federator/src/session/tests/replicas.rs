@@ -22,7 +22,7 @@ fn agent(hub: &mut Hub, pod: &str, held: bool, (since, transitions): (u64, u64))
 /// not heard any more, whatever it believes: neither over the session that it had nor over another one. An importer loses
 /// nothing by the change.
 ///
-/// Mutations seen to fail: `lease.held` alone in `may_offer`; `old.uplink` left out of `fence_older`; the filter of
+/// Mutations not tried yet: `lease.held` alone in `may_offer`; `old.uplink` left out of `fence_older`; the filter of
 /// `State::offer` left out.
 #[test]
 fn the_holder_with_the_highest_epoch_offers() {
@@ -57,7 +57,7 @@ fn the_holder_with_the_highest_epoch_offers() {
 
 /// A Lease that was deleted counts from 0 again, and is the later one; an agent without a Lease is alone.
 ///
-/// Mutation seen to fail: `since` behind `transitions` in `LeaseEpoch`. Not tried yet: `alone` always false.
+/// Mutation not tried yet: `since` behind `transitions` in `LeaseEpoch`; `alone` always false.
 #[test]
 fn a_lease_that_was_made_anew_is_later() {
     let mut hub = Hub::new();
@@ -71,7 +71,7 @@ fn a_lease_that_was_made_anew_is_later() {
 
 /// A proxy is connected to one of the agents: it is counted once, and waited for only where none of them has it.
 ///
-/// Mutations seen to fail: `join` left out of `report_of`; `retain` left out of `join`.
+/// Mutations not tried yet: `join` left out of `report_of`; `retain` left out of `join`.
 #[test]
 fn reports_of_several_agents_are_one() {
     let mut hub = Hub::new();
@@ -97,7 +97,7 @@ fn reports_of_several_agents_are_one() {
 /// Names of pods are an agent's own words: there are no more sessions of them than the limit, and the one that offers
 /// stays.
 ///
-/// Mutation seen to fail: the second loop of `fence_older` left out.
+/// Mutation not tried yet: the second loop of `fence_older` left out.
 #[test]
 fn a_cluster_has_only_so_many_agents() {
     let mut hub = Hub::new();
