@@ -282,9 +282,8 @@ impl Agent {
 
     fn start(self, tasks: &mut TaskGroup, watch: drain::Watch, client: Option<kube::Client>) -> Held {
         let Self { config, bound, host, readiness, identity, trust, link, opened, injects, lock } = self;
-        let metrics = Arc::clone(&host.metrics);
+        let (metrics, state) = (Arc::clone(&host.metrics), config.args.data_dir.join("state"));
         let Opened { uplink, commands: downlink, loaded, bundles, connected: _ } = opened;
-        let state = config.args.data_dir.join("state");
         let guards = guards_of(&readiness, &loaded);
         let served = ["xds", "workload"].map(|name| readiness.guard(format!("{name}: not bound yet")));
 
