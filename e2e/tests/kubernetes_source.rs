@@ -120,7 +120,7 @@ fn definitions(server: &Client) {
     definition(server, "networking.istio.io", "v1", "WorkloadEntry", "workloadentries");
     definition(server, "security.istio.io", "v1", "PeerAuthentication", "peerauthentications");
     let charts = workspace().join("helm/meshfed-crds/templates");
-    for kind in ["meshes", "exportpolicies", "failoverpolicies"] {
+    for kind in ["clusters", "meshes", "exportpolicies", "failoverpolicies"] {
         let file = charts.join(format!("federation.meshfed.io_{kind}.yaml"));
         server.apply(&std::fs::read_to_string(file).unwrap());
         let name = format!("crd/{kind}.federation.meshfed.io");
@@ -235,8 +235,8 @@ fn has(standing: &BTreeSet<String>, names: &[&str]) -> bool {
 /// The first update holds everything that is there; kinds without definition are told of and waited for by nobody, those
 /// without permission for half a minute, and come as soon as they may.
 ///
-/// Mutations it is for, not replayed yet: `Lack::Missing` left out of `Watched::is_settled`; `self.version.revision > 0` of `take` answered
-/// `true`.
+/// Mutations seen to fail: `Lack::Missing` left out of `Watched::is_settled`; `self.version.revision > 0` of `take`
+/// answered `true`.
 #[test]
 fn everything_comes_at_once_and_what_is_missing_comes_later() {
     let server = ApiServer::start();
@@ -294,8 +294,8 @@ fn relayed(server: &ApiServer) -> (PathBuf, Arc<AtomicBool>, relay::Relay) {
 /// An API server that is away, and one whose watches are lost for good (410): nothing is taken away but what was
 /// deleted, and that as soon as it is heard of. An agent that starts meanwhile serves what it had.
 ///
-/// Mutations it is for, not replayed yet: `Step::Failed` of `Kinds::take` clears `known`; `late` of `Following::take` answered `false`;
-/// the paths left out of `ApiServer::new`.
+/// Mutations seen to fail: `Step::Failed` of `Kinds::take` clears `known`; `late` of `Following::take` answered
+/// `false`; the paths left out of `ApiServer::new`.
 #[test]
 fn an_api_server_that_is_away_takes_nothing_away() {
     let mut server = ApiServer::start();
@@ -345,7 +345,7 @@ fn an_api_server_that_is_away_takes_nothing_away() {
 
 /// The whole way: objects of an API server, an agent outside the cluster, a hub, and what the hub shows.
 ///
-/// Mutation it is for, not replayed yet: `pod.injected` of `workload_of_pod` answered `false`.
+/// Mutation seen to fail: `pod.injected` of `workload_of_pod` answered `false`.
 #[test]
 fn services_of_an_api_server_are_offered() {
     let server = ApiServer::start();
