@@ -331,7 +331,8 @@ fn a_rotated_access_log_is_followed() {
 /// A cluster leaves under load that it serves: traffic goes elsewhere first, no request fails, and then the others have
 /// neither its services nor its bundle. Again it changes nothing, and it comes back with the CA key that it had.
 ///
-/// Mutations not tried yet: the step that drains left out of `downlink::leave`; `MemberRecord::member` without `drained`.
+/// Mutations seen to fail: the step that drains left out of `downlink::leave`; `MemberRecord::member` without `drained`;
+/// `newer` left out of `tell` of `members::registry`.
 #[test]
 fn a_cluster_leaves_under_load() {
     let both = Both::start(&[]);
