@@ -94,7 +94,7 @@ const APP: &str = "containers: [{name: app, image: app}]";
 /// Namespaces and pods say who is injected; what is refused is refused with words that help; a dry run writes nothing, and
 /// an admitted pod finds the anchors that it mounts.
 ///
-/// Not tried yet: `judge` does not call `TrustMap::ensure`; the rotation patches the first webhook only.
+/// Mutations seen to fail: `judge` does not call `TrustMap::ensure`; the rotation patches the first webhook only.
 #[test]
 fn pods_are_injected_or_refused_as_their_labels_say() {
     let world = start(ApiServer::with_controllers());
@@ -154,7 +154,8 @@ spec:
 /// Certificates are made anew under load: no pod is refused. Whoever takes the caBundle away gets it back. Without an agent
 /// no pod is admitted.
 ///
-/// Not tried yet: the new certificate is shown before its CA is in the `caBundle`; `merged` leaves out the others.
+/// Mutations seen to fail: each certificate is shown before its CA is in the `caBundle`; `merged` leaves out the
+/// others.
 #[test]
 fn certificates_rotate_and_no_pod_is_refused_until_the_agent_is_gone() {
     let mut world = start(ApiServer::with_controllers());
@@ -184,8 +185,8 @@ fn certificates_rotate_and_no_pod_is_refused_until_the_agent_is_gone() {
 /// `meshfed inject` makes of a file what the webhook makes of its pods, for every kind, and what it prints is taken by a
 /// real API server: numbers that are texts stay texts.
 ///
-/// Not tried yet: the text is printed with YAML 1.2's rules (`"on"` becomes a boolean); templates of CronJobs are
-/// left out.
+/// Mutations seen to fail: the text is printed with YAML 1.2's rules (`"on"` becomes a boolean); templates of CronJobs
+/// are left out.
 #[test]
 fn what_the_command_prints_is_what_the_webhook_makes() {
     let world = start(ApiServer::with_controllers());
@@ -247,7 +248,7 @@ items:
 
 /// Before a cluster has joined, pods to be injected are refused with the way out, and all others are made.
 ///
-/// Not tried yet: the webhook is not started in the phase before the membership.
+/// Mutation seen to fail: the webhook is not started in the phase before the membership.
 #[test]
 fn before_a_cluster_has_joined_pods_to_be_injected_wait() {
     let api = ApiServer::with_controllers();
