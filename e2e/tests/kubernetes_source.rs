@@ -391,7 +391,7 @@ fn services_of_an_api_server_are_offered() {
 /// The fleet's policies in the hub's namespace, and in no other; a hub that starts while the API server is away has those
 /// of its last run.
 ///
-/// Mutation it is for, not replayed yet: `&& !kind.is_cluster_scoped()` of `ApiServer::new` made `&& false` (all namespaces are read).
+/// Mutation seen to fail: `&& !kind.is_cluster_scoped()` of `ApiServer::new` made `&& false` (all namespaces are read).
 #[test]
 fn policies_of_the_hubs_namespace_are_the_fleets() {
     let mut server = ApiServer::start();
