@@ -226,7 +226,7 @@ fn a_service_import_exists_as_long_as_one_cluster_exports(world: &World) {
     world.gone("serviceimport", "both");
 }
 
-/// Seen to fail with an export without `spec`, before that was read. Mutation not tried yet: `set_whole` never told.
+/// Seen to fail with an export without `spec`, before that was read. Mutation seen to fail: `set_whole` never told.
 #[test]
 fn imports_and_slices_follow_exports() {
     let world = World::start();
@@ -319,7 +319,7 @@ fn only_exported_labels_and_annotations_are_propagated(world: &World) {
     world.imported("labels", "no labels", |i| i["metadata"]["labels"]["tier"].is_null());
 }
 
-/// Mutation not tried yet: `sort_by_seniority` left out of `View::import`.
+/// Mutation seen to fail: `sort_by_seniority` left out of `View::import`.
 #[test]
 fn conflicts_are_resolved_for_the_oldest_and_told_to_all() {
     let mut world = World::start();
@@ -406,7 +406,7 @@ fn what_was_missed_is_caught_up_with(world: &mut World) {
     world.gone("serviceimport", "away");
 }
 
-/// Mutation seen to fail: `clear` left out of `Writer::service`. Not tried yet: the label not looked at by `Writer::apply`.
+/// Mutations seen to fail: `clear` left out of `Writer::service`; `ours` of `Writer::apply` answered `true`.
 #[test]
 fn what_is_not_valid_or_in_the_way_is_told_and_what_was_missed_is_caught_up_with() {
     let mut world = World::start();
