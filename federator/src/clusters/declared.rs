@@ -38,12 +38,13 @@ impl Declarations for Declared {
         let connecting = || connect(self.kubeconfig.as_deref(), self.context.as_deref());
         let client = self.client.get_or_try_init(connecting).await.map_err(|e| failed(&e))?;
         let api = Api::<Cluster>::all(client.clone());
-        // A server without the kind has none declared, and says so with the same code.
         let found = tokio::time::timeout(PATIENCE, api.get_opt(cluster.as_str())).await.map_err(|e| failed(&e))?;
-        Ok(found
-            .map_err(|e| failed(&e))?
-            .filter(|cluster| !is_ours(cluster))
-            .map(|cluster| declaration_of(&cluster.spec)))
+        match found {
+            Ok(found) => Ok(found.filter(|cluster| !is_ours(cluster)).map(|cluster| declaration_of(&cluster.spec))),
+            // A server without the kind has none declared.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) => Err(failed(&error)),
+        }
     }
 }
 
