@@ -28,21 +28,25 @@ pub(super) type Reviewed = Result<Bearer, Refused>;
 /// The limits, and the reviews of the last seconds.
 #[derive(Debug)]
 pub(super) struct Floods {
-    askers: Limiter,
+    strangers: Limiter,
+    known: Limiter,
     pods: BTreeMap<Arc<str>, Bucket>,
     reviews: BTreeMap<[u8; 32], (Instant, Reviewed)>,
 }
 
 impl Default for Floods {
     fn default() -> Self {
-        Self { askers: Limiter::new(EACH, ALL), pods: BTreeMap::new(), reviews: BTreeMap::new() }
+        let limiter = || Limiter::new(EACH, ALL);
+        Self { strangers: limiter(), known: limiter(), pods: BTreeMap::new(), reviews: BTreeMap::new() }
     }
 }
 
 impl Floods {
-    /// Whether this address may ask now.
-    pub(super) fn may_ask(&mut self, address: IpAddr, now: Instant) -> bool {
-        self.askers.allows(address, now)
+    /// Whether this address may ask now. Who shows a certificate is `known`: a flood of strangers keeps no pod from its
+    /// renewal.
+    pub(super) fn may_ask(&mut self, known: bool, address: IpAddr, now: Instant) -> bool {
+        let limiter = if known { &mut self.known } else { &mut self.strangers };
+        limiter.allows(address, now)
     }
     /// Whether the pod of this uid may be issued one more certificate now.
     pub(super) fn may_be_issued(&mut self, uid: &Arc<str>, now: Instant) -> bool {

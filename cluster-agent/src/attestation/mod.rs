@@ -184,7 +184,7 @@ impl<R: Reviewer> Attestation for Attester<R> {
         let Some(address) = peer.address else {
             return Err(Status::failed_precondition("tokens are taken on the TCP port only"));
         };
-        if !self.floods().may_ask(address.ip(), clock::instant()) {
+        if !self.floods().may_ask(peer.id.is_some(), address.ip(), clock::instant()) {
             return Err(self.status(Without::Limited("too many requests from this address")));
         }
         let AttestRequest { token, request } = request.into_inner();

@@ -144,6 +144,18 @@ async fn floods_end_at_the_agent() {
     assert!((50..100).contains(&asked), "{asked}");
 }
 
+/// Strangers from many addresses use up what strangers may ask, and keep no running pod from its renewal.
+///
+/// Mutation not tried yet: `known` answered `false` in `may_ask`.
+#[test]
+fn strangers_keep_nobody_from_a_renewal() {
+    let (mut floods, now) = (Floods::default(), clock::instant());
+    let address = |n: u32| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n % 200));
+    let allowed = (0..2000).filter(|n| floods.may_ask(false, address(*n), now)).count();
+    assert_eq!(allowed, 400, "the limit of all");
+    assert!(floods.may_ask(true, address(0), now));
+}
+
 /// While the API server is away a valid certificate is renewed by what objects say; nobody new is anybody. A refusal is
 /// no absence.
 ///
