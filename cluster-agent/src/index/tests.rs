@@ -569,7 +569,7 @@ proptest! {
 /// What an agent has made of an import is never a source and cannot be exported; what only looks like it is somebody's own,
 /// hidden from nobody, and hides nothing: neither our label on a Service, nor our annotation, nor the name.
 ///
-/// Mutations seen to fail: `is_derived` answered `false`; `is_derived` by the label alone.
+/// Mutations not tried yet: `is_derived` answered `false`; `is_derived` by the label alone.
 #[test]
 fn only_a_derived_service_is_passed_over() {
     let mut setup = Setup::new();

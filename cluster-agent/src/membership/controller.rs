@@ -463,7 +463,7 @@ mod tests {
 
     /// A full disk after the hub's answer costs no token.
     ///
-    /// Mutation seen to fail: `Directory` moved to the errors that are an answer.
+    /// Mutations not tried yet: `Directory` moved to the errors that are an answer.
     #[test]
     fn keys_that_may_be_bound_are_kept() {
         let directory = EnrollError::Directory { path: "E".into(), problem: "no space left".to_owned() };

@@ -214,7 +214,7 @@ mod tests {
 
     /// The agent hears of its own writes: they are no reason to ask the hub again at once.
     ///
-    /// Mutation seen to fail: the resource version added to a wish.
+    /// Mutations not tried yet: the resource version added to a wish.
     #[test]
     fn a_status_that_was_written_is_no_new_wish() {
         let mut one = membership("meshfed", 1);

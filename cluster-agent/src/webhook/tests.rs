@@ -101,7 +101,7 @@ async fn from(source: [u8; 4], to: SocketAddr) -> TcpStream {
 /// Every pod reaches the port. One that takes all the connections that it can, and says nothing on them, takes them from
 /// itself: the API server is answered all the same.
 ///
-/// Mutation seen to fail: `take` of the places answered by waiting for a free one.
+/// Mutations not tried yet: `take` of the places answered by waiting for a free one.
 #[tokio::test]
 async fn who_takes_many_connections_keeps_nobody_out() {
     let router = Router::new().route(PATH, post(async || "answered"));
@@ -153,7 +153,7 @@ async fn status_of(room: &Room, body: Body) -> StatusCode {
 /// A question that does not come to its end has the time of an answer and no more, one that is too long is refused before
 /// it is read, and what a connection holds here is bounded: beyond it questions wait.
 ///
-/// Mutations seen to fail: the time not set for `take` (the test does not end); `length > most` answered `false`.
+/// Mutations not tried yet: the time not set for `take` (the test does not end); `length > most` answered `false`.
 #[tokio::test]
 async fn a_question_has_an_end_and_a_size() {
     let room = Room::default();

@@ -465,7 +465,7 @@ fn ports_that_nobody_serves_give_a_warning() {
 /// What the ports of one cluster say keeps nobody's objects from being written: one that no API server takes is no port,
 /// one without a name beside others gets one, and so does one whose name Kubernetes does not take.
 ///
-/// Mutations seen to fail: `several` of the Service answered `false`; `is_known` answered `true`; `is_name` answered `true`;
+/// Mutations not tried yet: `several` of the Service answered `false`; `is_known` answered `true`; `is_name` answered `true`;
 /// `app_protocol` not filtered.
 #[test]
 fn ports_of_others_are_what_kubernetes_takes() {

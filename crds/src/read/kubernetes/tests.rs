@@ -129,7 +129,7 @@ endpoints:
 /// A ServiceImport is shown by an agent and read by none; a Service that one has made says so, and is judged by who makes
 /// them.
 ///
-/// Mutations seen to fail: the early return for `ServiceImport` left out of `known`; `made` answered `false`.
+/// Mutations not tried yet: the early return for `ServiceImport` left out of `known`; `made` answered `false`.
 #[test]
 fn what_meshfed_makes_itself_is_left_alone() {
     for version in ["v1alpha1", "v1beta1"] {
