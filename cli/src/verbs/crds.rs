@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use meshfed_crds::custom::{GROUP, definitions, yaml};
+use meshfed_crds::custom::{GROUP, definitions, reference, yaml};
 
 use crate::exit::{Failure, Outcome};
 use crate::output::print;
@@ -17,11 +17,19 @@ pub struct CrdsArgs {
     /// Write a file for each kind into this directory instead
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Print the reference of the kinds instead, as Markdown: every field with its type, default, limits and meaning, and
+    /// the conditions with their reasons
+    #[arg(long, conflicts_with = "out")]
+    reference: bool,
 }
 
 /// Prints or writes them.
 pub fn run(args: &CrdsArgs) -> Outcome {
     let failed = |e: String| Failure::failed(e);
+    if args.reference {
+        print(&reference().map_err(|e| failed(e.to_string()))?);
+        return Ok(0);
+    }
     for definition in definitions().map_err(|e| failed(e.to_string()))? {
         let text = yaml(&definition).map_err(|e| failed(e.to_string()))?;
         match &args.out {

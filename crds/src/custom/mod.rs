@@ -14,6 +14,7 @@ pub mod export_policy;
 pub mod failover_policy;
 pub mod membership;
 pub mod mesh;
+pub mod reference;
 mod shape;
 pub mod trust_domain;
 pub mod verdict;
@@ -25,6 +26,7 @@ pub use export_policy::{ExportPolicy, ExportPolicySpec, ExportTarget, ServiceSel
 pub use failover_policy::{FailoverPolicy, FailoverPolicySpec, RelativeTo, SelectItem, TargetKind, TargetRef, Tier};
 pub use membership::{Membership, MembershipSpec, MembershipStatus, TokenSecretRef};
 pub use mesh::{AccessLog, AccessLogMode, Mesh, MeshSpec, OutboundTrafficPolicy, Retries, Sameness};
+pub use reference::reference;
 pub use trust_domain::{TrustDomain, TrustDomainSpec};
 pub use verdict::{Force, Verdict, policy_status};
 

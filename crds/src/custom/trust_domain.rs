@@ -17,7 +17,7 @@ use super::condition::PolicyStatus;
     category = "meshfed",
     annotation("helm.sh/resource-policy", "keep"),
     label("app.kubernetes.io/part-of", "meshfed"),
-    doc = "A trust domain that belongs to no member, by its name. Kept, and not served in this version: its condition Accepted says so.",
+    doc = "A trust domain that belongs to no member, by its name. Kept, and not served in this version: its condition Ready says so.",
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
