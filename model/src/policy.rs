@@ -179,7 +179,36 @@ pub struct ExportPolicy {
     pub to: ClusterSelector,
 }
 
-/// All policies of the fleet.
+/// What a captured workload may reach besides the mesh (`Mesh`, `spec.outboundTrafficPolicy`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum OutboundPolicy {
+    /// Everything.
+    #[default]
+    AllowAny,
+    /// Nothing.
+    RegistryOnly,
+}
+impl OutboundPolicy {
+    /// As it is written in a `Mesh`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AllowAny => "ALLOW_ANY",
+            Self::RegistryOnly => "REGISTRY_ONLY",
+        }
+    }
+}
+
+/// The settings of the fleet (`Mesh/default`, `contracts.md` 1.16). A member's own say otherwise one by one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetSettings {
+    /// What captured workloads may reach, if it is said.
+    pub outbound: Option<OutboundPolicy>,
+    /// The domain of imported services, if it is said.
+    pub clusterset_domain: Option<String>,
+}
+
+/// All policies of the fleet, and its settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetPolicies {
     /// Grows with every change.
@@ -188,4 +217,7 @@ pub struct FleetPolicies {
     pub failover: Vec<FailoverPolicy>,
     /// Export policies; they bind every cluster.
     pub export: Vec<ExportPolicy>,
+    /// The settings.
+    #[serde(default)]
+    pub settings: FleetSettings,
 }

@@ -1,9 +1,9 @@
 //! Pure. Policies of the fleet.
 
-use meshfed_model::names::{Namespace, ServiceName};
+use meshfed_model::names::{Namespace, ServiceName, check_label};
 use meshfed_model::policy::{
-    ExportPolicy, FailoverPolicy, FailoverSpec, FleetPolicies, PolicySource, PolicyTarget, Relative, SelectItem,
-    Selector, ServicePattern, Tier,
+    ExportPolicy, FailoverPolicy, FailoverSpec, FleetPolicies, FleetSettings, OutboundPolicy, PolicySource,
+    PolicyTarget, Relative, SelectItem, Selector, ServicePattern, Tier,
 };
 
 use super::common::{TEXT_MAX, at_most, parsed, place, required, text};
@@ -13,6 +13,8 @@ use crate::proto::federation as pb;
 
 /// Policies of one kind in a fleet.
 pub const POLICIES_MAX: usize = 10_000;
+/// The longest domain of imported services, in characters.
+const DOMAIN_MAX: usize = 128;
 /// Tiers of one policy.
 pub const TIERS_MAX: usize = 64;
 /// Items of one tier, and patterns of one export policy.
@@ -159,6 +161,31 @@ impl From<&ExportPolicy> for pb::ExportPolicy {
     }
 }
 
+impl TryFrom<pb::Settings> for FleetSettings {
+    type Error = InvalidMessage;
+    fn try_from(s: pb::Settings) -> Result<Self, InvalidMessage> {
+        let outbound = match s.outbound_traffic_policy.as_str() {
+            "" => None,
+            "ALLOW_ANY" => Some(OutboundPolicy::AllowAny),
+            "REGISTRY_ONLY" => Some(OutboundPolicy::RegistryOnly),
+            _ => return Err(InvalidMessage::new("outbound_traffic_policy", "is not ALLOW_ANY or REGISTRY_ONLY")),
+        };
+        let domain = text(s.clusterset_domain, DOMAIN_MAX, "clusterset_domain")?;
+        if !domain.is_empty() && domain.split('.').any(|part| check_label("domain", part).is_err()) {
+            return Err(InvalidMessage::new("clusterset_domain", "is no DNS name"));
+        }
+        Ok(Self { outbound, clusterset_domain: (!domain.is_empty()).then_some(domain) })
+    }
+}
+impl From<&FleetSettings> for pb::Settings {
+    fn from(s: &FleetSettings) -> Self {
+        Self {
+            outbound_traffic_policy: s.outbound.map(|o| o.as_str().to_owned()).unwrap_or_default(),
+            clusterset_domain: s.clusterset_domain.clone().unwrap_or_default(),
+        }
+    }
+}
+
 impl TryFrom<pb::Policies> for FleetPolicies {
     type Error = InvalidMessage;
     fn try_from(p: pb::Policies) -> Result<Self, InvalidMessage> {
@@ -172,6 +199,7 @@ impl TryFrom<pb::Policies> for FleetPolicies {
                 .map(|(i, f)| f.try_into().within(format_args!("failover[{i}]")))
                 .collect::<Result<_, _>>()?,
             export: export.map(|(i, e)| e.try_into().within(format_args!("export[{i}]"))).collect::<Result<_, _>>()?,
+            settings: p.settings.unwrap_or_default().try_into().within("settings")?,
         })
     }
 }
@@ -181,6 +209,7 @@ impl From<&FleetPolicies> for pb::Policies {
             revision: p.revision,
             failover: p.failover.iter().map(Into::into).collect(),
             export: p.export.iter().map(Into::into).collect(),
+            settings: Some((&p.settings).into()),
         }
     }
 }

@@ -16,8 +16,8 @@ use meshfed_model::offer::{
     ServiceOffer, Tombstone,
 };
 use meshfed_model::policy::{
-    ExportPolicy, FailoverPolicy, FailoverSpec, FleetPolicies, PolicySource, PolicyTarget, Relative, SelectItem,
-    Selector, ServicePattern, Tier,
+    ExportPolicy, FailoverPolicy, FailoverSpec, FleetPolicies, FleetSettings, OutboundPolicy, PolicySource,
+    PolicyTarget, Relative, SelectItem, Selector, ServicePattern, Tier,
 };
 use meshfed_model::service::{
     InternalTrafficPolicy, IpFamily, ServicePort, ServiceTraits, ServiceType, SessionAffinity,
@@ -194,6 +194,7 @@ prop_compose! {
         revision: u64,
         failover in vec((option::of(label()), option::of(label()), any::<bool>(), vec(tier(), 0..3), any::<(u32, u32)>()), 0..4),
         export in vec((vec(("[a-z*]{1,4}", "[a-z*]{1,4}"), 0..3), btree_set("[a-z*]{1,4}", 0..3)), 0..3),
+        settings in (option::of(any::<bool>()), option::of("[a-z]{1,9}(\\.[a-z]{1,9}){0,2}")),
     ) -> FleetPolicies {
         type Row = (Option<String>, Option<String>, bool, Vec<Tier>, (u32, u32));
         let policy = |(namespace, name, api, tiers, (hold_down_seconds, ramp_up_seconds)): Row| FailoverPolicy {
@@ -213,6 +214,10 @@ prop_compose! {
             revision,
             failover: failover.into_iter().map(policy).collect(),
             export: export.into_iter().map(export_policy).collect(),
+            settings: FleetSettings {
+                outbound: settings.0.map(|any| if any { OutboundPolicy::AllowAny } else { OutboundPolicy::RegistryOnly }),
+                clusterset_domain: settings.1,
+            },
         }
     }
 }
@@ -237,7 +242,7 @@ proptest! {
         prop_assert_eq!(there_and_back::<Bundle, pb::Bundle>(&bundle), bundle);
     }
 
-    /// Mutation seen to fail: zones written as regions.
+    /// Mutation seen to fail: zones written as regions. Not tried yet: settings left out of the message.
     #[test]
     fn policies_come_back(policies in policies()) {
         prop_assert_eq!(there_and_back::<FleetPolicies, pb::Policies>(&policies), policies);

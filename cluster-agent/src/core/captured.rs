@@ -178,6 +178,12 @@ impl Core {
         }
     }
 
+    /// What is said of what captured clients may reach, and by which object.
+    #[must_use]
+    pub fn outbound_said(&self) -> Option<(OutboundPolicy, &'static str)> {
+        self.index.outbound_said()
+    }
+
     /// Whether captured clients may reach the mesh alone.
     fn registry_only(&self) -> bool {
         self.index.outbound_policy() == OutboundPolicy::RegistryOnly

@@ -32,7 +32,12 @@ pub(super) fn of_fleet(policies: policy::FleetPolicies) -> FleetPolicies {
         services: p.services.into_iter().map(|s| ServicePattern { namespace: s.namespace, name: s.name }).collect(),
         to: p.to,
     });
-    FleetPolicies { revision: policies.revision, failover: failover.collect(), export: export.collect() }
+    FleetPolicies {
+        revision: policies.revision,
+        failover: failover.collect(),
+        export: export.collect(),
+        settings: policies.settings,
+    }
 }
 
 /// How a gateway chooses among the endpoints behind it: as the service's policy says, seen from the gateway. Whoever

@@ -436,7 +436,12 @@ impl Actor {
                 self.core.check_names();
                 let (source, errors) = (self.core.source(), self.core.faults());
                 // An error: who asked went away.
-                let _gone = answer.send(crate::source::debug_body(source.version, source.objects, errors));
+                let _gone = answer.send(crate::source::debug_body(
+                    source.version,
+                    source.objects,
+                    self.core.outbound_said(),
+                    errors,
+                ));
             }
         }
     }

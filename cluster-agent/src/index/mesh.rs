@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use meshfed_crds::{Body, Code, MtlsMode, Object, ObjectKey, OutboundPolicy};
+use meshfed_crds::{Body, Code, MeshObject, MtlsMode, Object, ObjectKey, OutboundPolicy};
 use meshfed_model::names::Namespace;
+use meshfed_model::policy::FleetSettings;
 
 use super::{Dirty, Index};
 
@@ -17,6 +18,7 @@ pub(super) struct MeshSettings {
     root: Option<Namespace>,
     modes: BTreeMap<Namespace, OfNamespace>,
     local: Option<Arc<Object>>,
+    fleet: FleetSettings,
 }
 
 impl Index {
@@ -41,19 +43,35 @@ impl Index {
     /// What captured workloads may reach besides the mesh.
     #[must_use]
     pub fn outbound_policy(&self) -> OutboundPolicy {
+        self.outbound_said().map_or_else(OutboundPolicy::default, |(policy, _)| policy)
+    }
+
+    /// What is said of it, and by whom; none: nothing is.
+    #[must_use]
+    pub fn outbound_said(&self) -> Option<(OutboundPolicy, &'static str)> {
+        let own = self.local().and_then(|mesh| mesh.outbound).map(|policy| (policy, "Mesh/local"));
+        own.or_else(|| self.mesh.fleet.outbound.map(|policy| (policy, "Mesh/default")))
+    }
+
+    fn local(&self) -> Option<&MeshObject> {
         match self.mesh.local.as_ref().map(|o| &o.body) {
-            Some(Body::Mesh(mesh)) => mesh.outbound.unwrap_or_default(),
-            Some(_) | None => OutboundPolicy::default(),
+            Some(Body::Mesh(mesh)) => Some(mesh),
+            Some(_) | None => None,
         }
+    }
+
+    /// Takes the fleet's settings; whether what holds may be another now.
+    pub(super) fn set_fleet_settings(&mut self, settings: FleetSettings) -> bool {
+        let changed = self.mesh.fleet != settings;
+        self.mesh.fleet = settings;
+        changed
     }
 
     /// The domain of imported services, where the settings name one.
     #[must_use]
     pub fn clusterset_domain(&self) -> Option<&str> {
-        match self.mesh.local.as_ref().map(|o| &o.body) {
-            Some(Body::Mesh(mesh)) => mesh.clusterset_domain.as_deref(),
-            Some(_) | None => None,
-        }
+        let own = self.local().and_then(|mesh| mesh.clusterset_domain.as_deref());
+        own.or(self.mesh.fleet.clusterset_domain.as_deref())
     }
 
     pub(super) fn mesh_object(&self) -> Option<&Arc<Object>> {

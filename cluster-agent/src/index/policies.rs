@@ -146,7 +146,7 @@ impl Index {
 
     /// The fleet's policies, whole.
     pub fn set_fleet_policies(&mut self, policies: FleetPolicies) -> Dirty {
-        let mut dirty = Dirty::default();
+        let mut dirty = Dirty { mesh: self.set_fleet_settings(policies.settings), ..Dirty::default() };
         if policies.export != self.policies.fleet_exports {
             self.policies.fleet_exports = policies.export;
             self.export_policies_changed(&mut dirty);

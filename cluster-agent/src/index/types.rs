@@ -12,7 +12,7 @@ use meshfed_model::locality::Locality;
 use meshfed_model::names::{ClusterName, Namespace, NetworkName, ServiceName};
 use meshfed_model::network::{Cidr, Network};
 use meshfed_model::offer::Exported;
-use meshfed_model::policy::FailoverSpec;
+use meshfed_model::policy::{FailoverSpec, FleetSettings};
 use meshfed_model::service::{PortProtocol, ServicePort, ServiceTraits, ServiceType};
 use meshfed_model::sorted::SortedSet;
 
@@ -334,6 +334,8 @@ pub struct FleetPolicies {
     pub failover: Vec<(FleetSource, meshfed_crds::FailoverPolicyObject)>,
     /// Export policies: they bind every cluster.
     pub export: Vec<meshfed_crds::ExportPolicyObject>,
+    /// Its settings, which the cluster's own override one by one.
+    pub settings: FleetSettings,
 }
 
 /// The failover policy that holds for a service.

@@ -16,7 +16,7 @@ mod watch;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use meshfed_crds::{Bounds, Change, FileChange, LastGood, ObjectError};
+use meshfed_crds::{Bounds, Change, FileChange, LastGood, ObjectError, OutboundPolicy};
 use meshfed_model::version::Version;
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::files::FileError;
@@ -125,14 +125,18 @@ fn path_of(change: &FileChange) -> Arc<str> {
     }
 }
 
-/// The body of `GET /debug/source`: the source's own faults and those of the index.
+/// The body of `GET /debug/source`: the source's own faults and those of the index, and the settings that hold with the
+/// object that says so (null: nobody does).
 #[must_use]
 pub fn debug_body<'a>(
     version: Version,
     objects: usize,
+    outbound: Option<(OutboundPolicy, &str)>,
     errors: impl Iterator<Item = &'a ObjectError>,
 ) -> serde_json::Value {
+    let (policy, said_by) = outbound.map_or((OutboundPolicy::default(), None), |(policy, by)| (policy, Some(by)));
     serde_json::json!({
+        "settings": {"outboundTrafficPolicy": {"value": policy.as_str(), "saidBy": said_by}},
         "epoch": version.epoch.to_string(),
         "revision": version.revision.to_string(),
         "objects": objects,

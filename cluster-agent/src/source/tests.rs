@@ -108,7 +108,7 @@ async fn last_good_objects_survive_faults_and_a_restart() {
     fs::write(root.join("a.yaml"), service("a", 3)).unwrap();
     let update = source.until("a=3 b=2 d=4").await;
     assert_eq!(update.errors.len(), 1);
-    let body = debug_body(update.version, update.objects, update.errors.iter());
+    let body = debug_body(update.version, update.objects, None, update.errors.iter());
     assert_eq!((&body["epoch"], &body["revision"], &body["objects"]), (&"2".into(), &"2".into(), &3.into()));
     let error = body["errors"][0].as_object().unwrap();
     let keys: Vec<&str> = error.keys().map(String::as_str).collect();

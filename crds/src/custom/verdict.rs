@@ -142,8 +142,8 @@ mod tests {
 
     /// Each state has its conditions, and `Reconciling` and `Stalled` stand only while they are true.
     ///
-    /// Mutations seen to fail: `is_error` not asked; `NamespaceNotAllowed` told as `Invalid`; a name that nobody has taken
-    /// for a fault of the object.
+    /// Mutations seen to fail: `is_error` not asked; `NamespaceNotAllowed` told as `Invalid`; names that nobody has
+    /// passed over.
     #[test]
     fn a_status_says_what_was_found() {
         use ConditionStatus::{False, True, Unknown};

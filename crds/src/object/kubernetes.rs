@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use meshfed_model::names::{Namespace, NetworkName, ServiceName};
+pub use meshfed_model::policy::OutboundPolicy;
 use serde::{Deserialize, Serialize};
 
 use super::{Labels, WorkloadPorts};
@@ -118,16 +119,6 @@ pub struct PeerAuthenticationObject {
     pub mode: Option<MtlsMode>,
     /// Whether it is about some workloads only (`spec.selector`): such a one has no effect yet.
     pub selects: bool,
-}
-
-/// What a captured workload may reach besides the mesh (`Mesh`, `spec.outboundTrafficPolicy`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum OutboundPolicy {
-    /// Everything.
-    #[default]
-    AllowAny,
-    /// Nothing.
-    RegistryOnly,
 }
 
 /// Settings of a mesh (`contracts.md` 1.16): `Mesh/local` of a member, `Mesh/default` of the fleet.

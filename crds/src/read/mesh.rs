@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use meshfed_model::names::{Namespace, check_label};
+use meshfed_model::sni::CLUSTERSET_DOMAIN;
 
 use super::common::Reader;
 use crate::error::Code;
@@ -59,10 +60,6 @@ pub(super) fn read_mesh(r: &mut Reader<'_>) -> Option<MeshObject> {
         r.find(Code::WrongSource, node.place, "metadata.name", message, Some(format!("name it {wanted}")));
         return None;
     }
-    if wanted == DEFAULT {
-        let message = "the hub does not pass the fleet's settings on yet; each member's Mesh/local holds".to_owned();
-        r.find(Code::NoEffectYet, r.object.place, "spec", message, None);
-    }
     let outbound = match r.get(&["spec", "outboundTrafficPolicy"]).and_then(Node::text) {
         Some("REGISTRY_ONLY") => Some(OutboundPolicy::RegistryOnly),
         Some("ALLOW_ANY") => Some(OutboundPolicy::AllowAny),
@@ -77,5 +74,12 @@ pub(super) fn read_mesh(r: &mut Reader<'_>) -> Option<MeshObject> {
             Ok(Arc::from(text))
         })
     });
+    if clusterset_domain.as_deref().is_some_and(|domain| domain != CLUSTERSET_DOMAIN)
+        && let Some(node) = r.get(&["spec", "clustersetDomain"])
+    {
+        let message =
+            format!("imports are called {CLUSTERSET_DOMAIN} in this version; another domain is kept, and passed on");
+        r.find(Code::NoEffectYet, node.place, "spec.clustersetDomain", message, None);
+    }
     Some(MeshObject { name: Arc::clone(&r.key.name), outbound, clusterset_domain })
 }

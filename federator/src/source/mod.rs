@@ -15,7 +15,9 @@ use meshfed_crds::api_server::{ApiServer, ConnectError, Selection, connect};
 use meshfed_crds::directory::{Stamp, Walker};
 use meshfed_crds::error::errors_by_code;
 use meshfed_crds::{Body, FileChange, Kind, LastGood, Object, ObjectError, PolicyTarget as WrittenTarget, Scope};
-use meshfed_model::policy::{ExportPolicy, FailoverPolicy, FleetPolicies, PolicySource, PolicyTarget, ServicePattern};
+use meshfed_model::policy::{
+    ExportPolicy, FailoverPolicy, FleetPolicies, FleetSettings, PolicySource, PolicyTarget, ServicePattern,
+};
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::files::{self, FileError};
 use meshfed_runtime::metrics::Metrics;
@@ -261,8 +263,12 @@ impl FleetSource {
                 | Body::Pod(_)
                 | Body::Node(_)
                 | Body::PeerAuthentication(_) => {}
-                // Its warning says so: members hold by their own settings until the hub passes these on.
-                Body::Mesh(_) => {}
+                Body::Mesh(mesh) => {
+                    policies.settings = FleetSettings {
+                        outbound: mesh.outbound,
+                        clusterset_domain: mesh.clusterset_domain.as_deref().map(str::to_owned),
+                    };
+                }
             }
         }
         policies

@@ -185,9 +185,12 @@ fn a_member_has_its_own_settings_and_the_fleet_has_its() {
             ),
         )
     };
-    let object =
-        only(&of(Scope::Member, "local", "{outboundTrafficPolicy: REGISTRY_ONLY, clustersetDomain: set.example}"));
+    let found = of(Scope::Member, "local", "{outboundTrafficPolicy: REGISTRY_ONLY, clustersetDomain: set.example}");
+    // Kept and passed on; nobody serves another domain yet.
+    assert_eq!(codes(&found), [(Code::NoEffectYet, "spec.clustersetDomain")]);
+    let object = found.declared.values().next().unwrap().object.clone().unwrap();
     let Body::Mesh(mesh) = &object.body else { panic!() };
+    only(&of(Scope::Member, "local", "{clustersetDomain: clusterset.local}"));
     assert_eq!(
         (mesh.outbound, mesh.clusterset_domain.as_deref()),
         (Some(OutboundPolicy::RegistryOnly), Some("set.example"))
@@ -202,7 +205,7 @@ fn a_member_has_its_own_settings_and_the_fleet_has_its() {
         let found = of(scope, name, "{}");
         assert!(found.errors.is_empty() && found.declared.is_empty(), "{scope:?}");
     }
-    assert_eq!(codes(&of(Scope::Hub, "default", "{}")), [(Code::NoEffectYet, "spec")]);
+    only(&of(Scope::Hub, "default", "{outboundTrafficPolicy: ALLOW_ANY}"));
 }
 
 /// Mutation seen to fail: `r.scope == Scope::Member` of `read_policy` left out of the condition; `!r.scope.is_fleet()`
