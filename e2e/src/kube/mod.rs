@@ -6,6 +6,7 @@ mod api_server;
 mod client;
 mod cluster;
 pub mod fleet;
+pub mod health;
 mod ledger;
 mod raw;
 
@@ -13,6 +14,7 @@ pub use api_server::ApiServer;
 pub use client::Client;
 pub use cluster::Cluster;
 pub use fleet::Fleet;
+pub use health::{Health, health};
 pub use ledger::Ledger;
 pub use raw::Raw;
 

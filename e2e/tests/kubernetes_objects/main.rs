@@ -2,5 +2,7 @@
 //! them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod gitops;
+mod health;
 mod statuses;
 mod world;
