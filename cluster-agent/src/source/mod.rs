@@ -134,9 +134,9 @@ pub fn debug_body<'a>(
     outbound: Option<(OutboundPolicy, &str)>,
     errors: impl Iterator<Item = &'a ObjectError>,
 ) -> serde_json::Value {
-    let (policy, said_by) = outbound.map_or((OutboundPolicy::default(), None), |(policy, by)| (policy, Some(by)));
+    let (policy, said_by) = outbound.unzip();
     serde_json::json!({
-        "settings": {"outboundTrafficPolicy": {"value": policy.as_str(), "saidBy": said_by}},
+        "settings": {"outboundTrafficPolicy": {"value": policy.unwrap_or_default().as_str(), "saidBy": said_by}},
         "epoch": version.epoch.to_string(),
         "revision": version.revision.to_string(),
         "objects": objects,
