@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(60);
 fn holds(fleet: &Fleet, cluster: &str, wanted: &Value) {
     until(&format!("{cluster} holds by {wanted}"), SOON, || {
         let admin = fleet.admin(cluster).ok_or("no admin port yet")?;
-        let page = http::get(admin, "/debug/source").map_err(|e| e.to_string())?;
+        let page = http::get(admin, "/debug/source")?;
         let found: Value = serde_json::from_str(&page.body).map_err(|e| e.to_string())?;
         let found = &found["settings"]["outboundTrafficPolicy"];
         if found == wanted { Ok(()) } else { Err(found.to_string()) }
