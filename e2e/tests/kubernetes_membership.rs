@@ -169,6 +169,9 @@ fn a_cluster_joins_and_leaves_by_an_object() {
         let data = world.identity()["data"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         if data.iter().all(|key| key.starts_with("ca.")) { Ok(()) } else { Err(format!("{data:?}")) }
     });
+    let again = run(Command::new(meshfed()).args(["leave", "--kube", "--kubeconfig"]).arg(world.api.kubeconfig()));
+    assert_eq!(again.code, 0, "{again:?}");
+    assert!(again.stderr.contains("meshfed-system has no Membership"), "nothing is left without a word: {again:?}");
     assert_eq!(world.join(&second, "30s").code, 0);
     world.until_condition("Ready", "True Ready");
     assert_eq!(world.identity()["data"]["ca.key.pem"], before["data"]["ca.key.pem"], "nobody has to trust a new key");

@@ -12,7 +12,7 @@ use meshfed_crds::custom::Membership;
 use meshfed_runtime::telemetry::chain;
 
 use crate::exit::{Failure, Outcome};
-use crate::output::print;
+use crate::output::{print, remark};
 
 /// Arguments of `meshfed leave`.
 ///
@@ -65,6 +65,12 @@ async fn by_object(place: Place, timeout: Duration) -> Outcome {
     let failed = |error: kube::Error| Failure::failed(format!("the API server: {}", chain(&error)));
     let memberships: Api<Membership> = Api::namespaced(place.client, &place.namespace);
     let found = memberships.list(&kube::api::ListParams::default()).await.map_err(failed)?;
+    if found.items.is_empty() {
+        let namespace = &place.namespace;
+        remark(&format!(
+            "namespace {namespace} has no Membership: nothing to leave; is it the release's? See --namespace"
+        ));
+    }
     for membership in found.items {
         let (Some(name), Some(uid)) = (membership.metadata.name, membership.metadata.uid) else { continue };
         memberships.delete(&name, &DeleteParams::default()).await.map_err(failed)?;

@@ -121,7 +121,8 @@ fn the_agent_may_what_is_listed_and_nothing_else() {
 /// With the agent's token nobody takes over a Service that is not meshfed's, nor makes one that sends requests somewhere,
 /// nor gives endpoints to another's; nobody but the agent writes a ServiceImport. What the agent needs goes through.
 ///
-/// Mutation seen to fail: the expression on `oldObject` taken out of `admission.yaml`.
+/// Mutations seen to fail: the expression on `oldObject` taken out of `admission.yaml`. Not tried yet: the policy on
+/// ConfigMaps taken out.
 #[test]
 fn admission_holds_the_agent_to_what_is_its_own() {
     let (server, agent) = installed("meshfed-cluster", &json!({}), "meshfed-system", "meshfed-agent");
@@ -186,6 +187,19 @@ fn admission_holds_the_agent_to_what_is_its_own() {
         agent.kubectl(&["-n", "shop", "label", "--overwrite", "service", DERIVED, "app.kubernetes.io/managed-by=me"]);
     assert!(unlabelled.stderr.contains("are and stay labelled"), "{}", unlabelled.stderr);
     assert!(agent.kubectl(&["-n", "shop", "delete", "service", "bank"]).stderr.contains("are and stay labelled"));
+
+    // What its role lets it make is held by name, and endpoints that are another's stay as they are.
+    let other = labelled("v1", "ConfigMap", "kube-root-ca.crt", json!({ "data": { "ca.crt": "evil" } }));
+    let made = agent.kubectl_with(&["create", "--validate=false", "-f", "-"], &other.to_string());
+    assert!(made.stderr.contains("only the ConfigMap meshfed-trust"), "{}{}", made.stdout, made.stderr);
+    let mut theirs = slice("bank-1", Some("bank"));
+    theirs["metadata"]["labels"] = json!({ "kubernetes.io/service-name": "bank" });
+    server.apply(&theirs.to_string());
+    let taken = apply(&agent, &slice("bank-1", None));
+    assert!(taken.stderr.contains("are and stay labelled"), "{}{}", taken.stdout, taken.stderr);
+    assert!(
+        agent.kubectl(&["-n", "shop", "delete", "endpointslice", "bank-1"]).stderr.contains("are and stay labelled")
+    );
 
     // The administrator is not held to anything but imports, which even he only deletes.
     let by_hand = server.kubectl(&["-n", "shop", "annotate", "serviceimport", "b", "a=b"]);
