@@ -326,6 +326,11 @@ impl Watch {
                 ask.args(["-H", &format!("Authorization: Bearer {}", token.trim())]);
                 let body = run(ask.arg(format!("https://{api}/api/v1/services/shop/b/endpoints?from=west&port=8080")));
                 let found: Value = serde_json::from_str(&body.stdout).unwrap_or_default();
+                // The API answers 50 questions a second, and others of this test ask, too.
+                std::thread::sleep(Duration::from_millis(50));
+                if found["code"] == "MF1429" {
+                    continue;
+                }
                 if found["items"].as_array().is_none_or(Vec::is_empty) {
                     lost.push(body.stdout);
                 }

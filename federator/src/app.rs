@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::admin_secret::AdminSecret;
 use crate::clusters::{self, Declared};
 use crate::config::{Config, FederatorArgs};
-use crate::fleet::{Declarations, FleetNames, FleetRead, Inputs};
+use crate::fleet::{Declarations, FleetNames, FleetRead, Inputs, Revisions};
 use crate::http::{self, Api, Standing};
 use crate::members::claims::StoredClaims;
 use crate::members::leaves::StoredLeaves;
@@ -231,7 +231,7 @@ impl Federator {
         let ended = |name: &'static str, reason: String| Ended { name, reason };
         let claims = StoredClaims::open(registry.store().clone(), Arc::clone(registry.revisions()))
             .map_err(|error| ended("claims", chain(&error)))?;
-        let (policies, source) = (watch::Sender::new(Arc::new(FleetPolicies::default())), source);
+        let policies = watch::Sender::new(Arc::new(FleetPolicies::default()));
         if let Some(source) = &source {
             policies.send_replace(Arc::new(source.policies(registry.revisions().bump())));
         }
@@ -254,23 +254,18 @@ impl Federator {
         tasks.spawn("upkeep", upkeep(Arc::clone(&registry), policies.clone(), Arc::clone(&metrics), watch.clone()));
         let mut debug = axum::Router::new();
         if let Some(mut source) = source {
-            source.serve_faults(&metrics, Arc::clone(&hub) as Arc<dyn FleetNames>);
+            let names = Arc::clone(&hub) as Arc<dyn FleetNames>;
+            source.serve_faults(&metrics, Arc::clone(&names));
             let faults = source.faults();
             debug = debug.route("/debug/source", axum::routing::get(move || std::future::ready(source_page(&faults))));
-            let revisions = Arc::clone(registry.revisions());
-            if let Some(place) = config.source.clone() {
-                let names = Arc::clone(&hub) as Arc<dyn FleetNames>;
-                let of_hub = statuses::Hub { standing: source.standing(), names, revisions: Arc::clone(&revisions) };
-                tasks.spawn("statuses", statuses::keep(place, of_hub, watch.clone()));
-            }
-            tasks.spawn("fleet source", source::follow(source, policies, revisions, watch.clone()));
+            follow(source, &config, names, policies, Arc::clone(registry.revisions()), tasks, &watch);
         }
         let enroll = Enroll::new(Arc::clone(&registry), Arc::clone(&hub) as Arc<dyn FleetRead>, &metrics)
             .with_declarations(declarations(&config));
         let routes = enroll.routes(tonic::service::Routes::new(hub.service()));
         let tls = agents_and_joiners(&trust).map_err(|error| ended("grpc", error.to_string()))?;
-        let metrics_of_grpc = ConnectionMetrics::register(&metrics, "meshfed_grpc");
-        let options = ServeOptions { limits: limits(config.args.drain_timeout), metrics: metrics_of_grpc };
+        let counted = ConnectionMetrics::register(&metrics, "meshfed_grpc");
+        let options = ServeOptions { limits: limits(config.args.drain_timeout), metrics: counted };
         tasks.spawn("grpc", grpc::serve_tls(grpc_listeners, tls, routes, watch.clone(), options));
 
         let api = Api {
@@ -287,8 +282,7 @@ impl Federator {
         };
         if !http.is_empty() {
             let counted = ConnectionMetrics::register(&metrics, "meshfed_http");
-            let served = http::serve(http, credentials.tls(), http::router(api), watch.clone(), counted);
-            tasks.spawn("http", served);
+            tasks.spawn("http", http::serve(http, credentials.tls(), http::router(api), watch.clone(), counted));
         }
         tasks.spawn("credentials", http::follow(credentials, watch.clone()));
         let admin_server = AdminServer::new(readiness, metrics).config(config.shown()).route(debug);
@@ -298,6 +292,23 @@ impl Federator {
         guards.into_iter().for_each(meshfed_runtime::readiness::Guard::ready);
         Ok(())
     }
+}
+
+/// Follows the fleet's policies and settings, and on Kubernetes says what became of them.
+fn follow(
+    source: FleetSource,
+    config: &Config,
+    names: Arc<dyn FleetNames>,
+    policies: watch::Sender<Arc<FleetPolicies>>,
+    revisions: Arc<Revisions>,
+    tasks: &mut TaskGroup,
+    drain: &drain::Watch,
+) {
+    if let Some(place) = config.source.clone() {
+        let of_hub = statuses::Hub { standing: source.standing(), names, revisions: Arc::clone(&revisions) };
+        tasks.spawn("statuses", statuses::keep(place, of_hub, drain.clone()));
+    }
+    tasks.spawn("fleet source", source::follow(source, policies, revisions, drain.clone()));
 }
 
 /// On Kubernetes: what tokens may leave out.

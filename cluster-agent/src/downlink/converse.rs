@@ -181,9 +181,18 @@ impl Link {
         self.know(welcome.federators);
         let held = welcome.held_offer.map(Version::from).unwrap_or_default();
         // What others of this cluster have offered is not this agent's to number before it leads.
-        if !follows && held > self.ledger.version() {
-            tracing::warn!(%held, ours = %self.ledger.version(), "the hub holds a later offer; a new epoch begins");
-            self.renumber(held.epoch)?;
+        if !follows {
+            let led = match role {
+                Role::Leads(epoch) => Some(epoch),
+                Role::Alone | Role::Follows(_) => None,
+            };
+            // Agents of one cluster number what each of them reads: the same number may be another offer.
+            let is_anothers = led.is_some() && led != self.led && held != Version::default();
+            if is_anothers || held > self.ledger.version() {
+                tracing::info!(%held, ours = %self.ledger.version(), "the hub holds what was not offered under this numbering; a new epoch begins");
+                self.renumber(held.epoch)?;
+            }
+            self.led = led;
         }
         self.pending.interest = false;
         self.pending.report = self.report.is_some();

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshfed_api::border::{Ack, NAMESPACES_MAX, Seniority};
+use meshfed_api::border::{Ack, LeaseEpoch, NAMESPACES_MAX, Seniority};
 use meshfed_api::proto::federation as wire;
 use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::{Principal, SpiffeId, TrustDomain};
@@ -171,6 +171,8 @@ pub struct Link {
     journal: OfferJournal,
     /// Whether the journal holds all that the ledger does: only then it is sent.
     pub(super) journaled: bool,
+    /// The holding of the Lease under which what the hub holds was numbered here.
+    pub(super) led: Option<LeaseEpoch>,
     pub(super) store: ViewStore,
     pub(super) bundles: Bundles,
     /// What the core has been handed of each origin, with the hub's filter.
@@ -220,6 +222,7 @@ impl Link {
             ledger,
             journal,
             journaled: true,
+            led: None,
             store,
             bundles,
             vector: loaded.changes.iter().map(|c| (c.origin.clone(), (c.delta.version, c.filter))).collect(),

@@ -8,10 +8,13 @@ mod world;
 use std::path::Path;
 use std::time::Duration;
 
+use meshfed_api::border::LeaseEpoch;
 use meshfed_cluster_agent::downlink::renew;
+use meshfed_cluster_agent::lease::Role;
 use meshfed_federator::fleet::{EndpointsError, EndpointsQuery, FleetRead};
 use meshfed_model::names::ClusterName;
 use meshfed_runtime::clock;
+use tokio::sync::watch;
 
 use authorities::*;
 use world::*;
@@ -175,4 +178,39 @@ async fn an_identity_is_renewed_while_it_is_used_and_after_it_has_expired() {
     assert_eq!(world.server.count("meshfed_offer_complete", &["east"]), 1, "nothing is sent twice");
     east.stop().await;
     west.stop().await;
+}
+
+/// Agents of one cluster number what each of them reads, so two offers may have one number: the one that leads from now on
+/// sends its own whole, also where the number says that the hub has it.
+///
+/// Mutation seen to fail: `is_anothers` false.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_agent_that_leads_sends_its_own_offer() {
+    let world = World::start();
+    let epoch = |transitions| LeaseEpoch { since: 1, transitions };
+    let (lead, first) = watch::channel(Role::Leads(epoch(0)));
+    let east = Agent::start_as(&world.dir.path().join("east"), "a", first);
+    let west = world.agent("west");
+    east.everything(2);
+    west.everything(0);
+    until("west sees both", || west.services() == 2).await;
+    world.quiet().await;
+    // As two volumes are that were the same: the same numbers from here on.
+    let copy = world.dir.path().join("other");
+    let copied = std::process::Command::new("cp").arg("-r").arg(world.dir.path().join("east")).arg(&copy).status();
+    assert!(copied.unwrap().success());
+    let (follow, second) = watch::channel(Role::Follows(epoch(0)));
+    let other = Agent::start_as(&copy, "b", second);
+    other.everything(2);
+    east.offer(0, 5);
+    other.offer(1, 7);
+    until("west sees what the leader says", || west.ready(0) == Some(5)).await;
+    assert_eq!(west.ready(1), Some(1));
+
+    lead.send_replace(Role::Follows(epoch(1)));
+    follow.send_replace(Role::Leads(epoch(1)));
+    until("west sees what the next leader says", || (west.ready(0), west.ready(1)) == (Some(1), Some(7))).await;
+    for agent in [east, other, west] {
+        agent.stop().await;
+    }
 }

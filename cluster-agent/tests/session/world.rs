@@ -123,14 +123,19 @@ pub(super) struct Agent {
 
 impl Agent {
     pub(super) fn start(data_dir: &Path) -> Self {
+        Self::start_as(data_dir, "", watch::channel(Role::Alone).1)
+    }
+
+    /// One of several of its cluster.
+    pub(super) fn start_as(data_dir: &Path, instance: &str, role: watch::Receiver<Role>) -> Self {
         let file = AgentFile::read(data_dir).unwrap();
         let own = file.cluster.clone();
         let config = LinkConfig {
             data_dir: data_dir.to_owned(),
             file,
             replica: 0,
-            instance: String::new(),
-            role: watch::channel(Role::Alone).1,
+            instance: instance.to_owned(),
+            role,
             identity: Arc::new(IdentityStore::new(renew::load(data_dir).unwrap())),
             trust: Arc::new(TrustStore::new()),
         };
