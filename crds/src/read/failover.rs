@@ -177,8 +177,12 @@ fn duration(r: &mut Reader<'_>, key: &str) -> u32 {
     let Some(node) = r.get(&["spec", key]) else { return HOLD_SECONDS };
     let remedy = "write hours, minutes and seconds, say \"30s\" or \"1m30s\", at most 24h";
     let Some(seconds) = r.parsed(node, &field, remedy, parse_duration) else { return HOLD_SECONDS };
-    let message = format!("is kept and shown, but {key} is not in this version: it has no effect yet");
-    r.find(Code::NoEffectYet, node.place, &field, message, None);
+    // The schema of an API server writes the default into every object: nobody has asked for it.
+    let is_default = matches!(r.scope, Scope::Member | Scope::Hub) && seconds == HOLD_SECONDS;
+    if !is_default {
+        let message = format!("is kept and shown, but {key} is not in this version: it has no effect yet");
+        r.find(Code::NoEffectYet, node.place, &field, message, None);
+    }
     seconds
 }
 

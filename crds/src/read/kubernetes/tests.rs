@@ -245,3 +245,20 @@ fn a_policy_of_a_member_speaks_for_its_own_namespace() {
     assert_eq!(codes(&unsaid), [(Code::InvalidValue, "spec.targetRef.namespace")]);
     assert_eq!(Kind::ALL.iter().filter(|k| k.is_cluster_scoped()).count(), 3);
 }
+
+/// What the schema of an API server writes by itself is no wish of anybody's; what differs from it is.
+///
+/// Mutation seen to fail: `is_default` false.
+#[test]
+fn a_default_of_the_schema_is_not_warned_of() {
+    let policy = |hold: &str| {
+        format!(
+            "apiVersion: federation.meshfed.io/v1alpha1\nkind: FailoverPolicy\nmetadata: {{name: p, namespace: shop}}\n\
+             spec: {{targetRef: {{kind: Service, name: b}}, tiers: [{{select: [{{relative: any}}]}}], holdDown: {hold}, rampUp: 30s}}\n"
+        )
+    };
+    let _nothing_amiss = only(&read(Scope::Member, &policy("30s")));
+    assert_eq!(codes(&read(Scope::Member, &policy("1m"))), [(Code::NoEffectYet, "spec.holdDown")]);
+    let in_a_file = read(Scope::Cluster, &policy("30s"));
+    assert_eq!(codes(&in_a_file), [(Code::NoEffectYet, "spec.holdDown"), (Code::NoEffectYet, "spec.rampUp")]);
+}
