@@ -48,6 +48,8 @@ fn the_walk_of_the_contracts() {
             other => Err(format!("{other:?}")),
         }
     });
+    // The fleet is ready: gateways, ports, and every injected pod.
+    walk.hub(&["status", "--wait", "--timeout", "120s"]);
     let import = |path: &str| walk.west.ok(&["-n", "shop", "get", "serviceimport", "-o", &format!("jsonpath={path}")]);
     assert_eq!(import("{.items[0].status.clusters[*].cluster}"), "east");
     let table = walk.west.ok(&["-n", "shop", "get", "serviceimport"]);
