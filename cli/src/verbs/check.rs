@@ -11,11 +11,12 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::ListParams;
 use kube::{Api, Client};
-use meshfed_cluster_agent::membership::connect::{self, Place};
+use meshfed_cluster_agent::membership::connect::Place;
 use meshfed_crds::custom::{ConditionStatus, Membership};
 use meshfed_runtime::telemetry::chain;
 use serde_json::{Value, json};
 
+use super::place::PlaceArgs;
 use crate::exit::{FINDINGS, Failure, Outcome};
 use crate::output::{Column, Format, OutputArgs, column, print, table, text};
 
@@ -89,15 +90,8 @@ pub struct CheckArgs {
     /// With --pre: the hub's gRPC port, which has to accept a connection from here
     #[arg(long, value_name = "https://HOST:PORT", value_parser = hub, requires = "pre")]
     hub: Option<Hub>,
-    /// A context of the kubeconfig [default: its current one]
-    #[arg(long, value_name = "NAME")]
-    context: Option<String>,
-    /// The kubeconfig [default: KUBECONFIG, else ~/.kube/config; in a pod its service account]
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<std::path::PathBuf>,
-    /// The namespace of the chart's release
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "meshfed-system")]
-    namespace: String,
+    #[command(flatten)]
+    place: PlaceArgs,
     /// Leave a check out, by its id; may be repeated
     #[arg(long, value_name = "ID", value_parser = known_id)]
     skip: Vec<String>,
@@ -166,10 +160,7 @@ impl Found {
 
 /// Checks, prints, and exits 0 when nothing fails, 79 otherwise.
 pub async fn run(args: CheckArgs) -> Outcome {
-    let options =
-        connect::Options { kubeconfig: args.kubeconfig, context: args.context, namespace: Some(args.namespace) };
-    let Place { client, namespace } =
-        connect::connect(&options).await.map_err(|error| Failure::bad_input(chain(&error)))?;
+    let Place { client, namespace } = args.place.connect().await?;
     let deadline = tokio::time::Instant::now() + args.wait;
     let found = loop {
         let found =

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
-use meshfed_cluster_agent::membership::connect::{self, Place};
+use meshfed_cluster_agent::membership::connect::Place;
 use meshfed_runtime::telemetry::chain;
 
+use super::place::PlaceArgs;
 use crate::exit::{Failure, Outcome};
 use crate::output::print;
 
@@ -41,15 +42,8 @@ struct CorefileArgs {
     /// The domain of imported names
     #[arg(long, value_name = "DOMAIN", default_value = DOMAIN)]
     domain: String,
-    /// A context of the kubeconfig [default: its current one]
-    #[arg(long, value_name = "NAME")]
-    context: Option<String>,
-    /// The kubeconfig [default: KUBECONFIG, else ~/.kube/config; in a pod its service account]
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<std::path::PathBuf>,
-    /// The namespace of the chart's release
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "meshfed-system")]
-    namespace: String,
+    #[command(flatten)]
+    place: PlaceArgs,
 }
 
 /// Prints.
@@ -60,20 +54,14 @@ pub async fn run(args: DnsArgs) -> Outcome {
     if domain.len() > 253 || !domain.split('.').all(label) {
         return Err(Failure::usage(format!("--domain '{}' is no DNS name", args.domain)));
     }
-    let addresses = if args.address.is_empty() { asked(&args).await? } else { args.address };
+    let addresses = if args.address.is_empty() { asked(args.place).await? } else { args.address };
     print(&stanza(&domain, &addresses));
     Ok(0)
 }
 
 /// The addresses of the agent's Service.
-async fn asked(args: &CorefileArgs) -> Result<Vec<IpAddr>, Failure> {
-    let options = connect::Options {
-        kubeconfig: args.kubeconfig.clone(),
-        context: args.context.clone(),
-        namespace: Some(args.namespace.clone()),
-    };
-    let Place { client, namespace } =
-        connect::connect(&options).await.map_err(|error| Failure::bad_input(chain(&error)))?;
+async fn asked(place: PlaceArgs) -> Result<Vec<IpAddr>, Failure> {
+    let Place { client, namespace } = place.connect().await?;
     let services: Api<Service> = Api::namespaced(client, &namespace);
     let service = services.get_opt(AGENT).await;
     let service = service.map_err(|error| Failure::failed(format!("the API server: {}", chain(&error))))?;

@@ -13,6 +13,7 @@ mod join;
 mod join_kube;
 mod later;
 mod leave;
+mod place;
 mod plan;
 mod proxy;
 mod reactor;
