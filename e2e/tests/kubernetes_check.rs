@@ -221,7 +221,7 @@ fn what_is_less_than_its_user_thinks_is_a_warning() {
 /// Mutation seen to fail: `fine ||` taken out of the loop (then it ends at its deadline only).
 #[test]
 fn waiting_ends_with_the_last_finding() {
-    let server = ApiServer::start();
+    let mut server = ApiServer::start();
     let mut command = server.command(meshfed());
     command.args(["check", "--wait", "1h"]);
     let logs = tempfile::tempdir().unwrap();
@@ -237,6 +237,9 @@ fn waiting_ends_with_the_last_finding() {
         &json!({ "replicas": 1, "availableReplicas": 1, "readyReplicas": 1 }),
     );
     server.apply(&membership("meshfed"));
+    // An API server that is away for some seconds is waited for, too.
+    server.kill();
+    server.start_again();
     waiting.assert_alive();
     set_status(
         &server,
@@ -278,6 +281,9 @@ fn before_an_installation_each_check_says_what_would_be_in_the_way() {
     let _injected = label("federation.meshfed.io/injection=enabled");
     only_of(pre(&[]), "MF0012", &["shop (baseline)", "NET_ADMIN", "enforce=privileged"]);
     let _allows = label("pod-security.kubernetes.io/enforce=privileged");
+    let _mistyped = label("federation.meshfed.io/injection=enable");
+    only_of(pre(&[]), "MF0015", &["shop (enable)", "without a sidecar", "injection=enabled"]);
+    let _mended = label("federation.meshfed.io/injection=disabled");
 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let hub = format!("--hub=https://{}", listener.local_addr().unwrap());

@@ -52,8 +52,9 @@ mod id {
     pub(super) const POD_SECURITY: Id = Id("MF0012", "pod-security");
     pub(super) const CLOCK: Id = Id("MF0013", "clock");
     pub(super) const HUB: Id = Id("MF0014", "hub");
+    pub(super) const LABELS: Id = Id("MF0015", "injection-labels");
 
-    pub(super) const ALL: [Id; 14] = [
+    pub(super) const ALL: [Id; 15] = [
         KINDS,
         AGENT,
         GATEWAY,
@@ -68,6 +69,7 @@ mod id {
         POD_SECURITY,
         CLOCK,
         HUB,
+        LABELS,
     ];
 }
 
@@ -163,13 +165,16 @@ pub async fn run(args: CheckArgs) -> Outcome {
     let Place { client, namespace } = args.place.connect().await?;
     let deadline = tokio::time::Instant::now() + args.wait;
     let found = loop {
-        let found =
-            if args.pre { before::look(&client, args.hub.as_ref()).await? } else { look(&client, &namespace).await? };
-        let found: Vec<Found> = found.into_iter().filter(|f| !args.skip.iter().any(|skip| skip == f.id.0)).collect();
-        let fine = !found.iter().any(Found::fails);
+        let looked =
+            if args.pre { before::look(&client, args.hub.as_ref()).await } else { look(&client, &namespace).await };
+        let found = looked.map(|all| {
+            let wanted = |f: &Found| !args.skip.iter().any(|skip| skip == f.id.0);
+            all.into_iter().filter(wanted).collect::<Vec<_>>()
+        });
+        let fine = found.as_ref().is_ok_and(|found| !found.iter().any(Found::fails));
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         if fine || left.is_zero() {
-            break found;
+            break found?;
         }
         tokio::time::sleep(POLL.min(left)).await;
     };
@@ -220,6 +225,7 @@ async fn look(client: &Client, namespace: &str) -> Result<Vec<Found>, Failure> {
         }
     }
     found.push(member(&listed, namespace));
+    found.extend(release::injection_labels(client).await?);
     if agent.is_some() {
         found.extend(release::cluster_dns(client, namespace).await?);
     }

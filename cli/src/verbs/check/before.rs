@@ -32,6 +32,7 @@ pub(super) async fn look(client: &Client, hub: Option<&super::Hub>) -> Result<Ve
     found.push(version(client).await?);
     found.push(kinds(client).await?);
     found.push(pod_security(client).await?);
+    found.extend(super::release::injection_labels(client).await?);
     found.push(clocks(client).await?);
     if let Some(hub) = hub {
         found.push(reach(hub).await);

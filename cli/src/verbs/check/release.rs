@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
+use kube::api::ListParams;
 use kube::{Api, Client};
 
 use super::{Found, id, refused};
@@ -17,6 +18,10 @@ const CORE_DNS: [&str; 2] = ["coredns", "coredns-custom"];
 const SYSTEM: &str = "kube-system";
 /// Addresses of gateways, `IP:PORT` and `,` between.
 const ADDRESSES: &str = "federation.meshfed.io/gateway-addresses";
+/// Whether a namespace's pods are injected.
+const INJECTION: &str = "federation.meshfed.io/injection";
+/// Namespaces that are named.
+const NAMESPACES_MAX: u32 = 100;
 /// Addresses that are dialled.
 const ADDRESSES_MAX: usize = 64;
 /// How long an address may take to accept a connection.
@@ -64,6 +69,32 @@ pub(super) async fn cluster_dns(client: &Client, namespace: &str) -> Result<Opti
     } else {
         let message = format!("CoreDNS forwards {domain} to {}, and the agent is at {wanted}", targets.join(" "));
         Found::warn(id::DNS, message, remedy)
+    }))
+}
+
+/// Whether a namespace's label for injection has a value that means nothing: no webhook is asked about its pods, which
+/// start without a sidecar. None: namespaces may not be listed by whom we are.
+pub(super) async fn injection_labels(client: &Client) -> Result<Option<Found>, Failure> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let odd = format!("{INJECTION},{INJECTION} notin (enabled,disabled)");
+    let listed = match namespaces.list(&ListParams::default().labels(&odd).limit(NAMESPACES_MAX)).await {
+        Ok(list) => list.items,
+        Err(kube::Error::Api(status)) if status.code == 403 => return Ok(None),
+        Err(error) => return Err(refused(&error)),
+    };
+    let said = |n: &Namespace| {
+        let value = n.metadata.labels.as_ref()?.get(INJECTION)?;
+        Some(format!("{} ({value})", n.metadata.name.as_deref().unwrap_or_default()))
+    };
+    let odd: Vec<String> = listed.iter().filter_map(said).collect();
+    Ok(Some(if odd.is_empty() {
+        Found::pass(id::LABELS, format!("every label {INJECTION} of a namespace is enabled or disabled"))
+    } else {
+        let message = format!(
+            "pods start without a sidecar, for {INJECTION} is neither enabled nor disabled: {}",
+            odd.join(", ")
+        );
+        Found::fail(id::LABELS, message, format!("kubectl label --overwrite namespace NAME {INJECTION}=enabled"))
     }))
 }
 
