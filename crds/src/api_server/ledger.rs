@@ -43,7 +43,12 @@ impl Ledger {
                 self.listed.insert(kind, BTreeSet::new());
             }
             Event::InitApply(object) => {
-                self.listed.entry(kind).or_default().insert(Key::of(kind, &object));
+                let key = Key::of(kind, &object);
+                self.listed.entry(kind).or_default().insert(key.clone());
+                // A list is what there is, also where the server has gone back.
+                if !self.writing.contains_key(&key) {
+                    self.objects.remove(&key);
+                }
                 self.put(kind, object);
             }
             Event::InitDone => {
@@ -62,8 +67,11 @@ impl Ledger {
         // Nobody reads who wrote what, and it is most of an object.
         object.metadata.managed_fields = None;
         let key = Key::of(kind, &object);
-        self.objects.insert(key.clone(), object);
-        self.wait(key);
+        // The watch may be behind what a write was answered: judged by what stood before, it would be written once more.
+        if self.objects.get(&key).is_none_or(|known| !is_newer(known, &object)) {
+            self.objects.insert(key.clone(), object);
+            self.wait(key);
+        }
     }
 
     fn wait(&mut self, key: Key) {
@@ -105,11 +113,14 @@ impl Ledger {
     /// Its status was written: what the API server answered stands unless the watch was faster.
     pub(super) fn written(&mut self, key: &Key, object: Option<DynamicObject>) {
         let again = self.writing.remove(key).unwrap_or_default();
-        if again {
-            self.wait(key.clone());
-        } else if let (Some(known), Some(mut object)) = (self.objects.get_mut(key), object) {
+        if let (Some(known), Some(mut object)) = (self.objects.get_mut(key), object)
+            && !is_newer(known, &object)
+        {
             object.metadata.managed_fields = None;
             *known = object;
+        }
+        if again {
+            self.wait(key.clone());
         }
     }
 
@@ -118,6 +129,12 @@ impl Ledger {
         self.writing.remove(key);
         self.wait(key.clone());
     }
+}
+
+/// Whether one state of an object is later than the other. Versions of one object are whole numbers that grow (KEP-5504).
+fn is_newer(one: &DynamicObject, other: &DynamicObject) -> bool {
+    let version = |object: &DynamicObject| object.metadata.resource_version.as_deref()?.parse::<u128>().ok();
+    one.metadata.uid == other.metadata.uid && version(one).zip(version(other)).is_some_and(|(one, other)| one > other)
 }
 
 #[cfg(test)]
@@ -168,5 +185,36 @@ mod tests {
         ledger.all_again();
         ledger.take(0, Event::Delete(named("c")));
         assert_eq!(next(&mut ledger), None);
+    }
+
+    /// What a write was answered is what the next look begins with, whatever came while it was on its way, and a watch that
+    /// is behind does not take it back; a list does.
+    ///
+    /// Mutations seen to fail: `written` that drops the answer where it is to look again; `is_newer` false.
+    #[test]
+    fn a_watch_that_is_behind_takes_nothing_back() {
+        let at = |version: &str| {
+            let mut object = named("a");
+            object.metadata.resource_version = Some(version.to_owned());
+            object
+        };
+        let version = |ledger: &mut Ledger| {
+            let (_, object) = ledger.next()?;
+            object.metadata.resource_version.clone()
+        };
+        let mut ledger = Ledger::default();
+        ledger.take(0, Event::Apply(at("9")));
+        let (key, _) = ledger.next().unwrap();
+        ledger.writing(&key);
+        ledger.all_again();
+        ledger.written(&key, Some(at("11")));
+        assert_eq!(version(&mut ledger).as_deref(), Some("11"));
+        ledger.take(0, Event::Apply(at("9")));
+        assert_eq!(version(&mut ledger), None, "nothing new");
+        ledger.take(0, Event::Apply(at("12")));
+        assert_eq!(version(&mut ledger).as_deref(), Some("12"));
+        ledger.take(0, Event::Init);
+        ledger.take(0, Event::InitApply(at("3")));
+        assert_eq!(version(&mut ledger).as_deref(), Some("3"));
     }
 }
