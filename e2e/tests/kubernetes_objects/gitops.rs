@@ -1,7 +1,7 @@
 //! What a GitOps tool does with our objects: apply, change, delete, apply again, and upgrade the kinds under them.
 
 use meshfed_e2e::process::Output;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::world::{SOON, World};
 
@@ -28,8 +28,19 @@ const ALL: [&[&str]; 3] =
 const GOOD: [&str; 4] =
     ["Accepted=True/Accepted", "Programmed=True/Programmed", "Ready=True/Ready", "ResolvedRefs=True/ResolvedRefs"];
 
+/// What all objects say, and when we wrote. Not their versions: the API server may move one for an apply that changes
+/// nothing but the time at which its own manager applied.
 fn settled(world: &World) -> Vec<Value> {
-    ALL.iter().map(|object| world.says(object, &GOOD)["metadata"]["resourceVersion"].clone()).collect()
+    let of = |object: &&[&str]| {
+        let found = world.says(object, &GOOD);
+        let managers = found["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+        let ours =
+            managers.into_iter().filter(|m| m["manager"].as_str().is_some_and(|name| name.starts_with("meshfed-")));
+        let ours: Vec<Value> = ours.collect();
+        assert_eq!(ours.len(), 1, "one of us writes: {found}");
+        json!({ "spec": found["spec"], "status": found["status"], "ours": ours })
+    };
+    ALL.iter().map(of).collect()
 }
 
 /// A repository is applied, applied again while nothing has changed, changed, and deleted, while hub and agent write
