@@ -428,9 +428,17 @@ fn answers_are_framed_alike() {
         .map(|(path, _)| (to("odd", &format!("GET {path}"), "", ""), stricter.get(path).map_or(Same, |s| Stricter(*s))))
         .collect();
     compare(&pair, &cases);
+    let [_ours, theirs] = pair.proxies();
     for proxy in pair.proxies() {
         for (path, answer) in ODD {
-            let seen = send(proxy, &to("odd", &format!("GET {path}"), "", ""));
+            let request = to("odd", &format!("GET {path}"), "", "");
+            let mut seen = send(proxy, &request);
+            // An Envoy does not repeat what it sent on a kept connection that the application was closing.
+            for _ in 0..4 {
+                if proxy == theirs && seen.status == 503 {
+                    seen = send(proxy, &request);
+                }
+            }
             assert_eq!(
                 answer.ends_with("ok") && seen.status == 200,
                 answer.ends_with("ok"),

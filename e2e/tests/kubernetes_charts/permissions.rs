@@ -195,11 +195,13 @@ fn admission_holds_the_agent_to_what_is_its_own() {
     let mut theirs = slice("bank-1", Some("bank"));
     theirs["metadata"]["labels"] = json!({ "kubernetes.io/service-name": "bank" });
     server.apply(&theirs.to_string());
+    let refused = "denied request: meshfed-agent";
     let taken = apply(&agent, &slice("bank-1", None));
-    assert!(taken.stderr.contains("are and stay labelled"), "{}{}", taken.stdout, taken.stderr);
-    assert!(
-        agent.kubectl(&["-n", "shop", "delete", "endpointslice", "bank-1"]).stderr.contains("are and stay labelled")
-    );
+    assert!(taken.stderr.contains(refused), "{}{}", taken.stdout, taken.stderr);
+    let deleted = agent.kubectl(&["-n", "shop", "delete", "endpointslice", "bank-1"]);
+    assert!(deleted.stderr.contains(refused), "{}{}", deleted.stdout, deleted.stderr);
+    let theirs = server.ok(&["-n", "shop", "get", "endpointslice", "bank-1", "-o", "jsonpath={.metadata.labels}"]);
+    assert_eq!(theirs, "{\"kubernetes.io/service-name\":\"bank\"}");
 
     // The administrator is not held to anything but imports, which even he only deletes.
     let by_hand = server.kubectl(&["-n", "shop", "annotate", "serviceimport", "b", "a=b"]);
