@@ -9,7 +9,7 @@ use meshfed_crds::dangling::{Known, unknown_names};
 use meshfed_model::names::{ClusterName, ServiceName};
 
 use super::Core;
-use crate::mirror::policies::PolicyFacts;
+use crate::mirror::facts::PolicyFacts;
 
 impl Known for Core {
     fn cluster(&self, name: &ClusterName) -> bool {

@@ -27,7 +27,7 @@ use crate::downlink::CoreCommand;
 use crate::identity::Peer;
 use crate::lookup::Lookup;
 use crate::mirror::Mailbox;
-use crate::mirror::policies::PolicyFacts;
+use crate::mirror::facts::PolicyFacts;
 use crate::source::SourceUpdate;
 use crate::status;
 use crate::translate::{Kind, Node};

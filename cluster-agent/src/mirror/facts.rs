@@ -1,8 +1,11 @@
-//! Pure. What the core says of one name that is exported here or imported: all that objects and statuses are made of.
+//! Pure. What the core says of one name that is exported here or imported, and of policies: all that objects and statuses
+//! are made of.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use meshfed_crds::{Object, ObjectError, ObjectKey};
 use meshfed_model::import::Import;
 use meshfed_model::names::ClusterName;
 
@@ -64,4 +67,15 @@ pub struct Backend {
     pub target: u16,
     /// Whether it takes requests.
     pub ready: bool,
+}
+
+/// What the core knows of this cluster's policies and settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PolicyFacts {
+    /// What is in force.
+    pub standing: BTreeMap<ObjectKey, Arc<Object>>,
+    /// Faults between objects, and names that nobody has.
+    pub faults: Vec<ObjectError>,
+    /// Whether it is known which names there are.
+    pub knows_names: bool,
 }

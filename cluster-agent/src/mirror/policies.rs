@@ -1,36 +1,25 @@
 //! Edge. The statuses of a member's own policies and of its `Mesh/local` (`contracts-kubernetes.md` 5.2). Those of the hub's
 //! namespace are the hub's, and `Mesh/default` is.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kube::Client;
 use kube::api::DynamicObject;
 use meshfed_crds::api_server::statuses::{self, Judge, Means, Watched, force, key, read};
 use meshfed_crds::custom::Verdict;
-use meshfed_crds::{Code, Kind, Object, ObjectError, ObjectKey, Scope};
+use meshfed_crds::{Code, Kind, ObjectError, ObjectKey, Scope};
 use meshfed_runtime::clock;
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::rate::{Bucket, Rate};
 use tokio::sync::watch;
 
+use super::facts::PolicyFacts;
 use super::names::FIELD_MANAGER;
 
 /// Writes per second, and at once.
 const WRITES: Rate = Rate { per_second: 50.0, burst: 20.0 };
 /// The kinds whose statuses are written.
 const KINDS: [Kind; 3] = [Kind::ExportPolicy, Kind::FailoverPolicy, Kind::Mesh];
-
-/// What the core knows of this cluster's policies and settings.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PolicyFacts {
-    /// What is in force.
-    pub standing: BTreeMap<ObjectKey, Arc<Object>>,
-    /// Faults between objects, and names that nobody has.
-    pub faults: Vec<ObjectError>,
-    /// Whether it is known which names there are.
-    pub knows_names: bool,
-}
 
 /// Keeps statuses until the drain; before the first facts they say that nothing is known yet.
 ///
