@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use meshfed_model::sorted::SortedSet;
+use meshfed_model::sorted::{SortedMap, SortedSet};
 
 use crate::bounds::Bounds;
 use crate::error::{Code, ObjectError};
@@ -59,7 +59,7 @@ pub type Changes = Vec<Change>;
 
 #[derive(Debug, Default)]
 struct FileState {
-    declared: BTreeMap<ObjectKey, Declared>,
+    declared: SortedMap<ObjectKey, Declared>,
     errors: Vec<ObjectError>,
 }
 
@@ -97,7 +97,7 @@ impl LastGood {
     /// Takes up what a file gave before a restart. To be called before the first [`Self::apply`], whose scan then
     /// replaces or removes it. Objects that the token no longer allows are left out.
     pub fn restore(&mut self, path: &Arc<str>, objects: Vec<Object>) {
-        let state = self.files.entry(Arc::clone(path)).or_default();
+        let mut declared = BTreeMap::new();
         for mut object in objects {
             self.interner.object(&mut object);
             if self.bounds.as_ref().is_some_and(|b| !b.check(&object).is_empty()) {
@@ -108,8 +108,9 @@ impl LastGood {
             let object = Arc::new(object);
             self.standing.entry(key.clone()).or_insert_with(|| Arc::clone(&object));
             self.declared_in.entry(key.clone()).or_default().insert(Arc::clone(path));
-            state.declared.insert(key, Declared { place, object: Some(object) });
+            declared.insert(key, Declared { place, object: Some(object) });
         }
+        self.files.entry(Arc::clone(path)).or_default().declared = declared.into();
     }
 
     /// Takes the changes of one scan. The result is empty when no object changed; errors may have.
@@ -200,7 +201,7 @@ impl LastGood {
         match change {
             FileChange::Removed { path } => {
                 if let Some(state) = self.files.remove(&path) {
-                    self.redeclare(&path, &state.declared, &BTreeMap::new(), touched);
+                    self.redeclare(&path, &state.declared, &SortedMap::default(), touched);
                 }
                 self.faulty.remove(&path);
             }
@@ -226,13 +227,14 @@ impl LastGood {
         let before = self.files.remove(&path).unwrap_or_default();
         if found.nameless {
             // One of the nameless may be any of those that are not named now.
-            for (key, declared) in &before.declared {
+            for (key, declared) in before.declared.iter() {
                 found.declared.entry(key.clone()).or_insert_with(|| declared.clone());
             }
         }
-        self.redeclare(&path, &before.declared, &found.declared, touched);
+        let declared = SortedMap::from(found.declared);
+        self.redeclare(&path, &before.declared, &declared, touched);
         self.mark_faulty(&path, &found.errors);
-        self.files.insert(path, FileState { declared: found.declared, errors: found.errors });
+        self.files.insert(path, FileState { declared, errors: found.errors });
     }
 
     fn keep(&mut self, path: Arc<str>, error: ObjectError) {
@@ -252,11 +254,11 @@ impl LastGood {
     fn redeclare(
         &mut self,
         path: &Arc<str>,
-        before: &BTreeMap<ObjectKey, Declared>,
-        after: &BTreeMap<ObjectKey, Declared>,
+        before: &SortedMap<ObjectKey, Declared>,
+        after: &SortedMap<ObjectKey, Declared>,
         touched: &mut BTreeSet<ObjectKey>,
     ) {
-        for key in before.keys().filter(|key| !after.contains_key(*key)) {
+        for (key, _) in before.iter().filter(|(key, _)| after.get(key).is_none()) {
             if let Some(paths) = self.declared_in.get_mut(key) {
                 paths.remove(path);
                 if paths.is_empty() {
@@ -265,7 +267,7 @@ impl LastGood {
             }
             touched.insert(key.clone());
         }
-        for (key, declared) in after {
+        for (key, declared) in after.iter() {
             let same = before.get(key).is_some_and(|b| b.object.is_some() && b.object == declared.object);
             if !same {
                 self.declared_in.entry(key.clone()).or_default().insert(Arc::clone(path));

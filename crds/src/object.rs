@@ -245,9 +245,10 @@ impl Object {
     }
 }
 
-/// Text to text, sorted by key, without duplicates; small in memory because there is one per workload.
+/// Text to text, sorted by key, without duplicates; small in memory because there is one per workload, which its object and
+/// what is made of it share.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Labels(Box<[(Arc<str>, Arc<str>)]>);
+pub struct Labels(Arc<[(Arc<str>, Arc<str>)]>);
 
 impl Labels {
     /// The value of a key.
@@ -260,16 +261,16 @@ impl Labels {
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
         self.0.iter().map(|(k, v)| (k, v))
     }
-    /// Every text, to be replaced by an equal one.
+    /// Every text, to be replaced by an equal one. To be called before anybody shares them: after, nothing is done.
     pub(crate) fn each(&mut self, mut of: impl FnMut(&mut Arc<str>)) {
-        for (key, value) in &mut self.0 {
+        for (key, value) in Arc::get_mut(&mut self.0).into_iter().flatten() {
             of(key);
             of(value);
         }
     }
     /// Whether there is none.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
     /// Whether all pairs of `selector` are here. An empty selector selects nothing, as in a Service.

@@ -314,7 +314,9 @@ impl FileReader<'_> {
                     Some(format!("write {}", kind.api_version())),
                 );
             }
-            let fields = std::mem::take(&mut reader.places).into_boxed_slice();
+            // What an API server gives has no lines, for any field.
+            let written = node.place != Place::default();
+            let fields = if written { std::mem::take(&mut reader.places).into_boxed_slice() } else { Box::default() };
             if matches!(self.scope, Scope::Member | Scope::Hub) && matches!(kind, Kind::Namespace | Kind::Service) {
                 // An API server fills in what nobody wrote.
                 findings.retain(|f| f.code != Code::UnusedField);

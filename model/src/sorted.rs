@@ -1,6 +1,6 @@
-//! Pure. A set as a sorted slice: for the many sets that hold one or two, where a tree's first node alone is larger.
+//! Pure. A set and a map as sorted slices: for the many that hold one or two, where a tree's first node alone is larger.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A sorted set. Changing it copies it, so it is for sets that are small and seldom change.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,9 +74,46 @@ impl<'a, T> IntoIterator for &'a SortedSet<T> {
     }
 }
 
+/// A sorted map. Changing it copies it, as with [`SortedSet`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SortedMap<K, V>(Box<[(K, V)]>);
+
+impl<K, V> Default for SortedMap<K, V> {
+    fn default() -> Self {
+        Self(Box::default())
+    }
+}
+
+impl<K: Ord, V> SortedMap<K, V> {
+    /// What a key has.
+    #[must_use]
+    pub fn get(&self, key: &K) -> Option<&V> {
+        let at = self.0.binary_search_by(|(k, _)| k.cmp(key)).ok()?;
+        self.0.get(at).map(|(_, value)| value)
+    }
+    /// Keys and what they have, in the order of the keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.0.iter().map(|(k, v)| (k, v))
+    }
+}
+
+impl<K: Ord, V> From<BTreeMap<K, V>> for SortedMap<K, V> {
+    fn from(map: BTreeMap<K, V>) -> Self {
+        Self(map.into_iter().collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Mutation seen to fail: `get` answers with the first.
+    #[test]
+    fn a_map_finds_what_a_key_has() {
+        let map: SortedMap<u8, &str> = BTreeMap::from([(3, "c"), (1, "a"), (2, "b")]).into();
+        assert_eq!(map.iter().collect::<Vec<_>>(), [(&1, &"a"), (&2, &"b"), (&3, &"c")]);
+        assert_eq!([map.get(&2), map.get(&3), map.get(&4)], [Some(&"b"), Some(&"c"), None]);
+    }
 
     /// Mutation seen to fail: `insert` puts the member at the end.
     #[test]

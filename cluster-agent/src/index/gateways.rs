@@ -54,7 +54,7 @@ impl Index {
     }
 
     fn gateway_address(&self, address: SocketAddr, behind: &BTreeMap<WorkloadKey, u16>) -> GatewayAddress {
-        let workloads = || behind.keys().filter_map(|key| self.workloads.get(key));
+        let workloads = || behind.keys().filter_map(|key| self.workload_by_key(key));
         let mut owners = workloads().filter(|w| w.addresses.contains(&address.ip()));
         let owner = match (owners.next(), owners.next()) {
             (Some(one), None) => Some(one),

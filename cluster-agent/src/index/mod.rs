@@ -49,7 +49,8 @@ pub struct Index {
     services: BTreeMap<ServiceName, LocalService>,
     service_objects: BTreeMap<ServiceName, Arc<Object>>,
     selectors: PairIndex<ServiceName>,
-    workloads: BTreeMap<WorkloadKey, Workload>,
+    // In boxes: half of a tree's places are empty.
+    workloads: BTreeMap<WorkloadKey, Box<Workload>>,
     entries: BTreeMap<WorkloadKey, Arc<Object>>,
     pods: Pods,
     slices: Slices,
@@ -247,7 +248,7 @@ impl Index {
         let mut candidates = all.filter(|key| wanted.name.as_deref().is_none_or(|name| name == &*key.name));
         let shown = |key: &WorkloadKey| format!("{}/{}/{}", key.namespace, wanted.service_account, key.name);
         match (candidates.next(), candidates.next()) {
-            (Some(key), None) => self.workloads.get(key).ok_or_else(|| self.no_workload(wanted)),
+            (Some(key), None) => self.workload_by_key(key).ok_or_else(|| self.no_workload(wanted)),
             (Some(first), Some(second)) => {
                 let all = [first, second].into_iter().chain(candidates).take(LISTED_MAX);
                 Err(LookupError::Ambiguous { wanted: wanted.to_string(), candidates: all.map(shown).collect() })
@@ -262,7 +263,7 @@ impl Index {
         let named = wanted.name.clone();
         let all = self.accounts.get(&account).into_iter().flatten();
         all.filter(move |key| named.as_deref().is_none_or(|name| name == &*key.name))
-            .filter_map(|key| self.workloads.get(key))
+            .filter_map(|key| self.workload_by_key(key))
     }
 
     fn no_workload(&self, wanted: &WorkloadRef) -> LookupError {
@@ -275,7 +276,7 @@ impl Index {
     /// A workload by its key.
     #[must_use]
     pub fn workload_by_key(&self, key: &WorkloadKey) -> Option<&Workload> {
-        self.workloads.get(key)
+        self.workloads.get(key).map(Box::as_ref)
     }
 
     /// The service accounts of workloads whose annotation names this user; `None`: whose annotation names none.
@@ -290,7 +291,7 @@ impl Index {
 
     /// All workloads, by key.
     pub fn workloads(&self) -> impl Iterator<Item = &Workload> {
-        self.workloads.values()
+        self.workloads.values().map(Box::as_ref)
     }
 
     /// All gateways, by service.

@@ -230,7 +230,7 @@ impl Index {
         let selected: BTreeSet<WorkloadKey> =
             self.selected_by(name, &service.selector).into_iter().chain(listed.cloned()).collect();
         for key in &selected {
-            let behind = Behind::of(&service, key, self.workloads.get(key), slices);
+            let behind = Behind::of(&service, key, self.workload_by_key(key), slices);
             service.set_workload(key, &behind, &self.settings);
         }
         let old = self.services.get(name);

@@ -126,7 +126,7 @@ pub(super) struct Slices {
     /// The service that each slice is of.
     services: BTreeMap<(Namespace, Arc<str>), ServiceName>,
     /// The services whose slices list a workload.
-    listing: BTreeMap<WorkloadKey, BTreeSet<ServiceName>>,
+    listing: BTreeMap<WorkloadKey, SortedSet<ServiceName>>,
     /// Who has an address.
     owners: BTreeMap<Place, SortedSet<WorkloadKey>>,
     /// The services with an endpoint that names no pod, by its address: who has the address is the endpoint.

@@ -57,7 +57,7 @@ impl Index {
         let mut had = Box::default();
         if let Some(old) = self.workloads.get(&key) {
             new.services.clone_from(&old.services);
-            if *old == new {
+            if **old == new {
                 return;
             }
             had = old.addresses.clone();
@@ -73,7 +73,7 @@ impl Index {
         self.accounts.entry(account).or_default().insert(key.clone());
         let touched: BTreeSet<ServiceName> = before.iter().chain(&new.services).cloned().collect();
         let has = new.addresses.clone();
-        self.workloads.insert(key.clone(), new);
+        self.workloads.insert(key.clone(), Box::new(new));
         self.refresh_endpoints(&key, &touched, dirty);
         self.move_owner(&key, &had, &has, dirty);
         dirty.workloads.insert(key);
@@ -173,7 +173,7 @@ impl Index {
             }
             let Some(service) = self.services.get_mut(name) else { continue };
             let many = service.has_too_many_identities();
-            let behind = Behind::of(service, key, self.workloads.get(key), self.slices.of(name));
+            let behind = Behind::of(service, key, self.workloads.get(key).map(Box::as_ref), self.slices.of(name));
             let (changed, dangling) = service.set_workload(key, &behind, &self.settings);
             let crossed = service.has_too_many_identities() != many;
             let gateway = service.gateway;

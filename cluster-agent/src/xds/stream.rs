@@ -15,8 +15,9 @@ mod answer;
 
 /// The most names that one stream may subscribe to (security.md XD6).
 pub const NAMES_PER_STREAM: usize = 50_000;
-/// Bodies of one incremental response, in bytes; clients commonly refuse messages of more than 4 MiB.
-pub const RESPONSE_BYTES: usize = 1 << 20;
+/// Bodies of one incremental response, in bytes. Clients commonly refuse messages of more than 4 MiB, and an encoder keeps
+/// room for the largest that it has sent, for each proxy as long as it is connected.
+pub const RESPONSE_BYTES: usize = 256 << 10;
 /// How long a change waits for the answer to the changes that it may need.
 pub const ORDER_PATIENCE: Duration = Duration::from_secs(3);
 /// The first pause before a refused version is sent again; doubled each time.
