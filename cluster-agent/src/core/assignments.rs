@@ -232,11 +232,12 @@ impl Core {
             all.endpoints = self.own_endpoints(outbound);
         }
         all.gateways.extend(self.own_gateways());
+        if outbound.domain == Domain::Cluster {
+            // A drain is about what the fleet sends here; what a cluster calls by its own names stays in it.
+            return all;
+        }
         if self.view.is_drained(own) {
             all.drained.insert(own.clone());
-        }
-        if outbound.domain == Domain::Cluster {
-            return all;
         }
         for (cluster, shown) in self.view.service(&outbound.service) {
             if shown.offer.as_ref().is_none_or(|o| o.ports.iter().all(|p| p.port != outbound.port)) {

@@ -27,6 +27,7 @@ use crate::mirror::facts::ExportState;
 use crate::translate::{Claim, Kind, Mode, Node};
 use crate::xds::stream::{Protocol, Request};
 
+mod drained;
 mod gateways;
 mod nearby;
 mod proxies;
