@@ -3,6 +3,7 @@
 //! the published names; those beside them are rules of KEP-1645 and of the contracts that the suite does not ask for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use meshfed_e2e::binary::workspace;
@@ -414,4 +415,82 @@ fn what_is_not_valid_or_in_the_way_is_told_and_what_was_missed_is_caught_up_with
     an_external_name_service_is_not_valid(&world);
     the_derived_service_is_ours_and_nobody_elses(&world);
     what_was_missed_is_caught_up_with(&mut world);
+}
+
+/// A webhook of another that admits derived Services of imports called `slow-…`, takes connections, and says nothing.
+const HANGING: &str = r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: hanging}
+webhooks:
+- name: hanging.example.org
+  clientConfig: {url: "https://127.0.0.1:{PORT}/"}
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  failurePolicy: Fail
+  timeoutSeconds: 30
+  rules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [services], scope: Namespaced}]
+  matchConditions:
+  - name: slow
+    expression: "object.?metadata.annotations['federation.meshfed.io/service-import'].orValue('').startsWith('slow-')"
+"#;
+
+/// While the write of one import hangs in a webhook, another import is written; the first one says what holds it, and is
+/// written when the webhook is gone.
+///
+/// Mutation not tried yet: `TURNS_MAX` = 1 in `mirror/run/turns.rs`.
+#[test]
+fn a_write_that_hangs_holds_up_its_own_import_alone() {
+    const ATTEMPTS: usize = 5;
+    let world = World::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let mut held = Vec::new();
+    world.servers[1].apply(&HANGING.replace("{PORT}", &listener.local_addr().unwrap().port().to_string()));
+    // Writes that ended without success: a write that hangs is one of them, later.
+    let ended = || {
+        let of = |result: &str| {
+            let label = format!("result=\"{result}\"");
+            let admin = world.fleet.admin("west").unwrap();
+            meshfed_e2e::http::metric(admin, "meshfed_mirror_writes_total", &[&label]).unwrap()
+        };
+        ["away", "no_answer", "failed", "refused"].into_iter().map(of).sum::<f64>()
+    };
+    let mut in_between = false;
+    for attempt in 0..ATTEMPTS {
+        let slow = format!("slow-{attempt}");
+        world.service(0, &slow, &hello());
+        world.export(0, &slow, &json!({}));
+        // The webhook is in force some moments after it was applied.
+        let asked = world.until("the webhook is asked, or the import is ready", || {
+            if let Ok((stream, _)) = listener.accept() {
+                held.push(stream);
+                return Ok(true);
+            }
+            let ready = world.import(1, &slow).map(|i| i["status"]["conditions"][0]["status"].clone());
+            if ready == Some(json!("True")) { Ok(false) } else { Err(format!("{ready:?}")) }
+        });
+        if !asked {
+            continue;
+        }
+        let (before, quick) = (ended(), format!("quick-{attempt}"));
+        world.service(0, &quick, &hello());
+        world.export(0, &quick, &json!({}));
+        world.ready(&quick);
+        // On a very slow machine the first write may have ended meanwhile, which proves nothing.
+        in_between = ended() <= before;
+        if in_between {
+            world.until("the import that waits says why", || {
+                let import = world.import(1, &slow).ok_or("no import")?;
+                let ready = import["status"]["conditions"][0].clone();
+                let told = ["NoAnswer", "Failed"].map(|r| json!(r)).contains(&ready["reason"]);
+                if ready["status"] == "False" && told { Ok(()) } else { Err(ready.to_string()) }
+            });
+            let _deleted = world.servers[1].ok(&["delete", "validatingwebhookconfiguration", "hanging"]);
+            drop(std::mem::take(&mut held));
+            world.ready(&slow);
+            break;
+        }
+    }
+    assert!(in_between, "no import was written while the write of another one hung");
 }

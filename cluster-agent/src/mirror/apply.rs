@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -15,10 +16,11 @@ use meshfed_runtime::clock;
 use meshfed_runtime::rate::{Bucket, Rate};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
 
 use super::names::{FIELD_MANAGER, IMPORT_NAME, MANAGED_BY, MESHFED};
 use super::objects::{ServiceExport, ServiceImport};
-use super::plan::{Obstacle, is_as_wanted};
+use super::plan::{Deleted, Obstacle, Write, is_as_wanted};
 
 /// Writes per second, and at once.
 const WRITES: Rate = Rate { per_second: 50.0, burst: 20.0 };
@@ -27,12 +29,31 @@ const REFILL: Duration = Duration::from_millis(20);
 /// How long the API server has for one request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What a write has left behind.
+pub(super) enum Written {
+    /// The derived Service as it is now.
+    Service(Box<Service>),
+    /// The import as it is now.
+    Import(Box<ServiceImport>),
+    /// The export as it is now.
+    Export(Box<ServiceExport>),
+    /// The slice as it is now.
+    Slice(Box<EndpointSlice>),
+    /// The object is not there any more.
+    Gone,
+    /// A warning was given.
+    Warned,
+}
+
 /// Why something was not written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unwritten {
     /// The API server does not answer, or says that it cannot now.
     #[error("the API server is away: {0}")]
     Away(String),
+    /// This write had no answer; others may have one.
+    #[error("no answer within {} s", PATIENCE.as_secs())]
+    NoAnswer,
     /// The object is another one than the one that was seen.
     #[error("the object has changed: {0}")]
     Stale(String),
@@ -67,22 +88,32 @@ impl Unwritten {
             Self::Failed(said) => {
                 Some(Obstacle { reason: "Failed", message: format!("the API server fails on its Service: {said}") })
             }
+            Self::NoAnswer => Some(Obstacle {
+                reason: "NoAnswer",
+                message: format!(
+                    "the API server does not answer to its Service within {} s; it is tried again. A webhook that \
+                     admits Services may hang: look at the validating and mutating webhook configurations",
+                    PATIENCE.as_secs()
+                ),
+            }),
             Self::Away(_) | Self::Stale(_) | Self::Families(_) | Self::AddressTaken => None,
         }
     }
 }
 
-/// Who writes.
+/// Who writes; clones share the rate.
+#[derive(Clone)]
 pub(super) struct Writer {
     client: Client,
     recorder: Recorder,
-    bucket: Bucket,
+    /// Held while a place is waited for, so that writes get theirs in the order in which they came.
+    bucket: Arc<Mutex<Bucket>>,
 }
 
 impl Writer {
     pub(super) fn new(client: Client, instance: Option<String>) -> Self {
         let reporter = Reporter { controller: "federation.meshfed.io/agent".to_owned(), instance };
-        Self { recorder: Recorder::new(client.clone(), reporter), client, bucket: Bucket::default() }
+        Self { recorder: Recorder::new(client.clone(), reporter), client, bucket: Arc::default() }
     }
 
     fn api<K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>>(
@@ -92,15 +123,53 @@ impl Writer {
         Api::namespaced(self.client.clone(), name.namespace.as_str())
     }
 
+    /// Writes one thing of `owner`; a warning is about `export`.
+    pub(super) async fn write(
+        &self,
+        owner: &ServiceName,
+        write: &Write,
+        export: Option<&ServiceExport>,
+    ) -> Result<Written, Unwritten> {
+        Ok(match write {
+            Write::Service { object, new } => Written::Service(self.service(owner, object, *new).await?.into()),
+            Write::Import { object, new } => Written::Import(self.apply(owner, &**object, *new).await?.into()),
+            Write::Slice { object, new } => Written::Slice(self.apply(owner, &**object, *new).await?.into()),
+            Write::ImportStatus(object) => {
+                let status = serde_json::json!(object.status);
+                Written::Import(self.status(owner, &**object, status).await?.into())
+            }
+            Write::ExportStatus(object) => {
+                let status = serde_json::json!(object.status);
+                Written::Export(self.status(owner, &**object, status).await?.into())
+            }
+            Write::Delete { kind, name, uid } => {
+                let uid = uid.clone();
+                match kind {
+                    Deleted::Service => self.delete::<Service>(owner, name, uid).await?,
+                    Deleted::Import => self.delete::<ServiceImport>(owner, name, uid).await?,
+                    Deleted::Slice => self.delete::<EndpointSlice>(owner, name, uid).await?,
+                }
+                Written::Gone
+            }
+            Write::Warn(note) => {
+                if let Some(export) = export {
+                    self.warn(export, note.clone()).await?;
+                }
+                Written::Warned
+            }
+        })
+    }
+
     /// Waits until one more write is within the rate.
-    async fn place(&mut self) {
-        while !self.bucket.take(WRITES, clock::instant()) {
+    async fn place(&self) {
+        let mut bucket = self.bucket.lock().await;
+        while !bucket.take(WRITES, clock::instant()) {
             tokio::time::sleep(REFILL).await;
         }
     }
 
     /// Applies an object in the namespace of `owner`; one that is `new` must not be somebody else's.
-    pub(super) async fn apply<K>(&mut self, owner: &ServiceName, object: &K, new: bool) -> Result<K, Unwritten>
+    async fn apply<K>(&self, owner: &ServiceName, object: &K, new: bool) -> Result<K, Unwritten>
     where
         K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
             + Clone
@@ -134,12 +203,7 @@ impl Writer {
         within(api.patch(&name, &params, &Patch::Apply(&body))).await
     }
 
-    pub(super) async fn service(
-        &mut self,
-        owner: &ServiceName,
-        object: &Service,
-        new: bool,
-    ) -> Result<Service, Unwritten> {
+    async fn service(&self, owner: &ServiceName, object: &Service, new: bool) -> Result<Service, Unwritten> {
         let families = object.spec.iter().flat_map(|s| s.ip_families.clone().unwrap_or_default()).collect::<Vec<_>>();
         let written = match self.apply(owner, object, new).await {
             Err(Unwritten::Refused(said)) => return Err(refused_service(&families, said)),
@@ -149,7 +213,7 @@ impl Writer {
     }
 
     /// Takes away what somebody else has added to a derived Service: an apply leaves the fields of others alone.
-    async fn clear(&mut self, owner: &ServiceName, there: &Service, wanted: &Service) -> Result<Service, Unwritten> {
+    async fn clear(&self, owner: &ServiceName, there: &Service, wanted: &Service) -> Result<Service, Unwritten> {
         let (name, version) = (there.metadata.name.clone().unwrap_or_default(), &there.metadata.resource_version);
         let ports = wanted.spec.as_ref().map(|spec| &spec.ports);
         let body = serde_json::json!({
@@ -162,7 +226,7 @@ impl Writer {
     }
 
     /// Applies a status; nothing else of the object is written.
-    async fn status<K>(&mut self, owner: &ServiceName, object: &K, status: serde_json::Value) -> Result<K, Unwritten>
+    async fn status<K>(&self, owner: &ServiceName, object: &K, status: serde_json::Value) -> Result<K, Unwritten>
     where
         K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
@@ -178,29 +242,8 @@ impl Writer {
         within(self.api::<K>(owner).patch_status(&name, &params, &Patch::Apply(&body))).await
     }
 
-    pub(super) async fn import_status(
-        &mut self,
-        owner: &ServiceName,
-        object: &ServiceImport,
-    ) -> Result<ServiceImport, Unwritten> {
-        self.status(owner, object, serde_json::json!(object.status)).await
-    }
-
-    pub(super) async fn export_status(
-        &mut self,
-        owner: &ServiceName,
-        object: &ServiceExport,
-    ) -> Result<ServiceExport, Unwritten> {
-        self.status(owner, object, serde_json::json!(object.status)).await
-    }
-
     /// Takes an object away, if it still is the one that was seen.
-    pub(super) async fn delete<K>(
-        &mut self,
-        owner: &ServiceName,
-        name: &str,
-        uid: Option<String>,
-    ) -> Result<(), Unwritten>
+    async fn delete<K>(&self, owner: &ServiceName, name: &str, uid: Option<String>) -> Result<(), Unwritten>
     where
         K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
@@ -217,17 +260,8 @@ impl Writer {
         within(deleted).await
     }
 
-    pub(super) async fn delete_slice(
-        &mut self,
-        owner: &ServiceName,
-        name: &str,
-        uid: Option<String>,
-    ) -> Result<(), Unwritten> {
-        self.delete::<EndpointSlice>(owner, name, uid).await
-    }
-
     /// A warning event on an export.
-    pub(super) async fn warn(&mut self, export: &ServiceExport, note: String) -> Result<(), Unwritten> {
+    async fn warn(&self, export: &ServiceExport, note: String) -> Result<(), Unwritten> {
         self.place().await;
         let event = Event {
             type_: EventType::Warning,
@@ -264,7 +298,7 @@ fn refused_service(families: &[String], said: String) -> Unwritten {
 async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Unwritten> {
     match tokio::time::timeout(PATIENCE, request).await {
         Ok(answer) => answer.map_err(unwritten),
-        Err(_elapsed) => Err(Unwritten::Away(format!("no answer within {} s", PATIENCE.as_secs()))),
+        Err(_elapsed) => Err(Unwritten::NoAnswer),
     }
 }
 
@@ -280,11 +314,6 @@ fn unwritten(error: kube::Error) -> Unwritten {
         429 | 501..=599 => Unwritten::Away(said),
         _ => Unwritten::Refused(said),
     }
-}
-
-/// When the API server is asked again after it was away.
-pub(super) fn again(backoff: &mut meshfed_runtime::backoff::Backoff, now: Instant) -> Instant {
-    now + backoff.failed(now)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod policies;
 mod queue;
 mod run;
+mod silence;
 mod store;
 
 pub use mailbox::Mailbox;

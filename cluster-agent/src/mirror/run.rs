@@ -1,4 +1,6 @@
-//! Edge. The mirror as a task: watches, and one name after the other.
+//! Edge. The mirror as a task: watches, and turns of names.
+
+mod turns;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,17 +8,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::stream::{SelectAll, Stream, StreamExt, select_all};
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, SelectAll, Stream, StreamExt, select_all};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use meshfed_crds::api_server::{Steady, watch_config};
 use meshfed_model::names::ServiceName;
 use meshfed_model::service::IpFamily;
-use meshfed_runtime::backoff::Backoff;
 use meshfed_runtime::clock;
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::metrics::Metrics;
@@ -25,16 +26,15 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tokio::sync::watch;
 
-use super::apply::{Unwritten, Writer, again};
+use super::apply::Writer;
 use super::mailbox::Mailbox;
-use super::names::{MANAGED_BY, MESHFED, SLICE_MANAGED_BY, SLICE_MANAGER, derived_service};
+use super::names::{MANAGED_BY, MESHFED, SLICE_MANAGED_BY, SLICE_MANAGER};
 use super::objects::{ServiceExport, ServiceImport};
-use super::plan::{Context, Deleted, ImportAddresses, Obstacle, Seen, Write, cluster_ips, plan};
+use super::plan::{ImportAddresses, Obstacle, cluster_ips};
 use super::queue::Queue;
+use super::silence::Silence;
 use super::store::{Objects, Owned};
-
-/// Rounds of one turn: the Service, its addresses in the import, the statuses; one more where a family was refused.
-const ROUNDS_MAX: usize = 6;
+use turns::{Answer, Turn};
 
 /// How long addresses of imports are gathered before they are told: each telling is of all.
 const ADDRESSES_PAUSE: Duration = Duration::from_millis(10);
@@ -113,11 +113,14 @@ pub struct Mirror {
     obstacles: BTreeMap<ServiceName, Obstacle>,
     /// Names whose old address is somebody else's.
     taken: BTreeSet<ServiceName>,
+    /// Names that are being written.
+    turns: BTreeMap<ServiceName, Turn>,
+    /// One write of each of them.
+    writes: FuturesUnordered<BoxFuture<'static, Answer>>,
     unsupported: BTreeSet<IpFamily>,
     /// What was warned of, by export.
     warned: BTreeMap<ServiceName, String>,
-    backoff: Backoff,
-    paused: Option<Instant>,
+    silence: Silence,
     /// When addresses are to be told.
     addresses_due: Option<Instant>,
     /// Whether they were told once: that there are none is news, too.
@@ -186,10 +189,11 @@ impl Mirror {
             slices: Objects::default(),
             obstacles: BTreeMap::new(),
             taken: BTreeSet::new(),
+            turns: BTreeMap::new(),
+            writes: FuturesUnordered::new(),
             unsupported: BTreeSet::new(),
             warned: BTreeMap::new(),
-            backoff: Backoff::new(),
-            paused: None,
+            silence: Silence::default(),
             addresses_due: None,
             addresses_told: false,
             unseen: BTreeMap::new(),
@@ -224,6 +228,7 @@ impl Mirror {
                 Ok(()) = leads.changed() => {}
                 () = mailbox.news() => self.hear(),
                 Some(news) = watches.next() => self.see(news),
+                Some(answer) = self.writes.next() => self.answered(answer),
                 () = timer => {
                     let now = clock::instant();
                     if self.addresses_due.is_some_and(|at| at <= now) {
@@ -231,10 +236,7 @@ impl Mirror {
                         self.tell_addresses();
                     }
                     if turn.is_some_and(|at| at <= now) {
-                        tokio::select! {
-                            () = drain.signaled() => return Ok(()),
-                            () = self.turn() => {}
-                        }
+                        self.begin(now);
                     }
                 }
             }
@@ -245,11 +247,11 @@ impl Mirror {
     fn next(&self, leading: bool) -> Option<Instant> {
         let seen =
             self.imports.is_whole() && self.exports.is_whole() && self.services.is_whole() && self.slices.is_whole();
-        if !leading || !seen || !self.mailbox.is_whole() {
+        if !leading || !seen || !self.mailbox.is_whole() || !self.has_place() {
             return None;
         }
-        let due = self.queue.next()?;
-        Some(self.paused.map_or(due, |until| due.max(until)))
+        let due = self.queue.next(self.has_place_for_suspects())?;
+        Some(self.silence.until().map_or(due, |until| due.max(until)))
     }
 
     fn look_at_all(&mut self) {
@@ -317,190 +319,5 @@ impl Mirror {
             }
             changed
         });
-    }
-
-    fn seen(&self, name: &ServiceName) -> Seen {
-        Seen {
-            import: self.imports.one(name, name.name()).cloned(),
-            service: self.services.one(name, &derived_service(name)).cloned(),
-            slices: self.slices.of(name),
-            export: self.exports.one(name, name.name()).cloned(),
-        }
-    }
-
-    /// One name: what has to be written of it is written.
-    async fn turn(&mut self) {
-        let Some((name, news)) = self.queue.take(clock::instant()) else { return };
-        let said = self.mailbox.facts(&name);
-        let mut failed: Option<Unwritten> = None;
-        let mut blocked = false;
-        for round in 0..ROUNDS_MAX {
-            let context = Context {
-                now: Time(clock::timestamp()),
-                obstacle: self.obstacles.get(&name).cloned(),
-                unsupported: self.unsupported.clone(),
-                address_taken: self.taken.contains(&name),
-            };
-            let mut writes = plan(&name, &said, &self.seen(&name), &context);
-            writes.retain(|w| !self.was_warned(&name, w) && (!blocked || !matches!(w, Write::Service { .. })));
-            if writes.is_empty() {
-                break;
-            }
-            if round == 0 && !news {
-                self.queue.repaired(&name, clock::instant());
-            }
-            let mut progress = false;
-            for write in writes {
-                let service = matches!(write, Write::Service { .. });
-                match self.write(&name, write).await {
-                    Ok(()) => {
-                        progress = true;
-                        self.metrics.count("ok");
-                        self.backoff.connected(clock::instant());
-                        if service {
-                            self.obstacles.remove(&name);
-                        }
-                    }
-                    Err(unwritten) => {
-                        blocked |= service;
-                        // What was learned of families and addresses makes it another write.
-                        progress |= matches!(unwritten, Unwritten::Families(_) | Unwritten::AddressTaken) || service;
-                        self.learn(&name, &unwritten, service, &mut blocked);
-                        failed = Some(unwritten);
-                    }
-                }
-                if matches!(failed, Some(Unwritten::Away(_))) {
-                    break;
-                }
-            }
-            if !progress || matches!(failed, Some(Unwritten::Away(_) | Unwritten::Stale(_))) {
-                break;
-            }
-        }
-        self.end(name, failed);
-    }
-
-    /// What a failure says for the next attempt.
-    fn learn(&mut self, name: &ServiceName, unwritten: &Unwritten, service: bool, blocked: &mut bool) {
-        let result = match unwritten {
-            Unwritten::Away(_) => "away",
-            Unwritten::Stale(_) => "stale",
-            Unwritten::InTheWay(_) => "in_the_way",
-            Unwritten::Families(_) | Unwritten::AddressTaken | Unwritten::Refused(_) => "refused",
-            Unwritten::Failed(_) => "failed",
-        };
-        self.metrics.count(result);
-        tracing::warn!(%name, error = %unwritten, "an object of an import or export was not written");
-        match unwritten {
-            Unwritten::Families(families) => {
-                self.unsupported.extend(families);
-                *blocked = false;
-            }
-            Unwritten::AddressTaken => {
-                self.taken.insert(name.clone());
-                *blocked = false;
-            }
-            Unwritten::Away(_)
-            | Unwritten::Stale(_)
-            | Unwritten::InTheWay(_)
-            | Unwritten::Refused(_)
-            | Unwritten::Failed(_) => {
-                if let Some(obstacle) = unwritten.obstacle().filter(|_| service) {
-                    self.obstacles.insert(name.clone(), obstacle);
-                }
-            }
-        }
-    }
-
-    fn end(&mut self, name: ServiceName, failed: Option<Unwritten>) {
-        let now = clock::instant();
-        if self.exports.one(&name, name.name()).is_none() {
-            // One that comes again is told again.
-            self.warned.remove(&name);
-        }
-        match failed {
-            None | Some(Unwritten::Families(_) | Unwritten::AddressTaken) => {
-                self.taken.remove(&name);
-                self.queue.settled(&name);
-                if self.mailbox.facts(&name).is_empty() {
-                    self.obstacles.remove(&name);
-                    self.queue.forget(&name);
-                }
-            }
-            Some(Unwritten::Failed(_)) => self.queue.failed(name, now, fastrand::f64()),
-            Some(Unwritten::Away(_)) => {
-                self.paused = Some(again(&mut self.backoff, now));
-                self.queue.said(name, now);
-            }
-            Some(Unwritten::Stale(_) | Unwritten::InTheWay(_) | Unwritten::Refused(_)) => {
-                self.queue.refused(name, now, fastrand::f64());
-            }
-        }
-    }
-
-    fn was_warned(&self, name: &ServiceName, write: &Write) -> bool {
-        matches!(write, Write::Warn(note) if self.warned.get(name) == Some(note))
-    }
-
-    async fn write(&mut self, name: &ServiceName, write: Write) -> Result<(), Unwritten> {
-        match write {
-            Write::Service { object, new } => {
-                let written = self.writer.service(name, &object, new).await?;
-                self.services.put(written);
-                self.addresses_due.get_or_insert_with(|| clock::instant() + ADDRESSES_PAUSE);
-            }
-            Write::Import { object, new } => {
-                let written = self.writer.apply(name, &*object, new).await?;
-                self.imports.put(written);
-            }
-            Write::Slice { object, new } => {
-                let written = self.writer.apply(name, &*object, new).await?;
-                self.slices.put(written);
-            }
-            Write::ImportStatus(object) => {
-                let written = self.writer.import_status(name, &object).await?;
-                self.imports.put(written);
-            }
-            Write::ExportStatus(object) => {
-                let written = self.writer.export_status(name, &object).await?;
-                self.exports.put(written);
-            }
-            Write::Delete { kind, name: object, uid } => self.delete(name, kind, &object, uid).await?,
-            Write::Warn(note) => {
-                if let Some(export) = self.exports.one(name, name.name()).cloned() {
-                    self.writer.warn(&export, note.clone()).await?;
-                    self.warned.insert(name.clone(), note);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn delete(
-        &mut self,
-        name: &ServiceName,
-        kind: Deleted,
-        object: &str,
-        uid: Option<String>,
-    ) -> Result<(), Unwritten> {
-        match kind {
-            Deleted::Service => {
-                self.writer.delete::<Service>(name, object, uid).await?;
-                let gone = self.services.one(name, object).cloned();
-                gone.and_then(|gone| self.services.remove(&gone));
-                self.addresses_due.get_or_insert_with(|| clock::instant() + ADDRESSES_PAUSE);
-            }
-            Deleted::Import => {
-                self.writer.delete::<ServiceImport>(name, object, uid).await?;
-                let gone = self.imports.one(name, object).cloned();
-                gone.and_then(|gone| self.imports.remove(&gone));
-            }
-            Deleted::Slice => {
-                self.writer.delete_slice(name, object, uid).await?;
-                let gone = self.slices.one(name, object).cloned();
-                gone.and_then(|gone| self.slices.remove(&gone));
-            }
-        }
-        Ok(())
     }
 }
