@@ -1,7 +1,6 @@
 //! Edge. The proxy's own ports: admin, metrics, readiness.
 
 use std::net::{IpAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -18,7 +17,10 @@ use meshfed_runtime::tasks;
 use crate::kubelet::{self, Probes};
 use crate::state::StateHandle;
 
+mod needed;
 mod show;
+
+pub use needed::Needed;
 
 /// What the ports show.
 #[derive(Debug, Clone)]
@@ -33,9 +35,8 @@ pub struct Admin {
     pub config: serde_json::Value,
     /// What is asked for the kubelet, and where.
     pub kubelet: Option<(Probes, IpAddr)>,
-    /// A file without which there is nothing to be ready for: before a cluster has joined, its gateway counts as ready,
-    /// or no release of it would ever be.
-    pub needed: Option<PathBuf>,
+    /// What a gateway on Kubernetes waits for.
+    pub needed: Option<Needed>,
 }
 
 impl Admin {
@@ -75,9 +76,10 @@ async fn metrics(State(metrics): State<Arc<Metrics>>) -> Response {
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.encode()).into_response()
 }
 
-async fn ready(State((readiness, needed)): State<(Readiness, Option<PathBuf>)>) -> Response {
-    if needed.is_some_and(|file| !file.exists()) {
-        return "this cluster has not joined: nothing is served yet\n".into_response();
+async fn ready(State((readiness, needed)): State<(Readiness, Option<Needed>)>) -> Response {
+    if let Some((ready, why)) = needed.as_ref().and_then(Needed::missing) {
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        return (status, why).into_response();
     }
     let pending = readiness.pending();
     if pending.is_empty() {
@@ -128,7 +130,7 @@ mod tests {
             state: StateHandle::new(Arc::new(IdentityStore::empty()), Arc::new(TrustStore::new())),
             config: serde_json::Value::Null,
             kubelet: None,
-            needed: Some(file.clone()),
+            needed: Some(Needed::new(file.clone(), tokio::sync::watch::channel(false).1)),
         };
         let status = async || {
             let request = Request::get("/healthz/ready").body(Body::empty()).unwrap();

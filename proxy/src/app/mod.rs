@@ -7,7 +7,6 @@ mod sockets;
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -19,7 +18,7 @@ use meshfed_runtime::{drain, tasks};
 use tokio::sync::{oneshot, watch};
 use tonic::transport::Channel;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Needed};
 use crate::attest::Attestation;
 use crate::config::{AgentAddress, AppProbe, CODE_FLAG, Capture, Config, Mode, ProxyArgs, node};
 use crate::discovery::{Agent, Discovery, DiscoveryConfig};
@@ -133,13 +132,14 @@ fn build(config: &Config, readiness: &Readiness, watch: &drain::Watch) -> Result
     };
     let (listeners, workers) =
         Listeners::start(config.workers, &shared, watch).map_err(|e| problem("--workers", &e))?;
+    let (joined, seen) = watch::channel(false);
     let admin = Admin {
         readiness: readiness.clone(),
         metrics: Arc::clone(&metrics),
         state: Arc::clone(&state),
         config: shown(config),
         kubelet: config.kubelet.clone(),
-        needed: needed(config),
+        needed: needed(config, seen),
     };
     let guard = readiness.guard("agent: no listeners yet");
     let sockets = ProcessSockets::new(config, run_dir, admin, listeners, guard, watch.clone())?;
@@ -150,7 +150,8 @@ fn build(config: &Config, readiness: &Readiness, watch: &drain::Watch) -> Result
     let agent = match &config.agent {
         AgentAddress::Unix(path) => Agent::Unix(path.clone()),
         AgentAddress::Tcp(tcp) => {
-            let (attestation, attested) = Attestation::new(tcp.clone(), &config.workload, Arc::clone(&identity));
+            let (attestation, attested) =
+                Attestation::new(tcp.clone(), &config.workload, Arc::clone(&identity), joined);
             helpers.push(helper("attestation", attestation.run(watch.clone())));
             Agent::Tcp(attested)
         }
@@ -168,9 +169,9 @@ fn build(config: &Config, readiness: &Readiness, watch: &drain::Watch) -> Result
 }
 
 /// The anchors of a gateway on Kubernetes: they come when its cluster joins.
-fn needed(config: &Config) -> Option<PathBuf> {
+fn needed(config: &Config, joined: watch::Receiver<bool>) -> Option<Needed> {
     match &config.agent {
-        AgentAddress::Tcp(agent) if config.mode == Mode::Gateway => Some(agent.trust_file.clone()),
+        AgentAddress::Tcp(agent) if config.mode == Mode::Gateway => Some(Needed::new(agent.trust_file.clone(), joined)),
         AgentAddress::Tcp(_) | AgentAddress::Unix(_) => None,
     }
 }
