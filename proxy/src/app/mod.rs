@@ -129,6 +129,7 @@ fn build(config: &Config, readiness: &Readiness, watch: &drain::Watch) -> Result
         telemetry,
         gateway: Arc::new(GatewayMetrics::register(&metrics)),
         limits: Arc::new(Limits::of_process()),
+        drain_timeout: config.drain_timeout,
     };
     let (listeners, workers) =
         Listeners::start(config.workers, &shared, watch).map_err(|e| problem("--workers", &e))?;

@@ -9,6 +9,7 @@ mod worker;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::listen::{Addresses, BindError, bind_reuseport};
@@ -34,6 +35,8 @@ pub struct Shared {
     pub gateway: Arc<GatewayMetrics>,
     /// Limits of the process.
     pub limits: Arc<Limits>,
+    /// How long the drain takes at most.
+    pub drain_timeout: Duration,
 }
 
 /// What a worker is told.

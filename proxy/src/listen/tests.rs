@@ -25,6 +25,9 @@ pub(crate) struct Rig {
     trigger: drain::Trigger,
 }
 
+/// How long the workers of a rig take their drain to be.
+const DRAIN: Duration = Duration::from_secs(2);
+
 impl Rig {
     pub(crate) fn new(limits: Limits) -> Self {
         meshfed_runtime::tls::install_provider();
@@ -37,6 +40,7 @@ impl Rig {
             telemetry: Telemetry::new(&metrics, settings).unwrap(),
             gateway: Arc::clone(&gateway),
             limits: Arc::new(limits),
+            drain_timeout: DRAIN,
         };
         let (trigger, watch) = drain::channel();
         let (listeners, _ends) = Listeners::start(2, &shared, &watch).unwrap();

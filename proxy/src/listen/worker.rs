@@ -61,7 +61,7 @@ pub(super) fn run(commands: mpsc::Receiver<Command>, shared: Shared, drain: Watc
 async fn serve(mut commands: mpsc::Receiver<Command>, shared: Shared, drain: Watch) {
     let core = Core::new(shared.state, shared.telemetry, drain.clone());
     let gateway = Gateway::new(shared.gateway, SweepLimits::default());
-    let sweep = tasks::spawn_local("gateway sweep", Rc::clone(&gateway).sweep());
+    let sweep = tasks::spawn_local("gateway sweep", Rc::clone(&gateway).sweep(drain.clone(), shared.drain_timeout));
     let _sweep = tasks::AbortOnDrop::new(&sweep);
     let worker = Rc::new(Worker { core, gateway, limits: shared.limits, active: Cell::new(0), idle: Notify::new() });
     let mut accepting: HashMap<(Arc<str>, SocketAddr), oneshot::Sender<()>> = HashMap::new();

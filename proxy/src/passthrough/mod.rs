@@ -12,15 +12,18 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use meshfed_runtime::clock;
+use meshfed_runtime::drain::Watch;
 use rustix::net::SendFlags;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::forward::Core;
 use crate::state::{Listener, ListenerKind, SniRoute};
@@ -64,13 +67,26 @@ impl Gateway {
         })
     }
 
-    /// Watches idle and withdrawn tunnels; runs as long as the worker.
-    pub async fn sweep(self: Rc<Self>) {
-        let mut every = tokio::time::interval(tunnel::TICK);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    /// Watches idle and withdrawn tunnels; runs as long as the worker. Once the drain has begun, which ends after
+    /// `drain_timeout`, quiet ones are ended before it does.
+    pub async fn sweep(self: Rc<Self>, drain: Watch, drain_timeout: Duration) {
+        let mut every = interval(tunnel::TICK);
+        let mut signaled = pin!(drain.signaled());
         loop {
-            every.tick().await;
-            self.tunnels.sweep();
+            tokio::select! {
+                () = signaled.as_mut() => break,
+                _tick = every.tick() => self.tunnels.sweep(),
+            }
+        }
+        let begun = clock::instant();
+        let mut often = interval(tunnel::DRAIN_TICK);
+        loop {
+            tokio::select! {
+                _tick = every.tick() => self.tunnels.sweep(),
+                _tick = often.tick() => {
+                    self.tunnels.sweep_draining(drain_timeout.saturating_sub(clock::instant() - begun));
+                }
+            }
         }
     }
 
@@ -191,6 +207,12 @@ impl Gateway {
             }
         }
     }
+}
+
+fn interval(period: Duration) -> Interval {
+    let mut every = tokio::time::interval(period);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    every
 }
 
 /// Why a connection is not forwarded.

@@ -21,6 +21,11 @@ use crate::state::SniRoute;
 
 /// How often tunnels are looked at: ends by limit are this late at most.
 pub(super) const TICK: Duration = Duration::from_secs(1);
+/// How often while the gateway drains: the pauses between two requests are short.
+pub(super) const DRAIN_TICK: Duration = Duration::from_millis(25);
+
+/// Why a tunnel ended that was quiet while its gateway drained.
+const DRAINED: &str = "drained";
 
 /// When tunnels are ended, in ticks.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +49,8 @@ impl Default for SweepLimits {
 pub(super) struct Tunnels {
     limits: SweepLimits,
     tick: Cell<u32>,
+    /// Counts [`DRAIN_TICK`]s; 0 before the drain.
+    drain_tick: Cell<u32>,
     /// Slots with a free list: a tunnel comes and goes without a search.
     slots: RefCell<Vec<Option<Rc<Watched>>>>,
     free: RefCell<Vec<usize>>,
@@ -53,6 +60,10 @@ pub(super) struct Tunnels {
 struct Watched {
     route: Arc<SniRoute>,
     last: Cell<u32>,
+    /// As `last`, in [`DRAIN_TICK`]s.
+    drain_last: Cell<u32>,
+    /// Whether the last bytes were the server's, and nothing is held: what was asked is answered, as far as can be seen.
+    answered: Cell<bool>,
     half_closed: Cell<bool>,
     withdrawn_since: Cell<Option<u32>>,
     end: Cell<Option<&'static str>>,
@@ -61,13 +72,21 @@ struct Watched {
 
 impl Tunnels {
     pub(super) const fn new(limits: SweepLimits) -> Self {
-        Self { limits, tick: Cell::new(0), slots: RefCell::new(Vec::new()), free: RefCell::new(Vec::new()) }
+        Self {
+            limits,
+            tick: Cell::new(0),
+            drain_tick: Cell::new(0),
+            slots: RefCell::new(Vec::new()),
+            free: RefCell::new(Vec::new()),
+        }
     }
 
     fn enter(&self, route: &Arc<SniRoute>) -> (usize, Rc<Watched>) {
         let watched = Rc::new(Watched {
             route: Arc::clone(route),
             last: Cell::new(self.tick.get()),
+            drain_last: Cell::new(self.drain_tick.get()),
+            answered: Cell::new(false),
             half_closed: Cell::new(false),
             withdrawn_since: Cell::new(None),
             end: Cell::new(None),
@@ -112,10 +131,33 @@ impl Tunnels {
             } else {
                 continue;
             };
-            watched.end.set(Some(end));
-            if let Some(waker) = watched.waker.borrow().as_ref() {
-                waker.wake_by_ref();
+            watched.finish(end);
+        }
+    }
+
+    /// One tick of a drain that has this much time left: ends the tunnels on which an answer was the last thing that was
+    /// said, and which have been quiet since for half of that time. So their clients see the end while they ask nothing,
+    /// and what takes its time has nearly all that there is.
+    pub(super) fn sweep_draining(&self, left: Duration) {
+        let now = self.drain_tick.get().wrapping_add(1);
+        self.drain_tick.set(now);
+        let ticks = self.tick.get();
+        for watched in self.slots.borrow().iter().flatten() {
+            let fine = DRAIN_TICK * now.wrapping_sub(watched.drain_last.get());
+            let coarse = TICK * ticks.wrapping_sub(watched.last.get()).saturating_sub(1);
+            let idle = watched.answered.get() && !watched.half_closed.get();
+            if idle && fine.max(coarse) >= left / 2 {
+                watched.finish(DRAINED);
             }
+        }
+    }
+}
+
+impl Watched {
+    fn finish(&self, why: &'static str) {
+        self.end.set(Some(why));
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
         }
     }
 }
@@ -167,11 +209,17 @@ pub(super) async fn run(
             *watched.waker.borrow_mut() = Some(cx.waker().clone());
         }
         let mut scratch = scratch.borrow_mut();
-        let before = up.moved + down.moved;
+        let before = (up.moved, down.moved);
         up.transfer(cx, &mut client, &mut upstream, &mut scratch)?;
         down.transfer(cx, &mut upstream, &mut client, &mut scratch)?;
-        if up.moved + down.moved != before {
+        if (up.moved, down.moved) != before {
             watched.last.set(tunnels.tick.get());
+            watched.drain_last.set(tunnels.drain_tick.get());
+        }
+        if up.moved != before.0 {
+            watched.answered.set(false);
+        } else if down.moved != before.1 {
+            watched.answered.set(true);
         }
         watched.half_closed.set(up.is_done() || down.is_done());
         if up.is_done() && down.is_done() {
@@ -188,8 +236,9 @@ pub(super) async fn run(
         (None, Ok(())) => "end",
         (None, Err(_)) => "reset",
     };
-    if why != "end" {
-        // Neither side may take the end for a complete one.
+    if !["end", DRAINED].contains(&why) {
+        // Neither side may take the end for a complete one. (On a quiet connection it is none of anything, and a reset
+        // could overtake what was answered last.)
         for side in [&client, &upstream] {
             let _gone = socket2::SockRef::from(side).set_linger(Some(Duration::ZERO));
         }

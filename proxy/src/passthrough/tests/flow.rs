@@ -149,3 +149,17 @@ async fn a_failed_connect_tries_another_endpoint() {
     let refused = "meshfed_gateway_connections_total{result=\"refused\",reason=\"unreachable\"} 1";
     assert!(nobody.metrics.encode().contains(refused), "a refusal in no series");
 }
+
+/// A kept connection on which nothing is asked ends in the drain, and before its end; nobody waits for the timeout.
+///
+/// Mutation not tried yet: `sweep_draining` not called.
+#[tokio::test]
+async fn a_kept_connection_that_is_quiet_does_not_hold_up_a_drain() {
+    let (rig, address) = rig(&[echo().await]);
+    let mut tls = connect(address, NAME, false).await.unwrap();
+    tls.write_all(b"hi").await.unwrap();
+    tls.read_exact(&mut [0; 2]).await.unwrap();
+    assert!(rig.drained(Duration::from_secs(60)).await);
+    let ended = tls.read(&mut [0; 1]).await.unwrap_err();
+    assert_eq!(ended.kind(), std::io::ErrorKind::UnexpectedEof, "an end without reset: {ended}");
+}
