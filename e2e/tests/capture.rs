@@ -39,6 +39,17 @@ s.sendall(b"EHLO x\r\n")
 print(banner.decode().strip(), s.recv(100).decode().strip())
 "#;
 
+/// Ends its direction before it has said anything, and hears what there is.
+const MUTE: &str = r#"
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10)
+s.shutdown(socket.SHUT_WR)
+heard = b""
+while data := s.recv(100):
+    heard += data
+print(heard.decode().strip())
+"#;
+
 /// A resolver that answers every question with 192.0.2.7, and remembers the names.
 const RESOLVER: &str = r#"
 import socket, sys, threading
@@ -372,7 +383,14 @@ fn server_first(world: &World, v4: &str, v6: &str) {
             let heard = world.west.listen(host, 2525);
             if heard == "220 ready EHLO x" { Ok(()) } else { Err(heard) }
         });
+        assert_eq!(mute(&world.west.pod, host), "220 ready");
     }
+}
+
+/// What a client hears at port 2525 of a host that ends its direction at once.
+fn mute(from: &Namespace, host: &str) -> String {
+    let mut client = from.command(Path::new("python3"));
+    run(client.args(["-c", MUTE, host, "2525"])).ok("who says nothing hears the server").trim().to_owned()
 }
 
 /// Mutation not tried yet: `OutboundAny` is given to TCP alone.
@@ -448,6 +466,7 @@ fn strangers(world: &World) {
 /// hello is terminated all the same, and needs a certificate.
 ///
 /// Mutations seen to fail: `Begins::Mesh` is given to `raw`; `serve_plain` believes `x-forwarded-client-cert`.
+/// Mutation not tried yet: `Some(Begins::End)` of `begins` replaced by `None`.
 fn permissive(world: &World) {
     let (west, pod) = (&world.west, "10.2.0.10");
     let text = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: shop}\n\
@@ -461,6 +480,7 @@ fn permissive(world: &World) {
     let mut words = west.node.command(Path::new("python3"));
     let heard = run(words.args(["-c", LISTENER, pod, "2525"])).ok("the server's word comes first");
     assert_eq!(heard.trim(), "220 ready EHLO x");
+    assert_eq!(mute(&west.node, pod), "220 ready");
     // The application's own TLS, on a port that its workload does not declare.
     let (key, certificate) = (world.fleet.path("app.key"), world.fleet.path("app.pem"));
     let mut make = std::process::Command::new("openssl");

@@ -37,6 +37,8 @@ pub(super) enum Begins {
     Tls,
     /// Anything else.
     Plain,
+    /// With its end: the client says nothing, and may still listen.
+    End,
 }
 
 /// Follows the first bytes of a connection to a workload.

@@ -49,7 +49,9 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener
         Ok(Some(Begins::Plain)) if let Some(routes) = &plain.routes => {
             inbound::serve_plain(core, stream, peer, Arc::clone(routes), &port.services).await;
         }
-        Ok(Some(Begins::Plain | Begins::Tls)) => raw(core, stream, peer, port, plain, meant).await,
+        // Who ends a request before it has begun wants nothing.
+        Ok(Some(Begins::End)) if plain.routes.is_some() => {}
+        Ok(Some(Begins::Plain | Begins::Tls | Begins::End)) => raw(core, stream, peer, port, plain, meant).await,
         // Nothing that could be told apart from a mesh client: it is not passed on.
         Ok(None) => {}
         Err(_silent) if plain.routes.is_some() => {}
@@ -60,11 +62,11 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener
     }
 }
 
-/// What the connection begins with; `None`: it ended, or its hello did not come to an end in time.
+/// What the connection begins with; `None`: its hello ended in the middle, or did not come to an end in time.
 async fn begins(stream: &TcpStream) -> Option<Begins> {
     // From the first byte on it has the time of any handshake.
     if look(stream, 1, |_first| Some(())).await != Seen::Told(()) {
-        return None;
+        return Some(Begins::End);
     }
     let mut inbound = Inbound::default();
     match timeout(HELLO_DEADLINE, look(stream, BYTES_MAX, |bytes| inbound.judge(bytes))).await {
@@ -114,7 +116,8 @@ async fn raw(
         Ok(Spoken { begins: Some(Begins::Mesh), server_spoke: true }) => {
             core.telemetry.denied("inbound", "late_hello");
         }
-        Ok(Spoken { begins: Some(Begins::Plain | Begins::Tls), .. }) => {
+        // A client that has ended its direction hears what the server says all the same.
+        Ok(Spoken { begins: Some(Begins::Plain | Begins::Tls | Begins::End), .. }) => {
             tcp::carry(&core, parties, &mut client, &mut upstream, || Standing::Trusted).await;
         }
         Ok(Spoken { begins: None, .. }) | Err(_) => {}
