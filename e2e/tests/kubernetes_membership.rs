@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use base64::Engine as _;
 use meshfed_e2e::binary::meshfed;
 use meshfed_e2e::fleet::{Fleet, Range};
 use meshfed_e2e::http;
@@ -198,6 +199,84 @@ fn an_agent_that_is_lost_while_it_leaves_goes_on_leaving() {
     world.lose_pod();
     world.start_pod();
     world.fleet.start_federator(None, &[]);
+    until("the hub knows", SOON, || match world.member_state().as_str() {
+        "left" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    until("only the CA is kept", SOON, || {
+        let data = world.identity()["data"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        if data.iter().all(|key| key.starts_with("ca.")) { Ok(()) } else { Err(format!("{data:?}")) }
+    });
+}
+
+/// A Membership that is deleted while no agent runs is a leave all the same, once one does. That none can be listed is none:
+/// not while the kind is missing, and not in another cluster, or one that was made anew, whose Secret was brought back from
+/// a backup before its Membership was.
+///
+/// Mutations not tried yet: `remember` that does nothing; `of == secret` of `Kept::membership` answered `true`;
+/// `kind_was_missing` never set.
+#[test]
+fn a_membership_that_goes_while_no_agent_runs_is_a_leave() {
+    let mut world = World::start(&[]);
+    world.start_pod();
+    let token = world.fleet.token(None, "east", &["--network", "net-east=127.1.0.0/16", "--region", "eu"]);
+    let joined = world.join(&token, "60s");
+    assert_eq!(joined.code, 0, "{joined:?}");
+    world.until_condition("Ready", "True Ready");
+    let remembered = |world: &World| world.identity()["data"]["membership"].as_str().map(str::to_owned);
+    until("the Membership is remembered", SOON, || remembered(&world).ok_or("not yet"));
+    let stays = |world: &World| {
+        let said = "this cluster stays a member";
+        until(said, SOON, || match world.agent.as_ref().unwrap().log() {
+            log if log.contains(said) => Ok(()),
+            log => Err(log),
+        });
+    };
+    let crds = || run(Command::new(meshfed()).arg("crds")).ok("meshfed crds");
+
+    // From a backup: first the Secret, which is another one now, then the agent, then the Membership.
+    world.lose_pod();
+    let membership = world.api.ok(&["-n", RELEASE, "get", "membership", "meshfed", "-o", "json"]);
+    let strip = |text: &str| {
+        let mut object: Value = serde_json::from_str(text).unwrap();
+        for field in ["uid", "resourceVersion", "creationTimestamp", "managedFields", "generation"] {
+            object["metadata"].as_object_mut().unwrap().remove(field);
+        }
+        object.to_string()
+    };
+    let secret = world.identity().to_string();
+    let _deleted = world.api.ok(&["-n", RELEASE, "delete", "secret/meshfed-identity", "membership/meshfed"]);
+    world.api.apply(&strip(&secret));
+    world.start_pod();
+    stays(&world);
+    let comes = |world: &World| {
+        world.api.apply(&strip(&membership));
+        world.until_condition("Ready", "True Ready");
+        let path = "jsonpath={.metadata.uid}";
+        let uid = world.api.ok(&["-n", RELEASE, "get", "membership", "meshfed", "-o", path]);
+        until("the Membership that came is remembered", SOON, || {
+            let found = remembered(world).map(|text| base64::engine::general_purpose::STANDARD.decode(text).unwrap());
+            if found.is_some_and(|found| found.starts_with(uid.as_bytes())) { Ok(()) } else { Err(uid.clone()) }
+        });
+        assert_eq!(world.member_state(), "active");
+    };
+    comes(&world);
+
+    world.lose_pod();
+    let _gone = world.api.ok(&["delete", "crd", "memberships.federation.meshfed.io"]);
+    world.start_pod();
+    let watched = "Memberships cannot be watched";
+    until(watched, SOON, || match world.agent.as_ref().unwrap().log() {
+        log if log.contains(watched) => Ok(()),
+        log => Err(log),
+    });
+    world.api.apply(&crds());
+    stays(&world);
+    comes(&world);
+
+    world.lose_pod();
+    let _deleted = world.api.ok(&["-n", RELEASE, "delete", "membership", "meshfed"]);
+    world.start_pod();
     until("the hub knows", SOON, || match world.member_state().as_str() {
         "left" => Ok(()),
         other => Err(other.to_owned()),

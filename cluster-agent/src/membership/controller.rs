@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
@@ -69,6 +69,10 @@ pub struct Controller {
     events: BoxStream<'static, watcher::Result<Event<Membership>>>,
     /// What is there.
     seen: Standing<Membership>,
+    /// The uid of the Membership that is remembered to be there.
+    remembered: Option<String>,
+    /// Whether the kind was missing when this agent looked first: its objects went with it, which is nobody's wish to leave.
+    kind_was_missing: bool,
     /// The generation and the Secret's version that were refused: asking again with them is of no use.
     refused: Option<((i64, String), Phase)>,
 }
@@ -82,7 +86,18 @@ impl Controller {
         let keeper = Keeper::new(secrets.clone(), IDENTITY_SECRET.to_owned(), settings.data_dir.clone());
         let views = settings.keep_view.then(|| Views::new(secrets.clone(), &settings.data_dir));
         let events = watcher(memberships.clone(), watch_config()).backoff(Steady::default()).boxed();
-        Self { settings, memberships, secrets, keeper, views, events, seen: Standing::default(), refused: None }
+        Self {
+            settings,
+            memberships,
+            secrets,
+            keeper,
+            views,
+            events,
+            seen: Standing::default(),
+            remembered: None,
+            kind_was_missing: false,
+            refused: None,
+        }
     }
 
     /// The Secret that the member's files are kept in.
@@ -139,14 +154,24 @@ impl Controller {
         keep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let uid = |seen: &Standing<Membership>| chosen(seen.values()).and_then(|m| m.uid());
         let (mut of, mut deleted, mut missed, mut unkept) = (uid(&self.seen), false, 0, None);
+        let mut looked_back = false;
         loop {
             let writes = *self.settings.writes.borrow();
+            if writes && !looked_back && self.seen.is_whole() {
+                match self.went_while_nobody_looked().await {
+                    Ok(gone) => (deleted, looked_back) = (deleted || gone, true),
+                    Err(why) => tracing::warn!(why, "whether the Membership was deleted meanwhile is not known yet"),
+                }
+            }
             if writes && (deleted || self.keeper.is_leaving()) {
                 self.begin_leaving().await;
                 return Attended::Deleted;
             }
             let now = Facts { unkept: unkept.clone(), ..facts.borrow_and_update().clone() };
             self.say(&phase, &now).await;
+            if writes {
+                self.remember(of.as_ref()).await;
+            }
             let role = self.settings.writes.clone();
             tokio::select! {
                 () = self.turn() => {
@@ -175,6 +200,35 @@ impl Controller {
             if missed >= MISSED_MAX && !*self.settings.writes.borrow() {
                 return Attended::Left;
             }
+        }
+    }
+
+    /// Whether the Membership that this is a member by was deleted while no agent ran, or none saw it. Only what this Secret
+    /// remembers can have gone; that none is there is what a list says that the API server answers now.
+    async fn went_while_nobody_looked(&self) -> Result<bool, String> {
+        if self.seen.values().next().is_some() {
+            return Ok(false);
+        }
+        let remembered = self.keeper.remembered().await.map_err(|error| chain(&error))?;
+        let Some(uid) = remembered.filter(|_| !self.kind_was_missing) else {
+            tracing::info!(
+                "there is no Membership, and none is known to have been deleted: this cluster stays a member"
+            );
+            return Ok(false);
+        };
+        let listed = self.memberships.list(&ListParams::default()).await.map_err(|error| chain(&error))?;
+        if listed.items.is_empty() {
+            tracing::info!(uid, "the Membership was deleted while no agent ran");
+        }
+        Ok(listed.items.is_empty())
+    }
+
+    /// Remembers the Membership that counts: an agent that starts without it knows that it was there.
+    async fn remember(&mut self, uid: Option<&String>) {
+        let Some(uid) = uid.filter(|uid| self.remembered.as_ref() != Some(uid)) else { return };
+        match self.keeper.remember(uid).await {
+            Ok(()) => self.remembered = Some(uid.clone()),
+            Err(error) => tracing::warn!(error = %chain(&error), "the Membership cannot be remembered"),
         }
     }
 
@@ -231,6 +285,7 @@ impl Controller {
                     }
                 }
                 Some(Err(error)) => {
+                    self.kind_was_missing |= !self.seen.is_whole() && is_of_a_missing_kind(&error);
                     tracing::warn!(error = %chain(&error), "Memberships cannot be watched; it is tried again");
                 }
                 None => std::future::pending().await,
@@ -415,6 +470,11 @@ impl Controller {
         });
         self.memberships.patch_status(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await
     }
+}
+
+/// Whether a list failed because there is no such kind.
+fn is_of_a_missing_kind(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
 }
 
 /// Waits until it is other than this; for ever where nobody changes it.

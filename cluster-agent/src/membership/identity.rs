@@ -16,6 +16,8 @@ pub(super) const AGENT_FILE: &str = "agent.yaml";
 const ASKED: &str = "asked";
 /// A member's file that says it is leaving: its Membership was deleted, and the hub has not answered yet.
 pub(super) const LEAVING: &str = "leaving";
+/// A member's file that says by which Membership it is one, and in which Secret that was written.
+pub(super) const MEMBERSHIP: &str = "membership";
 /// The CA key: once in the Secret it is never replaced.
 pub(super) const CA_KEY: &str = "ca/key.pem";
 /// The keys of a join that has not been answered begin with this.
@@ -39,10 +41,22 @@ impl Kept {
             .iter()
             .all(|name| self.member.contains_key(*name))
     }
+    /// The uid of the Membership that it is a member by, if that was written into this very Secret. One that was copied into
+    /// another cluster, or brought back from a backup, may be there before its Membership is, which is no deletion.
+    pub(super) fn membership(&self, secret: &str) -> Option<&str> {
+        let text = std::str::from_utf8(self.member.get(MEMBERSHIP)?).ok()?;
+        let (membership, of) = text.split_once(' ')?;
+        (of == secret).then_some(membership)
+    }
     /// Whether it has the CA of a cluster that left: a join goes on with it, so that nobody has to trust a new one.
     pub(super) fn has_ca(&self) -> bool {
         self.member.contains_key(CA_KEY) && self.member.contains_key("ca/anchor.pem")
     }
+}
+
+/// What [`MEMBERSHIP`] holds.
+pub(super) fn membership_file(membership: &str, secret: &str) -> String {
+    format!("{membership} {secret}")
 }
 
 /// What the data of a Secret means. Keys that are none of ours are left out.
@@ -62,7 +76,7 @@ pub(super) fn unpack(data: &BTreeMap<String, ByteString>) -> Kept {
 
 /// The path of a key.
 fn path_of(key: &str) -> Option<String> {
-    if [AGENT_FILE, ASKED, LEAVING].contains(&key) {
+    if [AGENT_FILE, ASKED, LEAVING, MEMBERSHIP].contains(&key) {
         return Some(key.to_owned());
     }
     let (directory, file) = key.split_once('.')?;
@@ -180,5 +194,21 @@ mod tests {
         let mut other = files(&MEMBER);
         other.insert(CA_KEY.to_owned(), b"another".to_vec());
         assert_eq!(changes(&data, &Kept { member: other, pending: Files::new() }), Err(OtherCa));
+    }
+
+    /// What is remembered of a Membership counts in the Secret that it was written into, and nowhere else.
+    ///
+    /// Mutations not tried yet: `of == secret` answered `true`; `MEMBERSHIP` left out of `path_of`.
+    #[test]
+    fn a_secret_that_was_copied_remembers_no_membership() {
+        let data = [("membership".to_owned(), ByteString(membership_file("m-1", "s-1").into_bytes()))].into();
+        let kept = unpack(&data);
+        assert_eq!((kept.membership("s-1"), kept.membership("s-2")), (Some("m-1"), None));
+        assert_eq!(Kept::default().membership("s-1"), None);
+        assert_eq!(
+            changes(&data, &Kept::default()).unwrap(),
+            [("membership".to_owned(), None)].into(),
+            "it goes with the rest"
+        );
     }
 }

@@ -6,13 +6,17 @@ use std::time::SystemTime;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use meshfed_ca::keys::SigningKey;
 use meshfed_runtime::files::{self, FileError};
 use meshfed_runtime::tls::Identity;
 
-use super::identity::{AGENT_FILE, CA_KEY, DIRECTORIES, Files, Kept, LEAVING, OtherCa, SIZE_MAX, changes, unpack};
+use super::identity::{
+    AGENT_FILE, CA_KEY, DIRECTORIES, Files, Kept, LEAVING, MEMBERSHIP, OtherCa, SIZE_MAX, changes, membership_file,
+    unpack,
+};
 
 /// The largest file of a member, in bytes.
 const FILE_MAX: usize = 512 << 10;
@@ -86,10 +90,10 @@ impl Keeper {
         Self { secrets, name, data_dir }
     }
 
-    async fn read(&self) -> Result<(BTreeMap<String, ByteString>, Option<String>), KeeperError> {
+    async fn read(&self) -> Result<(BTreeMap<String, ByteString>, ObjectMeta), KeeperError> {
         let found = self.secrets.get_opt(&self.name).await.map_err(|cause| self.api(cause))?;
         let secret = found.ok_or_else(|| KeeperError::Missing(self.name.clone()))?;
-        Ok((secret.data.unwrap_or_default(), secret.metadata.resource_version))
+        Ok((secret.data.unwrap_or_default(), secret.metadata))
     }
 
     fn api(&self, cause: kube::Error) -> KeeperError {
@@ -100,7 +104,7 @@ impl Keeper {
     /// over a change of somebody else.
     async fn write(&self, wanted: impl Fn(Kept) -> Result<Kept, KeeperError>) -> Result<(), KeeperError> {
         for _ in 0..CONFLICTS_MAX {
-            let (found, version) = self.read().await?;
+            let (found, ObjectMeta { resource_version: version, .. }) = self.read().await?;
             let wanted = wanted(unpack(&found))?;
             let changes = changes(&found, &wanted)?;
             if changes.is_empty() {
@@ -135,6 +139,19 @@ impl Keeper {
     /// Forgets a join that was refused.
     pub(super) async fn forget_pending(&self) -> Result<(), KeeperError> {
         self.write(|found| Ok(Kept { member: found.member, pending: Files::new() })).await
+    }
+
+    /// Remembers by which Membership, named by its uid, this is a member.
+    pub(super) async fn remember(&self, membership: &str) -> Result<(), KeeperError> {
+        let secret = self.read().await?.1.uid.unwrap_or_default();
+        files::write_secret(&self.data_dir.join(MEMBERSHIP), membership_file(membership, &secret).as_bytes())?;
+        self.keep().await
+    }
+
+    /// The uid of the Membership that was remembered; `None`: none was, or in another Secret.
+    pub(super) async fn remembered(&self) -> Result<Option<String>, KeeperError> {
+        let (data, metadata) = self.read().await?;
+        Ok(unpack(&data).membership(&metadata.uid.unwrap_or_default()).map(str::to_owned))
     }
 
     /// Whether the member is leaving.
@@ -265,7 +282,7 @@ fn read_files(data_dir: &Path) -> Result<Files, KeeperError> {
         }
         if size > SIZE_MAX { Err(KeeperError::TooLarge(size)) } else { Ok(()) }
     };
-    for name in [AGENT_FILE, "asked", LEAVING] {
+    for name in [AGENT_FILE, "asked", LEAVING, MEMBERSHIP] {
         take(name.to_owned())?;
     }
     for directory in DIRECTORIES {
