@@ -48,7 +48,8 @@ version = 3
   bin_dirs = ['/usr/lib/cni']
   conf_dir = '/run/node/cni'
 TOML
-# The disk is not the cluster's own, so its filling is not judged; resolvConf: the machine's name server is out of reach.
+# The disk is not the cluster's own, so its filling is not judged; resolvConf: the machine's name server is out of reach;
+# syncFrequency: 1m by default, which would hide what of ours waits for a look at pods of which nothing has changed.
 cat > /run/node/kubelet.yaml << YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -62,6 +63,7 @@ clusterDNS: [$dns_service_ip]
 clusterDomain: cluster.local
 resolvConf: ""
 volumePluginDir: /var/lib/kubelet/volume-plugins
+syncFrequency: 10m
 imageGCHighThresholdPercent: 100
 evictionHard: {nodefs.available: 0%, nodefs.inodesFree: 0%, imagefs.available: 0%, imagefs.inodesFree: 0%}
 YAML
