@@ -1,7 +1,8 @@
-//! The charts, by the real Helm and the real API server: what they render, what their schemas refuse, what a value can do
+//! The charts, by the real Helm and the real API server: what they render and print, what their schemas refuse, what a value can do
 //! to a render, whether the server takes it, and what the accounts of the chart may do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod notes;
 mod permissions;
 mod renders;
 mod server;
