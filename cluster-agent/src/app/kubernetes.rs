@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt as _;
 use meshfed_runtime::admin::AdminServer;
@@ -18,23 +17,19 @@ use meshfed_runtime::telemetry;
 use tokio::sync::watch;
 
 use super::injection::Injection;
-use super::{Agent, Host, chain};
+use super::{Agent, Host, chain, leaving};
 use crate::config::{AgentArgs, Config, admin_listeners, injection};
 use crate::downlink;
 use crate::enroll::AgentFile;
 use crate::lease::{Election, LeaseMetrics, Role};
 use crate::membership::connect::{self, Place};
 use crate::membership::{Attended, Controller, Facts, Settings};
-use crate::mirror::policies;
+use crate::mirror::{self, policies};
 
 /// The data directory of the member, in that of the agent: it appears whole, which a volume's own folder cannot.
 const MEMBER: &str = "member";
 /// The Lease by which the agents of a release decide which of them joins, offers and writes.
 const LEASE: &str = "meshfed-agent";
-/// Time for one attempt to leave.
-const LEAVE: Duration = Duration::from_secs(30);
-/// The pause between two of them.
-const AGAIN: Duration = Duration::from_secs(5);
 
 /// Whether the membership of this agent is an object: its source is Kubernetes, and nobody joined its data directory.
 pub(super) fn by_object(args: &AgentArgs) -> bool {
@@ -155,15 +150,24 @@ async fn phases(
         Agent::build_within(config, Some(among.clone()))
     });
     let agent = built.map_err(|problems| Ended { name: "agent", reason: problems.to_string() })?;
-    let attended = attend(agent, &member, &file, &mut controller, stop).await?;
-    if let Some(how) = attended {
-        anchors.send_replace(None);
-        let forgotten = match how {
-            Attended::Deleted => controller.keeper().forget().await,
-            Attended::Left => controller.keeper().forget_here(),
-        };
-        forgotten.map_err(|error| Ended { name: "membership", reason: chain(&error) })?;
-    }
+    let attended = attend(agent, &member, &file, &mut controller, stop.clone()).await?;
+    let forgotten = match attended {
+        None => return Ok(None),
+        Some(Attended::Deleted) => {
+            anchors.send_replace(None);
+            let cleared = mirror::withdraw(place.client.clone(), Some(among.instance.clone()));
+            if leaving::within(cleared, stop, args.drain_timeout).await.is_none() {
+                // Until it is forgotten it is leaving, and the next agent goes on.
+                return Ok(None);
+            }
+            controller.keeper().forget().await
+        }
+        Some(Attended::Left) => {
+            anchors.send_replace(None);
+            controller.keeper().forget_here()
+        }
+    };
+    forgotten.map_err(|error| Ended { name: "membership", reason: chain(&error) })?;
     Ok(attended)
 }
 
@@ -209,7 +213,7 @@ async fn attend(
     member: &Path,
     file: &AgentFile,
     controller: &mut Controller,
-    stop: impl Future<Output = ()>,
+    stop: impl Future<Output = ()> + Clone,
 ) -> Result<Option<Attended>, Ended> {
     let (tell, facts) = watch::channel(Facts::default());
     let follow = agent.facts(tell);
@@ -222,33 +226,24 @@ async fn attend(
         Err(error) => tracing::warn!(error = %chain(&error), "the identity that all share cannot be used"),
     };
     let mut attended = None;
+    let grace = agent.config.args.drain_timeout;
     let until = async {
-        let left = async {
-            let how = controller.attend(file, facts, renewed).await;
-            match how {
-                Attended::Deleted => {
-                    tracing::info!(cluster = %file.cluster, "the Membership was deleted: this cluster leaves");
-                    leave(member).await;
-                }
-                Attended::Left => tracing::info!(cluster = %file.cluster, "the agent that leads has left for all"),
-            }
-            how
+        let how = tokio::select! {
+            () = stop.clone() => return,
+            () = follow => return,
+            how = controller.attend(file, facts, renewed) => how,
         };
-        tokio::select! {
-            () = stop => {}
-            how = left => attended = Some(how),
-            () = follow => {}
-        }
+        attended = match how {
+            Attended::Deleted => {
+                tracing::info!(cluster = %file.cluster, "the Membership was deleted: this cluster leaves");
+                leaving::within(leaving::leave(member, controller), stop, grace).await.map(|()| how)
+            }
+            Attended::Left => {
+                tracing::info!(cluster = %file.cluster, "the agent that leads has left for all");
+                Some(how)
+            }
+        };
     };
     agent.run(until).await?;
     Ok(attended)
-}
-
-/// Leaves the fleet while the agent still serves. A federator that is away is waited for: the cluster is a member until
-/// it knows.
-async fn leave(member: &Path) {
-    while let Err(error) = downlink::leave::leave(member, LEAVE).await {
-        tracing::warn!(error = %chain(&error), "this cluster has not left yet; it is tried again");
-        tokio::time::sleep(AGAIN).await;
-    }
 }

@@ -1,6 +1,7 @@
 //! Edge. The agent as a process: `Config` → build → run. Nothing else wires rooms together.
 
 mod injection;
+mod leaving;
 mod tcp;
 
 use std::collections::BTreeMap;
@@ -39,7 +40,7 @@ use crate::config::{AgentArgs, Config, Source, chain};
 use crate::core::run::{Actor, COMMANDS_MAX, Command, CoreMetrics, Guards, Inputs};
 use crate::core::{Core, CoreSettings, kept};
 use crate::dns;
-use crate::downlink::session::{Link, LinkConfig, Opened};
+use crate::downlink::session::{Hub, Link, LinkConfig, Opened};
 use crate::enroll::AgentFile;
 use crate::identity::Authority;
 use crate::index::{Index, IndexSettings};
@@ -227,18 +228,22 @@ impl Agent {
     /// Follows what a Membership's status tells of it; ends with the agent.
     fn facts(&self, facts: watch::Sender<Facts>) -> impl Future<Output = ()> + use<> {
         let (readiness, mut pending) = (self.readiness.clone(), self.readiness.changes());
-        let mut connected = self.opened.connected.clone();
+        let mut hub = self.opened.hub.clone();
         async move {
             loop {
-                let is_connected = *connected.borrow_and_update();
-                let now = Facts { connected: is_connected, pending: readiness.pending(), unkept: None };
+                let (connected, untrusted) = match &*hub.borrow_and_update() {
+                    Hub::Away => (false, None),
+                    Hub::Connected => (true, None),
+                    Hub::Untrusted(why) => (false, Some(why.clone())),
+                };
+                let now = Facts { connected, untrusted, pending: readiness.pending(), unkept: None };
                 facts.send_if_modified(|before| {
                     let changed = *before != now;
                     *before = now;
                     changed
                 });
                 let ended = tokio::select! {
-                    ended = connected.changed() => ended.is_err(),
+                    ended = hub.changed() => ended.is_err(),
                     ended = pending.changed() => ended.is_err(),
                 };
                 if ended {
@@ -284,7 +289,7 @@ impl Agent {
     fn start(self, tasks: &mut TaskGroup, watch: drain::Watch, client: Option<kube::Client>) -> Held {
         let Self { config, bound, host, readiness, identity, trust, link, opened, injects, lock } = self;
         let (metrics, state) = (Arc::clone(&host.metrics), config.args.data_dir.join("state"));
-        let Opened { uplink, commands: downlink, loaded, bundles, connected: _ } = opened;
+        let Opened { uplink, commands: downlink, loaded, bundles, hub: _ } = opened;
         let guards = guards_of(&readiness, &loaded);
         let served = ["xds", "workload"].map(|name| readiness.guard(format!("{name}: not bound yet")));
 

@@ -24,8 +24,8 @@ use tonic::transport::Channel;
 use wire::agent_message::Message as Say;
 
 use super::session::{
-    APPROVALS_PERIOD, DirectionLabel, Link, LinkError, another_role, client_tls, dial, renew_in, renew_pause,
-    role_pause,
+    APPROVALS_PERIOD, DirectionLabel, Hub, Link, LinkError, Undialled, another_role, client_tls, dial, renew_in,
+    renew_pause, role_pause,
 };
 use super::{CoreCommand, EndpointsAnswer};
 use crate::lease::Role;
@@ -101,7 +101,7 @@ impl Link {
         drop(old);
         let mut stream = self.begin(role, welcome)?;
         self.metrics.connected.set(1);
-        self.open.send_replace(true);
+        self.open.send_replace(Hub::Connected);
         self.tell(CoreCommand::Session { connected: true }).await?;
         let ended = self.talk(&mut stream, &outgoing, &mut incoming, drain).await?;
         Ok(match ended {
@@ -313,14 +313,14 @@ impl Link {
                 None
             }
             Step::Dialled(Ok(channel)) => Some(channel),
-            Step::Dialled(Err(reason)) if moving => {
-                tracing::warn!(reason, "no stream in the new role");
+            Step::Dialled(Err(Undialled { reasons, .. })) if moving => {
+                tracing::warn!(reason = reasons, "no stream in the new role");
                 *renewal = wait(role_pause());
                 None
             }
-            Step::Dialled(Err(reason)) => {
+            Step::Dialled(Err(Undialled { reasons, .. })) => {
                 // The old stream stands; the new identity is used at the latest when it ends.
-                tracing::warn!(reason, "no new stream with the renewed identity");
+                tracing::warn!(reason = reasons, "no new stream with the renewed identity");
                 *renewal = wait(renew_in(&self.config.identity).max(renew_pause()));
                 None
             }
@@ -405,13 +405,13 @@ enum Talked {
 enum Renewing {
     Waiting(Pin<Box<tokio::time::Sleep>>),
     Asking(Later<Result<(), String>>),
-    Dialling(Later<Result<Channel, String>>),
+    Dialling(Later<Result<Channel, Undialled>>),
 }
 
 enum Step {
     Due,
     Asked(Result<(), String>),
-    Dialled(Result<Channel, String>),
+    Dialled(Result<Channel, Undialled>),
 }
 
 impl Renewing {

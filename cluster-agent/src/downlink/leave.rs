@@ -82,7 +82,7 @@ async fn reach(
     for first in 0.. {
         match tokio::time::timeout_at(deadline.into(), dial(config.clone(), first)).await {
             Ok(Ok(channel)) => return Ok(EnrollmentClient::new(channel)),
-            Ok(Err(reason)) => last = reason,
+            Ok(Err(undialled)) => last = undialled.reasons,
             Err(_elapsed) => break,
         }
         if clock::instant() + PAUSE >= deadline {

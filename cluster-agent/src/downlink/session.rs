@@ -100,8 +100,29 @@ pub struct Opened {
     pub loaded: Loaded,
     /// The bundles held; they are in the trust store already.
     pub bundles: BTreeMap<TrustDomain, Bundle>,
-    /// Whether a session to a federator is open.
-    pub connected: watch::Receiver<bool>,
+    /// How it stands with the federators.
+    pub hub: watch::Receiver<Hub>,
+}
+
+/// How it stands with the federators.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Hub {
+    /// None is reached, or not yet.
+    #[default]
+    Away,
+    /// A session to one is open.
+    Connected,
+    /// What answers at their addresses is none of this fleet, for this reason.
+    Untrusted(String),
+}
+
+/// Why no federator was reached.
+#[derive(Debug)]
+pub(super) struct Undialled {
+    /// What each of them, or the way to it, has said.
+    pub reasons: String,
+    /// Whether one was reached that showed no certificate of this fleet.
+    pub untrusted: bool,
 }
 
 /// Labels of bytes.
@@ -184,7 +205,7 @@ pub struct Link {
     pub(super) report: Option<wire::StatusReport>,
     pub(super) pending: Pending,
     /// Whether a session is open, for whoever shows it.
-    pub(super) open: watch::Sender<bool>,
+    pub(super) open: watch::Sender<Hub>,
     /// What is too large to be sent, as far as it was said.
     oversized: BTreeSet<OfferKey>,
 }
@@ -206,14 +227,9 @@ impl Link {
         let bundles = Bundles::open(&config.data_dir, root, fleet, own, Arc::clone(&config.trust))?;
         let (core, commands) = mpsc::channel(CORE_COMMANDS_MAX);
         let uplink = UplinkHandle::new();
-        let (open, connected) = watch::channel(false);
-        let opened = Opened {
-            uplink: uplink.clone(),
-            commands,
-            loaded: loaded.clone(),
-            bundles: bundles.held().clone(),
-            connected,
-        };
+        let (open, hub) = watch::channel(Hub::Away);
+        let opened =
+            Opened { uplink: uplink.clone(), commands, loaded: loaded.clone(), bundles: bundles.held().clone(), hub };
         let link = Self {
             config,
             metrics: LinkMetrics::new(metrics),
@@ -257,8 +273,9 @@ impl Link {
                     next = next.wrapping_add(1);
                     match dialled {
                         Ok(channel) => (channel, None),
-                        Err(reason) => {
-                            tracing::warn!(reason, "no federator can be reached");
+                        Err(Undialled { reasons, untrusted }) => {
+                            tracing::warn!(reason = reasons, "no federator can be reached");
+                            self.open.send_replace(if untrusted { Hub::Untrusted(reasons) } else { Hub::Away });
                             if !self.pause(&mut backoff, &drain).await? {
                                 break;
                             }
@@ -270,7 +287,7 @@ impl Link {
             backoff.connected(clock::instant());
             let ended = self.converse(channel, old, &drain).await?;
             self.metrics.connected.set(0);
-            self.open.send_replace(false);
+            self.open.send_replace(Hub::Away);
             match ended {
                 Ended::Drained => break,
                 Ended::Replaced(channel, old) => ready = Some((channel, Some(old))),
@@ -463,7 +480,7 @@ pub(super) fn client_tls(config: &LinkConfig, identified: bool) -> Result<Arc<ru
 }
 
 /// Dials the federators in turn, from the `first` one on. An expired identity is renewed on the way.
-pub(super) async fn dial(config: LinkConfig, first: usize) -> Result<Channel, String> {
+pub(super) async fn dial(config: LinkConfig, first: usize) -> Result<Channel, Undialled> {
     let renewal = Renewal {
         data_dir: config.data_dir.clone(),
         cluster: config.file.cluster.clone(),
@@ -472,6 +489,7 @@ pub(super) async fn dial(config: LinkConfig, first: usize) -> Result<Channel, St
     };
     let count = config.file.federators.len();
     let mut reasons = vec![format!("{} names no federator", config.data_dir.join("agent.yaml").display())];
+    let mut untrusted = false;
     for i in 0..count {
         let Some(target) = config.file.federators.get((first + i) % count) else { continue };
         if renewal.has_expired(clock::wall()) {
@@ -490,16 +508,19 @@ pub(super) async fn dial(config: LinkConfig, first: usize) -> Result<Channel, St
                 continue;
             }
         }
-        let tls = client_tls(&config, true).map_err(|e| e.to_string())?;
+        let tls = client_tls(&config, true).map_err(|e| Undialled { reasons: e.to_string(), untrusted: false })?;
         match grpc::connect(target, tls).await {
             Ok(channel) => return Ok(channel),
-            Err(error) => reasons.push(error.to_string()),
+            Err(error) => {
+                untrusted |= error.refusal().is_some();
+                reasons.push(error.to_string());
+            }
         }
     }
     if count > 0 {
         reasons.remove(0);
     }
-    Err(reasons.join("; "))
+    Err(Undialled { reasons: reasons.join("; "), untrusted })
 }
 
 /// The namespaces that one message may name, in their order. Nobody has so many: who has is told which are left out.

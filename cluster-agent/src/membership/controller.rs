@@ -106,6 +106,33 @@ impl Controller {
         &self.keeper
     }
 
+    /// While the cluster leaves: tells Memberships that are made meanwhile why they wait. It comes back, with why, when there
+    /// is one and an attempt to tell the hub has failed (`why`).
+    pub async fn overtaken(&mut self, mut why: watch::Receiver<Option<String>>) -> String {
+        loop {
+            let failed = why.borrow_and_update().clone();
+            if chosen(self.seen.values()).is_some() {
+                let message = match &failed {
+                    None => {
+                        "this cluster tells the hub of its last Membership that it leaves, and then joins".to_owned()
+                    }
+                    Some(why) => format!(
+                        "the hub of the last Membership was not told that this cluster leaves ({why}): there it stays \
+                         disconnected until it is evicted. It joins by this Membership now"
+                    ),
+                };
+                self.say(&Phase::Waiting { reason: "Leaving", message }, &Facts::default()).await;
+                if let Some(why) = failed {
+                    return why;
+                }
+            }
+            tokio::select! {
+                () = self.turn() => {}
+                Ok(()) = why.changed() => {}
+            }
+        }
+    }
+
     /// Waits until the data directory is a member's: brought back from the Secret, or joined by a Membership.
     pub async fn join(&mut self) -> AgentFile {
         let mut backoff = Backoff::with(BASE, PAUSE_MAX, fastrand::u64(..));

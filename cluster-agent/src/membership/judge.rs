@@ -37,6 +37,8 @@ pub(super) enum Phase {
 pub struct Facts {
     /// A session to a federator is open.
     pub connected: bool,
+    /// Why what answers at the hub's address is not the hub that this cluster joined.
+    pub untrusted: Option<String>,
     /// What the agent still waits for; empty: it is ready.
     pub pending: Vec<String>,
     /// Why its last good view is not kept in the Secrets: a word, and what to do.
@@ -93,8 +95,22 @@ fn starting(conditions: &mut Conditions) {
 
 fn joined(conditions: &mut Conditions, cluster: &str, facts: &Facts) {
     conditions.yes("Joined", "Joined", format!("the fleet knows this cluster as {cluster}"));
+    let away = match &facts.untrusted {
+        None => {
+            ("HubUnreachable", "no federator is reached: what other clusters changed since is not known".to_owned())
+        }
+        Some(why) => {
+            let message = format!(
+                "what answers is not the hub that this cluster joined ({why}); existing traffic goes on. Where the hub was \
+                 made anew: meshfed leave --kube, then join again with a token of it"
+            );
+            ("HubNotTrusted", message)
+        }
+    };
     if facts.connected {
         conditions.yes("Connected", "Connected", "a session to a federator is open");
+    } else if facts.untrusted.is_some() {
+        conditions.no("Connected", away.0, away.1.clone());
     } else {
         let message = "no federator is reached; existing traffic goes on, and it is tried again: see the agent's log";
         conditions.no("Connected", "HubUnreachable", message);
@@ -108,8 +124,8 @@ fn joined(conditions: &mut Conditions, cluster: &str, facts: &Facts) {
     } else if facts.connected {
         conditions.yes("Ready", "Ready", "joined, connected, and what the hub sent is in force");
     } else {
-        let message = "no federator is reached: what other clusters changed since is not known";
-        conditions.no("Ready", "HubUnreachable", message).yes("Reconciling", "HubUnreachable", message);
+        let (reason, message) = away;
+        conditions.no("Ready", reason, message.clone()).yes("Reconciling", reason, message);
     }
 }
 
@@ -189,6 +205,10 @@ mod tests {
         let away = of(&joined, &Facts::default());
         assert_eq!(says(&away, "Joined").map(|(s, _)| s), Some(ConditionStatus::True));
         assert_eq!(says(&away, "Ready"), Some((ConditionStatus::False, "HubUnreachable".to_owned())));
+        let other = of(&joined, &Facts { untrusted: Some("bad chain".to_owned()), ..Facts::default() });
+        for of in ["Connected", "Ready"] {
+            assert_eq!(says(&other, of), Some((ConditionStatus::False, "HubNotTrusted".to_owned())));
+        }
     }
 
     /// The time of a transition moves with the status only, and moves nothing by itself.

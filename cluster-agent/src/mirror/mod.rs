@@ -17,7 +17,9 @@ mod queue;
 mod run;
 mod silence;
 mod store;
+mod withdraw;
 
 pub use mailbox::Mailbox;
 pub use plan::ImportAddresses;
 pub use run::{Mirror, MirrorMetrics, MirrorSettings};
+pub use withdraw::withdraw;

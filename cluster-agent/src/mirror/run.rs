@@ -140,15 +140,22 @@ where
     events.map(|event| event.map_err(|error| (K::kind(&()), error)))
 }
 
+/// Selects derived Services.
+pub(super) fn our_services() -> String {
+    format!("{MANAGED_BY}={MESHFED}")
+}
+
+/// Selects MCS slices that are ours: one of the two labels alone is anybody's.
+pub(super) fn our_slices() -> String {
+    format!("{SLICE_MANAGED_BY}={SLICE_MANAGER},{MANAGED_BY}={MESHFED}")
+}
+
 fn watches(client: &Client) -> Watches {
-    let ours = format!("{MANAGED_BY}={MESHFED}");
-    // One of the two labels alone is anybody's.
-    let slices = format!("{SLICE_MANAGED_BY}={SLICE_MANAGER},{ours}");
     select_all([
         watched(client, None).map(|e| e.map(|e| News::Import(Box::new(e)))).boxed(),
         watched(client, None).map(|e| e.map(|e| News::Export(Box::new(e)))).boxed(),
-        watched(client, Some(ours)).map(|e| e.map(|e| News::Service(Box::new(e)))).boxed(),
-        watched(client, Some(slices)).map(|e| e.map(|e| News::Slice(Box::new(e)))).boxed(),
+        watched(client, Some(our_services())).map(|e| e.map(|e| News::Service(Box::new(e)))).boxed(),
+        watched(client, Some(our_slices())).map(|e| e.map(|e| News::Slice(Box::new(e)))).boxed(),
     ])
 }
 
