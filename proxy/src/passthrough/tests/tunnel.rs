@@ -128,6 +128,9 @@ async fn a_drain_ends_tunnels_that_are_quiet_after_an_answer() {
         .run_until(async {
             let mut waits = tunnel(SweepLimits::default()).await;
             echo(&mut waits).await;
+            waits.server.write_all(b"ho").await.unwrap();
+            waits.client.read_exact(&mut [0; 2]).await.unwrap();
+            echo(&mut waits).await;
             let mut ended = tunnel(SweepLimits::default()).await;
             echo(&mut ended).await;
             ended.server.write_all(b"ho").await.unwrap();
