@@ -473,8 +473,8 @@ fn strangers(world: &World) {
 /// With PERMISSIVE plaintext is taken, and nobody's identity comes with it; the application's own TLS passes; a mesh client's
 /// hello is terminated all the same, and needs a certificate.
 ///
-/// Mutations seen to fail: `Begins::Mesh` is given to `raw`; `serve_plain` believes `x-forwarded-client-cert`.
-/// Mutation not tried yet: `Some(Begins::End)` of `begins` replaced by `None`.
+/// Mutations seen to fail: `Begins::Mesh` is given to `raw`; `serve_plain` believes `x-forwarded-client-cert`;
+/// `Some(Begins::End)` of `begins` replaced by `None`.
 fn permissive(world: &World, is_ours: bool) {
     let (west, pod) = (&world.west, "10.2.0.10");
     let text = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: shop}\n\

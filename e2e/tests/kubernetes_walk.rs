@@ -34,7 +34,9 @@ fn unexport(fleet: &Fleet) {
     assert!(start.elapsed() <= GONE_WITHIN, "the imports outlived their export by {:?}", start.elapsed());
 }
 
-/// Seen to fail: the proxy asks the application for the kubelet from the pod's own address (b is never ready); an agent without DNS.
+/// Seen to fail: the proxy asks the application for the kubelet from the pod's own address (b is never ready); an agent without DNS;
+/// a gateway that stays ready while it has no anchors (the chart's test then waits for it in vain, see `syncFrequency` of
+/// `e2e/kube/node.sh`).
 #[test]
 fn the_walk_of_the_contracts() {
     let walk = Fleet::installed(&Values::default());

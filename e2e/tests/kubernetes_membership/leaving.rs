@@ -46,8 +46,7 @@ fn an_agent_that_is_lost_while_it_leaves_goes_on_leaving() {
 /// not while the kind is missing, and not in another cluster, or one that was made anew, whose Secret was brought back from
 /// a backup before its Membership was.
 ///
-/// Mutations not tried yet: `remember` that does nothing; `of == secret` of `Kept::membership` answered `true`;
-/// `kind_was_missing` never set.
+/// Mutation seen to fail: `kind_was_missing` never set. Mutation not tried yet: `remember` that does nothing.
 #[test]
 fn a_membership_that_goes_while_no_agent_runs_is_a_leave() {
     let mut world = World::start(&[]);

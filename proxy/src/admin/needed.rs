@@ -56,7 +56,7 @@ mod tests {
     /// Ready before the join; after it unready for long enough that the kubelet notices, and ready again, so that it looks
     /// once more; at last unready, since something else is wrong.
     ///
-    /// Mutations not tried yet: `TURN` = 1; `asked < ASKED_MAX` left out; the count not set back before the join.
+    /// Mutations seen to fail: `TURN` = 1; `asked < ASKED_MAX` left out; the count not set back before the join.
     #[test]
     fn a_gateway_without_anchors_changes_its_readiness_once_its_cluster_has_joined() {
         let dir = tempfile::tempdir().unwrap();

@@ -244,7 +244,7 @@ mod tests {
 
     /// That the cluster has joined is known when the agent's port is open and the anchors are missing.
     ///
-    /// Mutation not tried yet: `waits &&` left out, or `&& accepts(...)`.
+    /// Mutations seen to fail: `waits &&` left out; `&& accepts(...)` left out.
     #[tokio::test]
     async fn a_gateway_without_anchors_notices_that_its_cluster_has_joined() {
         let dir = tempfile::tempdir().unwrap();

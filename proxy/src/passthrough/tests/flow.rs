@@ -152,7 +152,7 @@ async fn a_failed_connect_tries_another_endpoint() {
 
 /// A kept connection on which nothing is asked ends in the drain, and before its end; nobody waits for the timeout.
 ///
-/// Mutation not tried yet: `sweep_draining` not called.
+/// Mutation seen to fail: `sweep_draining` not called.
 #[tokio::test]
 async fn a_kept_connection_that_is_quiet_does_not_hold_up_a_drain() {
     let (rig, address) = rig(&[echo().await]);
