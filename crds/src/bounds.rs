@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
-use meshfed_model::names::NetworkName;
+use meshfed_model::names::{Namespace, NetworkName};
 use meshfed_model::network::{Cidr, Network, address_allowed};
 
 use crate::error::{Code, ObjectError};
 use crate::object::{Body, Object, ServiceObject, WorkloadObject};
 
+/// The field that names the network of a gateway, or of a pod.
+const NETWORK_LABEL: &str = "metadata.labels.topology.istio.io/network";
 /// The name of a gateway's port.
 pub const GATEWAY_PORT: &str = "tls";
 
@@ -23,6 +25,10 @@ pub struct Bounds {
     pub zones: Vec<String>,
     /// Ranges of its gateways; empty: those of the network.
     pub gateway_cidrs: BTreeSet<Cidr>,
+    /// The only namespace whose Services are gateways: that of the release, on Kubernetes, where whoever may write Services
+    /// in some namespace would else have the traffic of all others led to himself. None: a directory, whose files are its
+    /// operator's.
+    pub gateways_in: Option<Namespace>,
 }
 
 /// Why an address may not be used.
@@ -98,6 +104,29 @@ pub fn check_address<'a>(
 }
 
 impl Bounds {
+    /// Takes from a Service what makes it a gateway where it may be none, and says so; it stays a Service like any other.
+    /// Before [`Self::check`]: what is no gateway is not judged as one.
+    #[must_use]
+    pub fn disown(&self, object: &mut Object) -> Option<ObjectError> {
+        let namespace = self.gateways_in.as_ref()?;
+        let Body::Service(service) = &object.body else { return None };
+        if !is_gateway(service) || service.name.namespace == *namespace {
+            return None;
+        }
+        let message = format!(
+            "the Service has the label and the port tls of an east-west gateway, and is none: gateways are Services of \
+             namespace {namespace} alone"
+        );
+        let remedy = format!("to have a gateway, make the Service in namespace {namespace}; else take the label away");
+        let warning = object.fault(Code::NoGateway, NETWORK_LABEL, message).remedy(remedy);
+        if let Body::Service(service) = &mut object.body {
+            service.gateway_network = None;
+            service.gateway_addresses.clear();
+            service.load_balancer_hosts.clear();
+        }
+        Some(warning)
+    }
+
     /// All that an object says and the token does not allow.
     #[must_use]
     pub fn check(&self, object: &Object) -> Vec<ObjectError> {
@@ -116,9 +145,22 @@ impl Bounds {
             Body::Pod(pod) => match self.network(pod.network.as_ref()) {
                 Some(_) => Vec::new(),
                 None => {
-                    vec![self.network_error(object, "metadata.labels.topology.istio.io/network", pod.network.as_ref())]
+                    vec![self.network_error(object, NETWORK_LABEL, pod.network.as_ref())]
                 }
             },
+        }
+    }
+
+    /// What a cluster that has joined does to get what its token does not name: a member is bound by the token of its join.
+    fn anew(&self, flags: &str) -> String {
+        if self.gateways_in.is_some() {
+            // A member of Kubernetes has no data directory that anybody could name.
+            format!(
+                "leave and join with another token: meshfed token create --cluster NAME … {flags} at the hub, then here \
+                 meshfed leave --kube and meshfed join HUB --token-file FILE --kube"
+            )
+        } else {
+            format!("join again: meshfed token create --replace … {flags}, then meshfed join --replace --ca-from E")
         }
     }
 
@@ -134,7 +176,7 @@ impl Bounds {
         let name = name.map_or("", NetworkName::as_str);
         object
             .fault(Code::NotAllowed, field, format!("the network '{name}' is not one of the cluster's token"))
-            .remedy(format!("its networks: {}; for another one, {}", names.join(", "), anew("--network NET=CIDR")))
+            .remedy(format!("its networks: {}; for another one, {}", names.join(", "), self.anew("--network NET=CIDR")))
     }
 
     fn check_workload(&self, object: &Object, workload: &WorkloadObject) -> Vec<ObjectError> {
@@ -146,7 +188,7 @@ impl Bounds {
                     let field =
                         if i == 0 { "spec.address" } else { "metadata.annotations.federation.meshfed.io/addresses" };
                     if let Err(refused) = check_address(*address, &network.cidrs) {
-                        errors.push(address_error(object, field, &refused, "--network", network.name.as_str()));
+                        errors.push(self.address_error(object, field, &refused, "--network", network.name.as_str()));
                     }
                 }
             }
@@ -162,7 +204,7 @@ impl Bounds {
                     .remedy(format!(
                         "its {what}s: {}; for another one, {}",
                         if allowed.is_empty() { "<none>".to_owned() } else { allowed.join(", ") },
-                        anew(&format!("--{what}"))
+                        self.anew(&format!("--{what}"))
                     ))
             };
             if !self.regions.iter().any(|r| **r == *locality.region) {
@@ -180,7 +222,7 @@ impl Bounds {
     fn check_gateway(&self, object: &Object, service: &ServiceObject) -> Vec<ObjectError> {
         let network = service.gateway_network.as_ref();
         let Some(network) = self.network(network) else {
-            return vec![self.network_error(object, "metadata.labels.topology.istio.io/network", network)];
+            return vec![self.network_error(object, NETWORK_LABEL, network)];
         };
         let (ranges, flag) = if self.gateway_cidrs.is_empty() {
             (&network.cidrs, NO_GATEWAY_RANGES)
@@ -190,37 +232,39 @@ impl Bounds {
         let mut errors = Vec::new();
         for (field, address) in declared_gateway_ips(service) {
             if let Err(refused) = check_address(address, ranges) {
-                errors.push(address_error(object, field, &refused, flag, network.name.as_str()));
+                errors.push(self.address_error(object, field, &refused, flag, network.name.as_str()));
             }
         }
         errors
+    }
+
+    fn address_error(
+        &self,
+        object: &Object,
+        field: &str,
+        refused: &AddressRefused,
+        flag: &str,
+        network: &str,
+    ) -> ObjectError {
+        let remedy = match flag {
+            "--network" => {
+                let more = self.anew(&format!("--network {network}=CIDR"));
+                format!("use an address of the network '{network}'; for another range, {more}")
+            }
+            _ if flag == NO_GATEWAY_RANGES => {
+                let more = self.anew("--gateway-cidr CIDR");
+                format!(
+                    "use an address of the network '{network}', which has no gateway ranges of its own; for some, {more}"
+                )
+            }
+            _ => format!("use an address of the gateway ranges; for another one, {}", self.anew("--gateway-cidr CIDR")),
+        };
+        object.fault(Code::NotAllowed, field, format!("the address {refused}")).remedy(remedy)
     }
 }
 
 /// The ranges of a gateway are those of its network.
 const NO_GATEWAY_RANGES: &str = "no --gateway-cidr";
-
-/// What a cluster that has joined does to get what its token does not name: a member is bound by the token of its join.
-fn anew(flags: &str) -> String {
-    format!("join again: meshfed token create --replace … {flags}, then meshfed join --replace --ca-from E")
-}
-
-fn address_error(object: &Object, field: &str, refused: &AddressRefused, flag: &str, network: &str) -> ObjectError {
-    let remedy = match flag {
-        "--network" => {
-            let more = anew(&format!("--network {network}=CIDR"));
-            format!("use an address of the network '{network}'; for another range, {more}")
-        }
-        _ if flag == NO_GATEWAY_RANGES => {
-            let more = anew("--gateway-cidr CIDR");
-            format!(
-                "use an address of the network '{network}', which has no gateway ranges of its own; for some, {more}"
-            )
-        }
-        _ => format!("use an address of the gateway ranges; for another one, {}", anew("--gateway-cidr CIDR")),
-    };
-    object.fault(Code::NotAllowed, field, format!("the address {refused}")).remedy(remedy)
-}
 
 /// Whether a service declares an east-west gateway: the network label, and a port `tls`.
 #[must_use]
@@ -243,6 +287,69 @@ fn declared_gateway_ips(service: &ServiceObject) -> Vec<(&'static str, IpAddr)> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::Scope;
+    use crate::read::read_object;
+
+    fn bounds(gateways_in: Option<&str>) -> Bounds {
+        let network =
+            |name: &str| Network { name: name.parse().unwrap(), cidrs: ["10.0.0.0/8".parse().unwrap()].into() };
+        let gateways_in = gateways_in.map(|namespace| namespace.parse().unwrap());
+        Bounds { networks: vec![network("net-east")], gateways_in, ..Bounds::default() }
+    }
+
+    fn service(
+        namespace: &str,
+        network: &str,
+        addresses: &str,
+        bounds: &Bounds,
+    ) -> (Option<ServiceObject>, Vec<ObjectError>) {
+        let object = serde_json::json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "gw", "namespace": namespace, "labels": {"topology.istio.io/network": network},
+                "annotations": {"federation.meshfed.io/gateway-addresses": addresses}},
+            "spec": {"selector": {"app": "gw"}, "ports": [{"name": "tls", "port": 15443}]}});
+        let found = read_object(&"f".into(), object, Scope::Member, Some(bounds)).unwrap();
+        let object = found.declared.into_values().next().and_then(|declared| declared.object);
+        let service = object.and_then(|object| {
+            let Body::Service(service) = &object.body else { return None };
+            Some((**service).clone())
+        });
+        (service, found.errors)
+    }
+
+    /// On Kubernetes a gateway is a Service of the release's namespace: whoever may write Services elsewhere makes none, and
+    /// hears so. His Service stays what it else is, also where a gateway of that kind would be refused.
+    ///
+    /// Mutations seen to fail: `service.name.namespace == *namespace` answered `true`; `disown` not asked by `read::object`.
+    #[test]
+    fn a_gateway_is_a_service_of_the_releases_namespace() {
+        let on_kubernetes = bounds(Some("meshfed-system"));
+        for (network, addresses) in [("net-east", "10.0.0.1:15443"), ("net-none", "1.2.3.4:15443")] {
+            let (evil, errors) = service("evil", network, addresses, &on_kubernetes);
+            let evil = evil.unwrap();
+            assert!(!is_gateway(&evil) && evil.gateway_addresses.is_empty() && evil.ports.len() == 1);
+            let [warning] = errors.as_slice() else { panic!("{errors:#?}") };
+            assert_eq!((warning.code, warning.is_error()), (Code::NoGateway, false));
+            assert!(warning.to_string().contains("make the Service in namespace meshfed-system"), "{warning}");
+        }
+        let (ours, errors) = service("meshfed-system", "net-east", "10.0.0.1:15443", &on_kubernetes);
+        assert!(is_gateway(&ours.unwrap()) && errors.is_empty(), "{errors:#?}");
+        let (anywhere, errors) = service("shop", "net-east", "10.0.0.1:15443", &bounds(None));
+        assert!(is_gateway(&anywhere.unwrap()) && errors.is_empty(), "{errors:#?}");
+    }
+
+    /// What is to be done about an address that the token does not allow is told in the words of who has to do it.
+    ///
+    /// Mutation seen to fail: `anew` that knows data directories alone.
+    #[test]
+    fn a_remedy_is_one_that_its_reader_can_follow() {
+        let remedy = |namespace: Option<&str>| {
+            let (_, errors) = service("meshfed-system", "net-east", "1.2.3.4:15443", &bounds(namespace));
+            errors.first().unwrap().remedy.clone().unwrap()
+        };
+        let (on_kubernetes, elsewhere) = (remedy(Some("meshfed-system")), remedy(None));
+        assert!(on_kubernetes.contains("--gateway-cidr") && on_kubernetes.contains("leave --kube"), "{on_kubernetes}");
+        assert!(!on_kubernetes.contains("--replace") && elsewhere.contains("--replace --ca-from E"), "{elsewhere}");
+    }
 
     /// Mutation seen to fail: `|| named.peek().is_none()` left out of `check_address`.
     #[test]

@@ -35,6 +35,8 @@ impl Code {
             Self::NamespaceNotAllowed => "put it into the namespace that it is about",
             Self::Unwatched => "make the kind readable; until then its last good objects stay",
             Self::AddressNotAllowed => "nothing to do; the pod is no endpoint, its Service stays",
+            Self::NoGateway => "make the Service in the namespace of the release, or take the label away",
+            Self::NotCopied => "give it another name or value, or take it away",
             Self::LocalityNotAllowed => "correct the node's labels, or join again with a token that names both",
             Self::UnknownKind => "mend apiVersion and kind, or move the file out of the source",
             Self::UnusedField => "nothing to do; the field has no effect in this version",
@@ -130,6 +132,12 @@ pub enum Code {
     /// A node in a region or zone that the cluster's token does not name: its pods count as of the first region.
     #[serde(rename = "MF2109")]
     LocalityNotAllowed,
+    /// A Service with the label of a gateway in a namespace whose Services are none.
+    #[serde(rename = "MF2110")]
+    NoGateway,
+    /// A label or an annotation that an export adds and an import cannot carry.
+    #[serde(rename = "MF2111")]
+    NotCopied,
 }
 
 impl Code {
@@ -153,6 +161,8 @@ impl Code {
             Self::Unwatched => "MF2014",
             Self::AddressNotAllowed => "MF2108",
             Self::LocalityNotAllowed => "MF2109",
+            Self::NoGateway => "MF2110",
+            Self::NotCopied => "MF2111",
             Self::UnknownKind => "MF2101",
             Self::UnusedField => "MF2102",
             Self::NoEffectYet => "MF2103",
@@ -188,7 +198,9 @@ impl Code {
             | Self::Skipped
             | Self::UnknownName
             | Self::AddressNotAllowed
-            | Self::LocalityNotAllowed => Severity::Warning,
+            | Self::LocalityNotAllowed
+            | Self::NoGateway
+            | Self::NotCopied => Severity::Warning,
         }
     }
 }

@@ -100,6 +100,8 @@ impl LastGood {
         let mut declared = BTreeMap::new();
         for mut object in objects {
             self.interner.object(&mut object);
+            // Told when the object is read again.
+            let _warning = self.bounds.as_ref().and_then(|b| b.disown(&mut object));
             if self.bounds.as_ref().is_some_and(|b| !b.check(&object).is_empty()) {
                 continue;
             }

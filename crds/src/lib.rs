@@ -19,6 +19,7 @@ mod intern;
 pub mod kinds;
 pub mod last_good;
 pub mod object;
+pub mod qualified;
 pub mod read;
 pub mod schema;
 pub mod tree;

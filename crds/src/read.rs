@@ -249,7 +249,10 @@ impl FileReader<'_> {
         let mut refuse = |at: (Place, String), field: &str| {
             let mut error = ObjectError::new(Code::InvalidValue, at.1).in_file(self.path).at(at.0).field(field);
             error.kind = Some(kind.as_str().to_owned());
-            error.name = name.and_then(Node::text).map(|t| t.chars().take(253).collect());
+            let shown =
+                |node: Option<&Node>| node.and_then(Node::text).map(|t| t.chars().take(253).collect::<String>());
+            error.name = shown(name);
+            error.namespace = shown(metadata.and_then(|m| m.get("namespace")));
             self.found.nameless = true;
             self.fault(error.remedy("lower-case letters, digits and '-', at most 63 characters per part"));
         };
@@ -325,7 +328,8 @@ impl FileReader<'_> {
             errors.extend(findings.into_iter().map(|f| f.into_error(self.path)));
             if let (Some(body), false) = (body, errors.iter().any(ObjectError::is_error)) {
                 let origin = Origin { file: Arc::clone(self.path), place: node.place, fields };
-                let read = Object { origin, body };
+                let mut read = Object { origin, body };
+                errors.extend(self.bounds.and_then(|b| b.disown(&mut read)));
                 let refused = self.bounds.map(|b| b.check(&read)).unwrap_or_default();
                 object = refused.is_empty().then(|| Arc::new(read));
                 errors.extend(refused);

@@ -139,7 +139,7 @@ fn read_token(args: &JoinArgs) -> Result<String, Failure> {
 /// The failure of an enrollment, with its exit code.
 pub fn failure(error: &EnrollError) -> Failure {
     match error {
-        EnrollError::Directory { .. } => Failure::bad_input(error.to_string()),
+        EnrollError::Directory { .. } | EnrollError::AnotherCluster { .. } => Failure::bad_input(error.to_string()),
         EnrollError::Refused
         | EnrollError::Denied(_)
         | EnrollError::Unreachable { .. }

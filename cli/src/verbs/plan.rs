@@ -11,6 +11,7 @@ use meshfed_cluster_agent::membership::connect::Place;
 use meshfed_crds::api_server::{ApiServer, Selection};
 use meshfed_crds::directory::Walker;
 use meshfed_crds::{Body, Bounds, Code, LastGood, ObjectError, Scope};
+use meshfed_model::names::Namespace;
 use meshfed_runtime::clock;
 use serde_json::{Value, json};
 
@@ -111,19 +112,20 @@ fn read(source: &str, placement: &Placement) -> Result<LastGood, Failure> {
     }
     let mut walker = Walker::new(PathBuf::from(path), []);
     let walk = walker.walk(true, |_path, _stamp| false);
-    let mut objects = LastGood::new(Scope::Cluster, Some(bounds(placement)));
+    let mut objects = LastGood::new(Scope::Cluster, Some(bounds(placement, None)));
     objects.set_walk_errors(walker.errors().to_vec());
     let _all_new = objects.apply(walk.changes);
     Ok(objects)
 }
 
-/// What an agent would be held to.
-fn bounds(placement: &Placement) -> Bounds {
+/// What an agent would be held to; `gateways_in`: the namespace of its release, on Kubernetes.
+fn bounds(placement: &Placement, gateways_in: Option<Namespace>) -> Bounds {
     Bounds {
         networks: placement.networks.clone(),
         regions: placement.regions.clone(),
         zones: placement.zones.clone(),
         gateway_cidrs: placement.gateway_cidrs.clone(),
+        gateways_in,
     }
 }
 
@@ -131,7 +133,7 @@ fn bounds(placement: &Placement) -> Bounds {
 async fn list(place: &Place, placement: &Placement) -> Result<LastGood, Failure> {
     let selection = Selection { scope: Scope::Member, fleet_namespace: None };
     let mut server = ApiServer::new(&place.client, &selection, []);
-    let mut objects = LastGood::new(Scope::Member, Some(bounds(placement)));
+    let mut objects = LastGood::new(Scope::Member, Some(bounds(placement, place.namespace.parse().ok())));
     let listed = async {
         while !server.kinds().iter().all(|(_, watched)| watched.is_answered()) {
             let changes = server.next(clock::instant).await;

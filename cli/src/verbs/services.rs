@@ -43,7 +43,14 @@ const COLUMNS: &[Column] = &[
 
 fn ports(service: &Value) -> String {
     let all = service.get("ports").and_then(Value::as_array).cloned().unwrap_or_default();
-    all.iter().map(|p| format!("{}/{}", text(p, &["port"]), text(p, &["appProtocol"]))).collect::<Vec<_>>().join(",")
+    all.iter().map(port).collect::<Vec<_>>().join(",")
+}
+
+/// Its number, and what is spoken there; what is not TCP has no more to it.
+fn port(port: &Value) -> String {
+    let protocol = text(port, &["protocol"]);
+    let spoken = if protocol == "TCP" { text(port, &["appProtocol"]) } else { protocol };
+    format!("{}/{spoken}", text(port, &["port"]))
 }
 
 /// Lists the services, or shows one.
@@ -63,4 +70,21 @@ pub async fn run(args: ServicesArgs) -> Outcome {
         show(args.output.output, &answer, items, COLUMNS)?;
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Mutation seen to fail: `protocol == "TCP"` answered `true`.
+    #[test]
+    fn a_port_that_is_not_tcp_is_shown_as_what_it_is() {
+        let service = json!({"ports": [
+            {"name": "dns", "port": 53, "protocol": "UDP", "appProtocol": "tcp"},
+            {"name": "http", "port": 8080, "protocol": "TCP", "appProtocol": "http"},
+        ]});
+        assert_eq!(ports(&service), "53/UDP,8080/http");
+    }
 }

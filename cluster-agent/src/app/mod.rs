@@ -16,6 +16,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use meshfed_crds::ObjectError;
 use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::TrustDomain;
 use meshfed_model::names::Namespace;
@@ -48,8 +49,8 @@ use crate::lease::Role;
 use crate::lookup::{self, LOOKUPS_MAX, Pauses};
 use crate::membership::Facts;
 use crate::mirror::facts::PolicyFacts;
-use crate::mirror::policies;
 use crate::mirror::{Mailbox, Mirror, MirrorMetrics, MirrorSettings};
+use crate::mirror::{policies, remarks};
 use crate::source;
 use crate::view::persist::Loaded;
 use crate::workload::{WorkloadMetrics, WorkloadServer};
@@ -106,6 +107,8 @@ pub struct Agent {
     trust: Arc<TrustStore>,
     link: Link,
     opened: Opened,
+    /// Why no gateway of the cluster can be reached.
+    lack: watch::Sender<Option<String>>,
     /// Whether webhook and `meshfed-trust` are this agent's own to serve.
     injects: bool,
     /// Keeps a second agent away from the data directory while this one uses it.
@@ -219,7 +222,8 @@ impl Agent {
         match (bound, identity, link) {
             (Some(bound), Some(identity), Some((link, opened))) if problems.is_empty() => {
                 let readiness = Readiness::new();
-                Ok(Self { config, bound, host, readiness, identity, trust, link, opened, injects, lock })
+                let lack = watch::Sender::default();
+                Ok(Self { config, bound, host, readiness, identity, trust, link, opened, lack, injects, lock })
             }
             _ => Err(problems),
         }
@@ -228,7 +232,7 @@ impl Agent {
     /// Follows what a Membership's status tells of it; ends with the agent.
     fn facts(&self, facts: watch::Sender<Facts>) -> impl Future<Output = ()> + use<> {
         let (readiness, mut pending) = (self.readiness.clone(), self.readiness.changes());
-        let mut hub = self.opened.hub.clone();
+        let (mut hub, mut lack) = (self.opened.hub.clone(), self.lack.subscribe());
         async move {
             loop {
                 let (connected, untrusted) = match &*hub.borrow_and_update() {
@@ -236,7 +240,8 @@ impl Agent {
                     Hub::Connected => (true, None),
                     Hub::Untrusted(why) => (false, Some(why.clone())),
                 };
-                let now = Facts { connected, untrusted, pending: readiness.pending(), unkept: None };
+                let unreachable = lack.borrow_and_update().clone();
+                let now = Facts { connected, untrusted, pending: readiness.pending(), unreachable, unkept: None };
                 facts.send_if_modified(|before| {
                     let changed = *before != now;
                     *before = now;
@@ -244,6 +249,7 @@ impl Agent {
                 });
                 let ended = tokio::select! {
                     ended = hub.changed() => ended.is_err(),
+                    ended = lack.changed() => ended.is_err(),
                     ended = pending.changed() => ended.is_err(),
                 };
                 if ended {
@@ -287,7 +293,7 @@ impl Agent {
     }
 
     fn start(self, tasks: &mut TaskGroup, watch: drain::Watch, client: Option<kube::Client>) -> Held {
-        let Self { config, bound, host, readiness, identity, trust, link, opened, injects, lock } = self;
+        let Self { config, bound, host, readiness, identity, trust, link, opened, lack, injects, lock } = self;
         let (metrics, state) = (Arc::clone(&host.metrics), config.args.data_dir.join("state"));
         let Opened { uplink, commands: downlink, loaded, bundles, hub: _ } = opened;
         let guards = guards_of(&readiness, &loaded);
@@ -312,10 +318,11 @@ impl Agent {
         let (proxies_file, hosts_file) = (state.join("proxies.json"), state.join("hosts.json"));
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
         let imports = restore(&mut core, &state, clock::instant());
-        let mut actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), readiness.clone(), guards, imports);
+        let actor = Actor::new(core, uplink, CoreMetrics::register(&metrics), readiness.clone(), guards, imports);
+        let mut actor = actor.lacking(lack);
         if config.source == Source::Kubernetes {
             let mailbox = Mailbox::default();
-            let told = (mailbox.clone(), actor.policies());
+            let told = Told { mailbox: mailbox.clone(), policies: actor.policies(), remarks: actor.remarks() };
             tasks.spawn("mirror", show(&config.args, &host, told, commands.clone(), watch.clone()));
             actor = actor.mirrored(mailbox);
         }
@@ -379,11 +386,18 @@ fn anchors_of(config: &Config) -> Arc<str> {
     meshfed_ca::pem::encode_certificates([config.authority.anchor()]).into()
 }
 
+/// What the core says to those who write to the API server.
+struct Told {
+    mailbox: Mailbox,
+    policies: watch::Receiver<Option<Arc<PolicyFacts>>>,
+    remarks: watch::Receiver<Arc<[ObjectError]>>,
+}
+
 /// Shows imports, and what became of exports, as objects of the API server.
 fn show(
     args: &AgentArgs,
     host: &Host,
-    (mailbox, policies): (Mailbox, watch::Receiver<Option<Arc<PolicyFacts>>>),
+    Told { mailbox, policies, remarks }: Told,
     commands: mpsc::Sender<Command>,
     watch: drain::Watch,
 ) -> impl Future<Output = Result<(), meshfed_crds::api_server::ConnectError>> + use<> {
@@ -394,7 +408,7 @@ fn show(
     let fleet_namespace = args.fleet_namespace.clone();
     async move {
         let client = meshfed_crds::api_server::connect(kubeconfig.as_deref(), context.as_deref()).await?;
-        let settings = MirrorSettings { instance };
+        let settings = MirrorSettings { instance: instance.clone() };
         let tell = async {
             while changed.changed().await.is_ok() {
                 let addresses = Arc::unwrap_or_clone(Arc::clone(&changed.borrow_and_update()));
@@ -404,8 +418,9 @@ fn show(
             }
         };
         let statuses = policies::keep(client.clone(), fleet_namespace, policies, leads.clone(), watch.clone());
+        let events = remarks::tell(client.clone(), instance, remarks, leads.clone(), watch.clone());
         let mirror = Mirror::new(client, settings, mailbox, leads, addresses, metrics).run(watch);
-        let ((), Ok(()), Ok(())) = tokio::join!(tell, mirror, statuses);
+        let ((), Ok(()), Ok(()), Ok(())) = tokio::join!(tell, mirror, statuses, events);
         Ok(())
     }
 }
@@ -520,6 +535,7 @@ fn source_of(config: &Config, state: PathBuf, readiness: &Readiness, metrics: &M
             regions: config.agent.regions.clone(),
             zones: config.agent.zones.clone(),
             gateway_cidrs: config.agent.gateway_cidrs.clone(),
+            gateways_in: (config.source == Source::Kubernetes).then(|| config.namespace.clone()),
         },
     }
 }

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use meshfed_crds::ObjectError;
 use meshfed_crds::dangling::{Known, unknown_names};
+use meshfed_crds::{Kind, ObjectError};
 use meshfed_model::names::{ClusterName, ServiceName};
 
 use super::Core;
@@ -35,6 +35,9 @@ impl Known for Core {
     }
     fn exportable(&self, name: &ServiceName) -> bool {
         self.index.service(name).is_some()
+    }
+    fn refused(&self, name: &ServiceName) -> Option<&ObjectError> {
+        self.refused_service(name)
     }
 }
 
@@ -73,6 +76,13 @@ impl Core {
             faults: self.faults_between().cloned().collect(),
             knows_names: self.knows_fleet(),
         }
+    }
+
+    /// The faults of objects that have no conditions of ours: their owners hear of them by events.
+    #[must_use]
+    pub fn remarks(&self) -> Arc<[ObjectError]> {
+        let told = [Kind::Service, Kind::PeerAuthentication].map(Kind::as_str);
+        self.faults().filter(|fault| fault.kind.as_deref().is_some_and(|kind| told.contains(&kind))).cloned().collect()
     }
 
     /// All faults of the source: its own, those between objects, and names that nobody has.

@@ -132,8 +132,10 @@ pub struct Core {
     changed_proxies: BTreeSet<WorkloadKey>,
     retry_waiting: bool,
     source: SourceState,
-    /// ServiceExports that cannot be read, and why.
-    refused_exports: BTreeMap<ServiceName, String>,
+    /// What of exports and their Services is not taken.
+    refused: mirrored::Refused,
+    /// Why no gateway of this cluster can be reached, as the mirror was told.
+    told_gateway_lack: Option<String>,
     view_loaded: bool,
     /// Whether there is a view, loaded or from the hub: without one nobody knows what is imported.
     view_heard: bool,
@@ -181,7 +183,8 @@ impl Core {
             changed_proxies: BTreeSet::new(),
             retry_waiting: false,
             source: SourceState::default(),
-            refused_exports: BTreeMap::new(),
+            refused: mirrored::Refused::default(),
+            told_gateway_lack: None,
             view_loaded,
             view_heard: view_loaded,
             missing: Missing::default(),
@@ -252,7 +255,7 @@ impl Core {
         let first = self.source.version.revision == 0;
         self.source = SourceState { version: update.version, objects: update.objects, errors: update.errors };
         let dirty = self.index.apply(&update.changes);
-        self.note_refused_exports();
+        self.note_refused();
         if first {
             self.effects.gateways = Some(self.index.gateway_offers());
             self.effects.interest = Some(self.index.namespaces());
@@ -442,6 +445,7 @@ impl Core {
         }
         if dirty.gateways {
             self.effects.gateways = Some(self.index.gateway_offers());
+            self.note_gateways();
         }
         if dirty.hosts {
             self.effects.hosts = Some(self.index.hosts());

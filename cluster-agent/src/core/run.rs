@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use meshfed_crds::ObjectError;
 use meshfed_model::identity::SpiffeId;
 use meshfed_model::names::ServiceName;
 use meshfed_runtime::clock;
@@ -222,6 +223,8 @@ pub struct Actor {
     kept: watch::Sender<Kept>,
     mirror: Option<Mailbox>,
     policies: watch::Sender<Option<Arc<PolicyFacts>>>,
+    remarks: watch::Sender<Arc<[ObjectError]>>,
+    lack: watch::Sender<Option<String>>,
     hosts: watch::Sender<BTreeSet<Arc<str>>>,
     imports: ImportsFile,
     zone: watch::Sender<Option<Arc<Zone>>>,
@@ -261,6 +264,8 @@ impl Actor {
             kept,
             mirror: None,
             policies: watch::Sender::default(),
+            remarks: watch::channel(Arc::from([])).0,
+            lack: watch::Sender::default(),
             hosts,
             imports,
             zone: watch::channel(None).0,
@@ -279,6 +284,18 @@ impl Actor {
     #[must_use]
     pub fn policies(&self) -> watch::Receiver<Option<Arc<PolicyFacts>>> {
         self.policies.subscribe()
+    }
+
+    /// The faults of objects that have no conditions, for [`crate::mirror::remarks::tell`].
+    #[must_use]
+    pub fn remarks(&self) -> watch::Receiver<Arc<[ObjectError]>> {
+        self.remarks.subscribe()
+    }
+
+    /// Says there why no gateway of this cluster can be reached.
+    #[must_use]
+    pub fn lacking(self, lack: watch::Sender<Option<String>>) -> Self {
+        Self { lack, ..self }
     }
 
     /// The host names that are to be resolved, for [`crate::lookup::run`].
@@ -366,6 +383,7 @@ impl Actor {
                 tracing::warn!("source: {fault}");
             }
             self.tell_policies();
+            self.tell_remarks();
             self.rows = status::rows(&self.core);
             self.count_faults();
             self.uplink.report(status::report(&self.core, &self.rows));
@@ -389,6 +407,23 @@ impl Actor {
             }
             changed
         });
+    }
+
+    fn tell_remarks(&self) {
+        let lack = self.core.gateway_lack();
+        self.lack.send_if_modified(|before| {
+            let changed = *before != lack;
+            *before = lack;
+            changed
+        });
+        if !self.remarks.is_closed() {
+            let now = self.core.remarks();
+            self.remarks.send_if_modified(|before| {
+                let changed = *before != now;
+                *before = now;
+                changed
+            });
+        }
     }
 
     fn count_faults(&self) {

@@ -624,7 +624,7 @@ fn endpoints_are_explained_as_they_are_handed_out() {
 
 /// A ServiceExport that cannot be read has a condition that says so, with what to do; mended, it has those of its Service.
 ///
-/// Mutations not tried yet: `note_refused_exports` left out of `apply_source`; its effects left out.
+/// Mutations not tried yet: `note_refused` left out of `apply_source`; its effects left out.
 #[test]
 fn an_export_that_cannot_be_read_is_told_of() {
     let mut fixture = Bench::new();

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use meshfed_ca::anchor::AnchorError;
 use meshfed_ca::keys::SigningKey;
 use meshfed_ca::{anchor, pem};
 use meshfed_model::identity::TrustDomain;
@@ -188,7 +189,14 @@ fn read_ca(from: &Path, trust_domain: &TrustDomain) -> Result<(Zeroizing<String>
     let der = pem::certificates(&anchor).map_err(|error| refuse(ANCHOR, error.to_string()))?;
     let now = meshfed_runtime::clock::wall();
     let der = der.first().map(|der| der.as_ref()).unwrap_or_default();
-    anchor::verify(der, trust_domain, now).map_err(|error| refuse(ANCHOR, error.to_string()))?;
+    anchor::verify(der, trust_domain, now).map_err(|error| match error {
+        AnchorError::TrustDomain { expected } => {
+            EnrollError::AnotherCluster { path: from.join(ANCHOR), wanted: expected }
+        }
+        AnchorError::Malformed | AnchorError::NotCa | AnchorError::NotSelfSigned | AnchorError::Expired => {
+            refuse(ANCHOR, error.to_string())
+        }
+    })?;
     if anchor::spki_sha256(der) != Some(own.spki_sha256()) {
         return Err(refuse(ANCHOR, format!("is not over the key in {CA_KEY}")));
     }

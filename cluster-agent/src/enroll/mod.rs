@@ -7,6 +7,8 @@ mod join;
 
 use std::path::PathBuf;
 
+use meshfed_model::identity::TrustDomain;
+
 pub use agent_file::{AgentFile, AgentFileError};
 pub use contact::Contact;
 pub use directory::check_ca;
@@ -41,6 +43,18 @@ pub enum EnrollError {
         target: String,
         /// What is wrong.
         problem: String,
+    },
+    /// The CA that is to be kept is another cluster's than the token's.
+    #[error(
+        "the CA that is kept is not one of {wanted}: the cluster was a member under another name; ask for a token for that \
+         name (its CA is in {})",
+        path.display()
+    )]
+    AnotherCluster {
+        /// The anchor.
+        path: PathBuf,
+        /// The trust domain of the token's cluster.
+        wanted: TrustDomain,
     },
     /// The data directory cannot be used.
     #[error("{}: {problem}", path.display())]

@@ -5,18 +5,46 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use meshfed_crds::bounds::GATEWAY_PORT;
-use meshfed_crds::{Body, ServiceObject};
+use meshfed_crds::{Body, Code, Object, ObjectError, ServiceObject};
 use meshfed_model::names::ServiceName;
 
 use super::{Dirty, GatewayAddress, GatewayListen, Index, LocalGateway, Workload, WorkloadKey};
 
+/// The addresses that all gateways of a cluster have together: each is in what every other cluster's clients are told of
+/// every service.
+pub const ADDRESSES_MAX: usize = 64;
+
 impl Index {
+    /// How many addresses of a gateway are offered: those before it, by name, come first.
+    pub(super) fn gateway_room(&self, name: &ServiceName) -> usize {
+        let before: usize = self.gateways.range(..name.clone()).map(|(_, gateway)| gateway.addresses.len()).sum();
+        ADDRESSES_MAX.saturating_sub(before)
+    }
+
+    fn declared_addresses(&self) -> usize {
+        self.gateways.values().map(|gateway| gateway.addresses.len()).sum()
+    }
+
+    /// The fault of a gateway whose addresses are not all offered.
+    pub(super) fn check_room(&self, object: &Object, gateway: &LocalGateway) -> Option<ObjectError> {
+        let (all, room) = (gateway.addresses.len(), self.gateway_room(&gateway.service));
+        let left_out = all.checked_sub(room).filter(|more| *more > 0)?;
+        let message = format!(
+            "the gateways of this cluster declare more than {ADDRESSES_MAX} addresses: {left_out} of the {all} of this \
+             one are not offered"
+        );
+        let field = "metadata.annotations.federation.meshfed.io/gateway-addresses";
+        let fault = object.fault(Code::TooLarge, field, message);
+        Some(fault.remedy("declare fewer addresses, or take a gateway away"))
+    }
+
     /// Computes a gateway anew, after a change of its service or of a workload behind it.
     pub(super) fn refresh_gateway(&mut self, name: &ServiceName, dirty: &mut Dirty) {
         let new = self.gateway_of(name);
         let old = self.gateways.get(name);
         let hosts = |gateway: Option<&LocalGateway>| gateway.map(|g| g.hosts.clone()).unwrap_or_default();
         let (changed, other_hosts) = (new.as_ref() != old, hosts(new.as_ref()) != hosts(old));
+        let before = self.declared_addresses();
         match new {
             Some(gateway) => self.gateways.insert(name.clone(), gateway),
             None => self.gateways.remove(name),
@@ -25,6 +53,12 @@ impl Index {
         if other_hosts {
             dirty.hosts = true;
             self.forget_hosts();
+        }
+        if changed && before.max(self.declared_addresses()) > ADDRESSES_MAX {
+            // What is offered of one depends on the others.
+            for gateway in self.gateways.keys().cloned().collect::<Vec<_>>() {
+                self.check_service(&gateway, dirty);
+            }
         }
     }
 
@@ -104,5 +138,38 @@ fn declared(object: &ServiceObject, port: u16) -> (Vec<SocketAddr>, Vec<Arc<str>
         (at_port(&object.external_ips), Vec::new())
     } else {
         (at_port(&object.load_balancer_ips), object.load_balancer_hosts.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::index::tests::Setup;
+
+    /// A cluster offers so many addresses and no more, whoever declares them; the gateway that is left out says so, and is
+    /// offered once there is room.
+    ///
+    /// Mutations seen to fail: `take(index.gateway_room(…))` left out of `gateway_offers`; the loop over all gateways left
+    /// out of `refresh_gateway`.
+    #[test]
+    fn the_addresses_of_all_gateways_have_a_limit() {
+        let gateway = |name: &str, network: u8, count: u8| {
+            let all: Vec<String> = (1..=count).map(|n| format!("10.0.{network}.{n}:15443")).collect();
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: meshfed-system\n  labels: \
+                 {{topology.istio.io/network: net-east}}\n  annotations: {{federation.meshfed.io/gateway-addresses: \
+                 \"{}\"}}\nspec: {{selector: {{app: gw}}, ports: [{{name: tls, port: 15443}}]}}\n",
+                all.join(",")
+            )
+        };
+        let mut s = Setup::new();
+        s.write("b.yaml", &gateway("b", 1, 40));
+        s.write("c.yaml", &gateway("c", 2, 10));
+        assert_eq!((s.index.gateway_offers().len(), s.codes().len()), (50, 0));
+        s.write("a.yaml", &gateway("a", 3, 60));
+        assert_eq!(s.index.gateway_offers().len(), super::ADDRESSES_MAX);
+        let said: Vec<String> = s.index.errors().map(ToString::to_string).collect();
+        assert!(said.len() == 2 && said[0].contains("36 of the 40") && said[1].contains("10 of the 10"), "{said:?}");
+        s.remove("a.yaml");
+        assert_eq!((s.index.gateway_offers().len(), s.codes().len()), (50, 0));
     }
 }

@@ -27,6 +27,7 @@ use meshfed_model::offer::{OfferKey, OfferValue, ServiceOffer};
 use meshfed_model::service::Preference;
 
 use crate::mirror::names::{MANAGED_BY, import_of};
+pub use gateways::ADDRESSES_MAX as GATEWAY_ADDRESSES_MAX;
 pub use hosts::ADDRESSES_MAX as HOST_ADDRESSES_MAX;
 use hosts::Resolved;
 use mesh::MeshSettings;

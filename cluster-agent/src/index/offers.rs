@@ -128,7 +128,7 @@ fn add_endpoints(index: &Index, service: &LocalService, offer: &mut BTreeMap<Off
 pub(super) fn gateway_offers(index: &Index) -> BTreeMap<OfferKey, OfferValue> {
     let mut offer = BTreeMap::new();
     for gateway in index.gateways.values() {
-        for declared in &gateway.addresses {
+        for declared in gateway.addresses.iter().take(index.gateway_room(&gateway.service)) {
             let key = GatewayKey {
                 network: gateway.network.clone(),
                 address: declared.address.ip(),

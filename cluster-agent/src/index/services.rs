@@ -335,6 +335,7 @@ impl Index {
         }
         if let Some(gateway) = self.gateways.get(name).filter(|_| service.gateway) {
             errors.extend(self.check_hosts(object, gateway));
+            errors.extend(self.check_room(object, gateway));
         }
         if service.gateway && self.gateways.get(name).is_some_and(|g| g.addresses.is_empty() && g.hosts.is_empty()) {
             let field = "metadata.annotations.federation.meshfed.io/gateway-addresses";
@@ -344,6 +345,13 @@ impl Index {
                     "name its addresses in the annotation, in spec.externalIPs or in the load balancer's status",
                 ),
             );
+        }
+        if self.exports.contains_key(name) {
+            for (index, port) in service.ports.iter().enumerate().filter(|(_, port)| !port.is_served()) {
+                let message =
+                    format!("{} is not served in this version; the port is there and has no endpoints", port.protocol);
+                errors.push(object.fault(Code::NoEffectYet, &format!("spec.ports[{index}].protocol"), message));
+            }
         }
         if self.exports.contains_key(name)
             && let Some(why) = unofferable(service)

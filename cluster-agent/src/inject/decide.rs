@@ -17,27 +17,27 @@ fn enabled(label: Option<&str>, of: impl Fn() -> String) -> Result<Option<bool>,
     }
 }
 
-/// The pod's label wins, then the namespace's, then the default.
+/// The pod's label wins, then the namespace's, then the default; those of hub and release are left alone whatever they say.
 pub(super) fn by_labels(
     pod: Option<&str>,
     namespace: &NamespaceFacts,
     config: &InjectConfig,
 ) -> Result<Option<Skip>, Refusal> {
+    let name = namespace.name.as_str();
+    if name == config.release_namespace.as_str() || config.excluded_namespaces.contains(name) {
+        // No API server asks about these: whoever does is none.
+        return Ok(Some(Skip::Namespace));
+    }
     match enabled(pod, || "pod".to_owned())? {
         Some(true) => return Ok(None),
         Some(false) => return Ok(Some(Skip::Pod)),
         None => {}
     }
-    let name = namespace.name.as_str();
     let wanted = match enabled(namespace.injection.as_deref(), || format!("namespace {name}"))? {
         Some(said) => said,
         None => match config.default {
             Selection::Labelled => false,
-            Selection::All => {
-                !name.starts_with("kube-")
-                    && name != config.release_namespace.as_str()
-                    && !config.excluded_namespaces.contains(name)
-            }
+            Selection::All => !name.starts_with("kube-"),
         },
     };
     Ok((!wanted).then_some(Skip::Namespace))

@@ -31,7 +31,8 @@ fn injected(pod: &Value) -> Value {
 
 /// The pod's label wins, then the namespace's, then the default; a label that says neither is refused.
 ///
-/// Mutations seen to fail: the pod's `disabled` counts for nothing; `all` does not leave out `kube-*`.
+/// Mutations seen to fail: the pod's `disabled` counts for nothing; `all` does not leave out `kube-*`; hub and release left
+/// out by `all` alone.
 #[test]
 fn the_pod_wins_over_the_namespace_and_the_default_comes_last() {
     let all = || InjectConfig { default: Selection::All, excluded_namespaces: ["hub".to_owned()].into(), ..config() };
@@ -48,6 +49,8 @@ fn the_pod_wins_over_the_namespace_and_the_default_comes_last() {
         (None, "kube-system", Some("enabled"), all(), Ok(true)),
         (None, "meshfed-system", None, all(), Ok(false)),
         (None, "hub", None, all(), Ok(false)),
+        (Some("enabled"), "hub", Some("enabled"), all(), Ok(false)),
+        (Some("enabled"), "meshfed-system", None, config(), Ok(false)),
         (Some("yes"), "shop", Some("enabled"), config(), Err(())),
         (None, "shop", Some("true"), config(), Err(())),
         (Some("disabled"), "shop", Some("true"), config(), Ok(false)),

@@ -528,7 +528,7 @@ struct FoundToken {
 const fn is_answered(error: &EnrollError) -> bool {
     match error {
         EnrollError::Refused | EnrollError::Denied(_) | EnrollError::Untrusted { .. } => true,
-        EnrollError::Unreachable { .. } | EnrollError::Directory { .. } => false,
+        EnrollError::Unreachable { .. } | EnrollError::AnotherCluster { .. } | EnrollError::Directory { .. } => false,
     }
 }
 
@@ -540,6 +540,14 @@ fn phase_of(error: &EnrollError) -> Phase {
         EnrollError::Denied(_) => Phase::Refused { reason: "JoinDenied", message },
         EnrollError::Untrusted { .. } => Phase::Refused { reason: "HubNotTrusted", message },
         EnrollError::Unreachable { .. } => Phase::Waiting { reason: "HubUnreachable", message },
+        EnrollError::AnotherCluster { wanted, .. } => Phase::Refused {
+            reason: "IdentityOfAnother",
+            message: format!(
+                "Secret {IDENTITY_SECRET} keeps the CA key of this cluster under another name, and the token is for \
+                 {wanted}: put a token for the name that it had into the Secret; to give that identity up for good, delete \
+                 Secret {IDENTITY_SECRET} and have the chart make it anew (helm upgrade)"
+            ),
+        },
         EnrollError::Directory { .. } => Phase::Waiting { reason: "DataDirectory", message },
     }
 }
@@ -547,6 +555,20 @@ fn phase_of(error: &EnrollError) -> Phase {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A token for another name than the one under which the CA key was made is somebody's to mend, in words of Kubernetes.
+    ///
+    /// Mutation seen to fail: `IdentityOfAnother` a reason to wait.
+    #[test]
+    fn a_token_for_another_name_is_refused_with_what_to_do() {
+        let wanted = "east.mesh.example".parse().unwrap();
+        let phase = phase_of(&EnrollError::AnotherCluster { path: "member.ca/ca/anchor.pem".into(), wanted });
+        assert!(
+            matches!(&phase, Phase::Refused { reason: "IdentityOfAnother", message }
+                if message.contains("token for the name that it had") && !message.contains("anchor.pem")),
+            "{phase:?}"
+        );
+    }
 
     /// A full disk after the hub's answer costs no token.
     ///

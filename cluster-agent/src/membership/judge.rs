@@ -41,6 +41,8 @@ pub struct Facts {
     pub untrusted: Option<String>,
     /// What the agent still waits for; empty: it is ready.
     pub pending: Vec<String>,
+    /// Why no gateway of this cluster is offered although one is declared, and what to do; none: nothing is in the way.
+    pub unreachable: Option<String>,
     /// Why its last good view is not kept in the Secrets: a word, and what to do.
     pub unkept: Option<(&'static str, String)>,
 }
@@ -121,6 +123,8 @@ fn joined(conditions: &mut Conditions, cluster: &str, facts: &Facts) {
     if let Some(first) = facts.pending.first() {
         let message = format!("the agent waits: {first}");
         conditions.no("Ready", "AgentNotReady", message.clone()).yes("Reconciling", "AgentNotReady", message);
+    } else if let Some(why) = facts.unreachable.as_ref().filter(|_| facts.connected) {
+        conditions.no("Ready", "GatewayNotAllowed", why).yes("Stalled", "GatewayNotAllowed", why);
     } else if facts.connected {
         conditions.yes("Ready", "Ready", "joined, connected, and what the hub sent is in force");
     } else {
@@ -180,7 +184,7 @@ mod tests {
     /// kstatus reads `Ready` that was never set as fine: it is there from the first write on, with the generation; and
     /// `Reconciling` and `Stalled` stand only while they are true.
     ///
-    /// Mutations seen to fail: `starting` without Ready; `Stalled` set to false for a member.
+    /// Mutations seen to fail: `starting` without Ready; `Stalled` set to false for a member; `unreachable` passed over.
     #[test]
     fn conditions_are_what_kstatus_reads() {
         let (one, now) = (membership("meshfed", 1), Timestamp::from_second(100).unwrap());
@@ -199,6 +203,11 @@ mod tests {
         assert_eq!(ready.cluster.as_deref(), Some("east"));
         assert_eq!(says(&ready, "ViewKept"), None);
         let unkept = Some(("ViewTooLarge", "it has 9 bytes".to_owned()));
+        let unreachable = Some("gateway x/y is not offered".to_owned());
+        let cut_off = of(&joined, &Facts { connected: true, unreachable, ..Facts::default() });
+        for (type_, status) in [("Ready", ConditionStatus::False), ("Stalled", ConditionStatus::True)] {
+            assert_eq!(says(&cut_off, type_), Some((status, "GatewayNotAllowed".to_owned())));
+        }
         let large = of(&joined, &Facts { connected: true, unkept, ..Facts::default() });
         assert_eq!(says(&large, "ViewKept"), Some((ConditionStatus::False, "ViewTooLarge".to_owned())));
         assert_eq!(says(&large, "Ready").map(|(s, _)| s), Some(ConditionStatus::True), "what is served is whole");

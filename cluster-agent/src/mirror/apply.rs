@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 
-use super::names::{FIELD_MANAGER, IMPORT_NAME, MANAGED_BY, MESHFED};
+use super::names::{CONTROLLER, FIELD_MANAGER, IMPORT_NAME, MANAGED_BY, MESHFED};
 use super::objects::{ServiceExport, ServiceImport};
 use super::plan::{Deleted, Obstacle, Write, is_as_wanted};
 
@@ -112,15 +112,15 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(client: Client, instance: Option<String>) -> Self {
-        let reporter = Reporter { controller: "federation.meshfed.io/agent".to_owned(), instance };
+        let reporter = Reporter { controller: CONTROLLER.to_owned(), instance };
         Self { recorder: Recorder::new(client.clone(), reporter), client, bucket: Arc::default() }
     }
 
     fn api<K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>>(
         &self,
-        name: &ServiceName,
+        namespace: &str,
     ) -> Api<K> {
-        Api::namespaced(self.client.clone(), name.namespace.as_str())
+        Api::namespaced(self.client.clone(), namespace)
     }
 
     /// Writes one thing of `owner`; a warning is about `export`.
@@ -136,11 +136,11 @@ impl Writer {
             Write::Slice { object, new } => Written::Slice(self.apply(owner, &**object, *new).await?.into()),
             Write::ImportStatus(object) => {
                 let status = serde_json::json!(object.status);
-                Written::Import(self.status(owner, &**object, status).await?.into())
+                Written::Import(self.status(owner.namespace.as_str(), &**object, status).await?.into())
             }
             Write::ExportStatus(object) => {
                 let status = serde_json::json!(object.status);
-                Written::Export(self.status(owner, &**object, status).await?.into())
+                Written::Export(self.status(owner.namespace.as_str(), &**object, status).await?.into())
             }
             Write::Delete { kind, name, uid } => {
                 let uid = uid.clone();
@@ -160,6 +160,12 @@ impl Writer {
         })
     }
 
+    /// Writes the status of an export that belongs to no name.
+    pub(super) async fn misnamed(&self, export: &ServiceExport) -> Result<(), Unwritten> {
+        let namespace = export.metadata.namespace.as_deref().unwrap_or_default();
+        self.status(namespace, export, serde_json::json!(export.status)).await.map(drop)
+    }
+
     /// Waits until one more write is within the rate.
     async fn place(&self) {
         let mut bucket = self.bucket.lock().await;
@@ -177,7 +183,7 @@ impl Writer {
             + Serialize
             + DeserializeOwned,
     {
-        let api = self.api::<K>(owner);
+        let api = self.api::<K>(owner.namespace.as_str());
         let name = object.meta().name.clone().unwrap_or_default();
         let mut ours = !new;
         if new && let Some(there) = within(api.get_metadata_opt(&name)).await? {
@@ -222,11 +228,11 @@ impl Writer {
         });
         self.place().await;
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        within(self.api::<Service>(owner).patch(&name, &params, &Patch::Merge(&body))).await
+        within(self.api::<Service>(owner.namespace.as_str()).patch(&name, &params, &Patch::Merge(&body))).await
     }
 
     /// Applies a status; nothing else of the object is written.
-    async fn status<K>(&self, owner: &ServiceName, object: &K, status: serde_json::Value) -> Result<K, Unwritten>
+    async fn status<K>(&self, namespace: &str, object: &K, status: serde_json::Value) -> Result<K, Unwritten>
     where
         K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
@@ -234,12 +240,12 @@ impl Writer {
         let body = serde_json::json!({
             "apiVersion": K::api_version(&()),
             "kind": K::kind(&()),
-            "metadata": {"name": name, "namespace": owner.namespace.as_str(), "uid": object.meta().uid},
+            "metadata": {"name": name, "namespace": namespace, "uid": object.meta().uid},
             "status": status,
         });
         self.place().await;
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        within(self.api::<K>(owner).patch_status(&name, &params, &Patch::Apply(&body))).await
+        within(self.api::<K>(namespace).patch_status(&name, &params, &Patch::Apply(&body))).await
     }
 
     /// Takes an object away, if it still is the one that was seen.
@@ -250,7 +256,7 @@ impl Writer {
         self.place().await;
         let preconditions = Some(Preconditions { uid, resource_version: None });
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
-        let api = self.api::<K>(owner);
+        let api = self.api::<K>(owner.namespace.as_str());
         let deleted = async {
             match api.delete(name, &params).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),

@@ -39,6 +39,18 @@ pub struct ExportFacts {
     pub plain: usize,
     /// Ports that nobody serves yet, as `PORT/PROTOCOL`.
     pub unserved: Vec<String>,
+    /// What of it, or of its Service, is not taken although it is offered, each with what to do.
+    pub remarks: Vec<String>,
+    /// Why no other network reaches it, with what to do; none: nothing is known to be in the way.
+    pub unreachable: Option<String>,
+}
+
+impl ExportFacts {
+    /// Of an export of which no more is known than why it is not offered.
+    #[must_use]
+    pub const fn only(state: ExportState) -> Self {
+        Self { state, workloads: 0, plain: 0, unserved: Vec::new(), remarks: Vec::new(), unreachable: None }
+    }
 }
 
 /// Whether an export is offered to other clusters.
@@ -48,6 +60,8 @@ pub enum ExportState {
     Offered,
     /// There is no Service of its name.
     NoService,
+    /// Its Service is there and not taken, for this reason, with what to do.
+    InvalidService(String),
     /// Its Service stands for a name elsewhere.
     External,
     /// It cannot be, for this reason, with what to do.

@@ -9,11 +9,13 @@
 mod apply;
 pub mod facts;
 mod mailbox;
+mod misnamed;
 pub mod names;
 pub mod objects;
 pub mod plan;
 pub mod policies;
 mod queue;
+pub mod remarks;
 mod run;
 mod silence;
 mod store;

@@ -8,10 +8,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, SelectAll, Stream, StreamExt, select_all};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
@@ -26,11 +28,12 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tokio::sync::watch;
 
-use super::apply::Writer;
+use super::apply::{Unwritten, Writer};
 use super::mailbox::Mailbox;
+use super::misnamed::Misnamed;
 use super::names::{MANAGED_BY, MESHFED, SLICE_MANAGED_BY, SLICE_MANAGER};
 use super::objects::{ServiceExport, ServiceImport};
-use super::plan::{ImportAddresses, Obstacle, cluster_ips};
+use super::plan::{ImportAddresses, Obstacle, cluster_ips, misnamed};
 use super::queue::Queue;
 use super::silence::Silence;
 use super::store::{Objects, Owned};
@@ -92,6 +95,8 @@ impl News {
     }
 }
 
+/// An export whose name is none, when its write was begun, and how that ended.
+type Told = (ServiceExport, Instant, Result<(), Unwritten>);
 /// A watch that failed, by its kind.
 type Unseen = (Cow<'static, str>, watcher::Error);
 type Watches = SelectAll<Pin<Box<dyn Stream<Item = Result<News, Unseen>> + Send>>>;
@@ -107,6 +112,9 @@ pub struct Mirror {
     queue: Queue,
     imports: Objects<ServiceImport>,
     exports: Objects<ServiceExport>,
+    misnamed: Misnamed,
+    /// The write of one of those.
+    telling: FuturesUnordered<BoxFuture<'static, Told>>,
     services: Objects<Service>,
     slices: Objects<EndpointSlice>,
     /// What stands in the way of a derived Service.
@@ -192,6 +200,8 @@ impl Mirror {
             queue: Queue::default(),
             imports: Objects::default(),
             exports: Objects::default(),
+            misnamed: Misnamed::default(),
+            telling: FuturesUnordered::new(),
             services: Objects::default(),
             slices: Objects::default(),
             obstacles: BTreeMap::new(),
@@ -223,7 +233,8 @@ impl Mirror {
             }
             led = leading;
             let turn = self.next(leading);
-            let due = [turn, self.addresses_due].into_iter().flatten().min();
+            let retry = if leading { self.tell_misnamed() } else { None };
+            let due = [turn, self.addresses_due, retry].into_iter().flatten().min();
             let timer = async {
                 match due {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -236,6 +247,7 @@ impl Mirror {
                 () = mailbox.news() => self.hear(),
                 Some(news) = watches.next() => self.see(news),
                 Some(answer) = self.writes.next() => self.answered(answer),
+                Some(told) = self.telling.next() => self.told(told),
                 () = timer => {
                     let now = clock::instant();
                     if self.addresses_due.is_some_and(|at| at <= now) {
@@ -282,7 +294,10 @@ impl Mirror {
         }
         let touched = match news {
             Ok(News::Import(event)) => take(&mut self.imports, *event),
-            Ok(News::Export(event)) => take(&mut self.exports, *event),
+            Ok(News::Export(event)) => {
+                self.misnamed.see(&event);
+                take(&mut self.exports, *event)
+            }
             Ok(News::Service(event)) => {
                 self.addresses_due.get_or_insert_with(|| clock::instant() + ADDRESSES_PAUSE);
                 take(&mut self.services, *event)
@@ -305,6 +320,46 @@ impl Mirror {
         };
         let now = clock::instant();
         touched.into_iter().for_each(|name| self.queue.changed(name, now));
+    }
+
+    /// Begins to say of an export that its name is none, one at a time; gives when that is to be asked for again.
+    fn tell_misnamed(&mut self) -> Option<Instant> {
+        let begun = clock::instant();
+        if !self.telling.is_empty() || self.misnamed.is_empty() {
+            return None;
+        }
+        if let Some(until) = self.silence.until().filter(|until| *until > begun) {
+            return Some(until);
+        }
+        while let Some(export) = self.misnamed.take() {
+            let Some(wanted) = misnamed(&export, &Time(clock::timestamp())) else { continue };
+            let writer = self.writer.clone();
+            self.telling.push(async move { (export, begun, writer.misnamed(&wanted).await) }.boxed());
+            break;
+        }
+        None
+    }
+
+    fn told(&mut self, (export, begun, result): Told) {
+        let name = export.metadata.name.clone().unwrap_or_default();
+        match result {
+            Ok(()) => self.metrics.count("ok"),
+            Err(Unwritten::Away(_)) => {
+                self.metrics.count("away");
+                self.silence.away(begun, clock::instant());
+                self.misnamed.again(export);
+            }
+            // It hangs by itself: nobody else waits.
+            Err(Unwritten::NoAnswer) => {
+                self.metrics.count("no_answer");
+                self.misnamed.again(export);
+            }
+            // It is another by now, or gone: an event tells.
+            Err(error) => {
+                self.metrics.count("refused");
+                tracing::warn!(name, %error, "the status of an export whose name no Service can have was not written");
+            }
+        }
     }
 
     /// Says which addresses imports have.

@@ -1,9 +1,12 @@
 //! Pure. The status report.
 
+use std::collections::BTreeSet;
+
 use meshfed_api::proto::federation as wire;
 use meshfed_crds::ObjectError;
 
 use crate::core::Core;
+use crate::index::WorkloadKey;
 
 /// Rows that the hub is told of each kind; more would not be read by people.
 const ROWS_MAX: usize = 100;
@@ -64,6 +67,12 @@ pub fn rows(core: &Core) -> Rows {
             waiting.push(pending("gateway", format!("{} {}", gateway.service, address.address), reason));
         }
     }
+    for gateway in index.gateways().filter(|gateway| gateway.addresses.is_empty()) {
+        waiting.push(pending("gateway", gateway.service.to_string(), "no address of it is known"));
+    }
+    for (gateway, why) in core.refused_gateways() {
+        waiting.push(pending("gateway", gateway.to_string(), why));
+    }
     let (mut ready, mut total) = (0_usize, 0_usize);
     for service in index.services().filter(|s| s.export_to.is_some()) {
         for port in service.ports.iter().filter(|p| p.is_served()) {
@@ -79,7 +88,9 @@ pub fn rows(core: &Core) -> Rows {
         }
     }
     let mut expected = 0_usize;
-    for workload in index.workloads().filter(|w| w.sidecar) {
+    // The pods of a gateway have no sidecar, and are proxies themselves.
+    let gateways: BTreeSet<&WorkloadKey> = index.gateways().flat_map(|gateway| gateway.workloads.keys()).collect();
+    for workload in index.workloads().filter(|w| w.sidecar || gateways.contains(&w.key)) {
         expected += 1;
         if let Some(reason) = core.proxy_lack(&workload.key) {
             waiting.push(pending("proxy", workload.key.to_string(), reason));

@@ -27,6 +27,11 @@ use super::shape::{PATTERN, labels};
     printcolumn(name = "CLUSTERS", type_ = "string", json_path = ".spec.to.clusters"),
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(
+        name = "RESOLVED",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='ResolvedRefs')].status"
+    ),
+    printcolumn(
         name = "REASON",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Ready')].reason",

@@ -25,6 +25,11 @@ use super::shape::{DURATION, LABEL};
     printcolumn(name = "TARGET", type_ = "string", json_path = ".spec.targetRef.name"),
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(
+        name = "RESOLVED",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='ResolvedRefs')].status"
+    ),
+    printcolumn(
         name = "REASON",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Ready')].reason",

@@ -112,7 +112,10 @@ fn taken(conditions: &mut Conditions, verdict: &Verdict) {
     }
     match verdict.force {
         Force::InForce => {
-            conditions.yes("Programmed", "Programmed", "it is in force").yes("Ready", "Ready", "it is in force");
+            let lacks = verdict.dangling.as_ref().is_some_and(|names| !names.is_empty());
+            let message =
+                if lacks { "it is in force, and names what is not there: see ResolvedRefs" } else { "it is in force" };
+            conditions.yes("Programmed", "Programmed", "it is in force").yes("Ready", "Ready", message);
         }
         Force::Pending | Force::Earlier | Force::Nothing => {
             let message = "it is not in force yet";
@@ -143,7 +146,7 @@ mod tests {
     /// Each state has its conditions, and `Reconciling` and `Stalled` stand only while they are true.
     ///
     /// Mutations seen to fail: `is_error` not asked; `NamespaceNotAllowed` told as `Invalid`; names that nobody has
-    /// passed over.
+    /// passed over, or not told of in `Ready`.
     #[test]
     fn a_status_says_what_was_found() {
         use ConditionStatus::{False, True, Unknown};
@@ -169,6 +172,9 @@ mod tests {
             ("ResolvedRefs", False, "NotFound"),
         ];
         says_so(&good, &found);
+        let said = policy_status(&PolicyStatus::default(), 3, &good, Timestamp::UNIX_EPOCH);
+        let ready = said.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+        assert!(ready.message.contains("see ResolvedRefs"), "{ready:?}");
         let refused =
             |code| Verdict { faults: vec![ObjectError::new(code, "y")], force: Force::Earlier, ..good.clone() };
         for (code, reason) in [

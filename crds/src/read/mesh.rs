@@ -19,15 +19,16 @@ const DOMAIN_MAX: usize = 128;
 
 pub(super) fn read_peer_authentication(r: &mut Reader<'_>) -> Option<PeerAuthenticationObject> {
     let namespace = r.checked("metadata.namespace", Namespace::new(&*r.key.namespace))?;
-    let later = "comes with the security issue";
     let selector = r.get(&["spec", "selector"]);
     if let Some(node) = selector {
-        let message = format!("a selector is not in this version ({later}); the whole object is without effect");
-        r.find(Code::NoEffectYet, node.place, "spec.selector", message, None);
+        let message = "a selector has no effect in this version, so the whole object is without effect";
+        let remedy = "for the mode to hold, leave the selector away: it then holds for all workloads of the namespace";
+        r.find(Code::NoEffectYet, node.place, "spec.selector", message.to_owned(), Some(remedy.to_owned()));
     }
     if let Some(node) = r.get(&["spec", "portLevelMtls"]) {
-        let message = format!("a mode per port is not in this version ({later}); spec.mtls holds for all ports");
-        r.find(Code::NoEffectYet, node.place, "spec.portLevelMtls", message, None);
+        let message = "a mode per port has no effect in this version: spec.mtls holds for all ports";
+        let remedy = "set in spec.mtls what is to hold for all ports";
+        r.find(Code::NoEffectYet, node.place, "spec.portLevelMtls", message.to_owned(), Some(remedy.to_owned()));
     }
     let mode = match r.get(&["spec", "mtls", "mode"]).and_then(Node::text) {
         Some("STRICT") => Some(MtlsMode::Strict),

@@ -12,7 +12,7 @@ use meshfed_model::service::{
 use super::common::{GATEWAY_ADDRESSES, NETWORK, Reader, SERVICE_IMPORT, socket_address};
 use crate::bounds::GATEWAY_PORT;
 use crate::error::Code;
-use crate::object::{ServiceObject, ServicePortObject, TargetPort};
+use crate::object::{Scope, ServiceObject, ServicePortObject, TargetPort};
 use crate::tree::Node;
 
 /// The most ports of a service.
@@ -32,7 +32,11 @@ const ADDRESS_FORM: &str = "write IP:PORT or [IPv6]:PORT, several with commas be
 pub(super) fn read(r: &mut Reader<'_>) -> Option<ServiceObject> {
     let name = r.checked("metadata.name", ServiceName::new(&*r.key.namespace, &*r.key.name))?;
     let external = r.get(&["spec", "type"]).and_then(Node::text) == Some(EXTERNAL_NAME);
-    if external && let Some(kind) = r.get(&["spec", "type"]) {
+    // An API server's users have such Services for others than the mesh: what is wrong with exporting one is told there.
+    if external
+        && r.scope != Scope::Member
+        && let Some(kind) = r.get(&["spec", "type"])
+    {
         let message = format!("{EXTERNAL_NAME} is not served in this version; nobody is sent there by the mesh");
         r.find(Code::NoEffectYet, kind.place, "spec.type", message, None);
     }
@@ -225,9 +229,8 @@ fn port<'a>(
     }
     let target = target_port(r, item, &field("targetPort"));
     if protocol != "TCP" {
-        let place = item.get("protocol").map_or(item.place, |n| n.place);
-        let message = format!("{protocol} is not served in this version; the port is there and has no endpoints");
-        r.find(Code::NoEffectYet, place, &field("protocol"), message, None);
+        // No fault by itself: it is told where the Service is exported.
+        r.mark(field("protocol"), item.get("protocol").unwrap_or(item));
     }
     if let TargetPort::Name(_) = target
         && let Some(node) = item.get("targetPort")

@@ -36,8 +36,9 @@ pub const SERVICES_MAX: usize = 10_000;
 pub const ENDPOINTS_MAX: usize = 100_000;
 /// Groups of one cluster: each service has some ports, and each of them some localities.
 pub const GROUPS_MAX: usize = 200_000;
-/// Gateway addresses that one cluster has, those included that it offers no more and that are kept for it.
-pub const GATEWAYS_MAX: usize = 1_000;
+/// Gateway addresses that one cluster has, those included that it offers no more and that are kept for it: an agent offers
+/// at most 64, and each is in what every other cluster's clients are told of every service.
+pub const GATEWAYS_MAX: usize = 256;
 /// Refused resources that are remembered by name, per cluster and per change.
 pub const REFUSED_MAX: usize = 1_000;
 

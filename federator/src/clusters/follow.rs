@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use super::judge::{Known, differs, spec_of, status};
+use super::judge::{Known, clash, differs, spec_of, status};
 use super::owner::{FIELD_MANAGER, Step, step};
 use crate::fleet::{FleetRead, Member, Members};
 
@@ -124,12 +124,25 @@ impl Objects {
             let own = |w: &&http::Waiting| matches!(w.kind.as_str(), "source" | "gateway");
             let waits = facts.as_ref().and_then(|f| f.waiting_for.iter().find(own)).map(words);
             let connected = facts.as_ref().is_some_and(|f| f.connection == http::Connection::Connected);
-            let known = Known { member, connected, waits: waits.as_deref() };
+            // A member has joined: nothing is in its way.
+            let joined = member.is_some_and(Member::is_live);
+            let clash = if joined { None } else { self.clash(&name, cluster, members) };
+            let known = Known { member, connected, waits: waits.as_deref(), clash: clash.as_deref() };
             let wanted = status(cluster, &name, known, clock::timestamp());
             if differs(cluster, &wanted) {
                 self.write(name, &wanted).await;
             }
         }
+    }
+
+    /// Which other cluster gives a network of a Cluster other ranges; members that are bound come before what is declared.
+    fn clash(&self, name: &str, cluster: &Cluster, members: &Members) -> Option<String> {
+        let live = members.members.iter().filter(|(_, member)| member.is_live());
+        let bound = live.map(|(other, member)| (other.as_str(), spec_of(member).networks));
+        let declared = self.seen.values().map(|other| (other.name_any(), other.spec.networks.clone()));
+        let declared: Vec<_> = declared.collect();
+        let declared = declared.iter().map(|(other, networks)| (other.as_str(), networks.clone()));
+        clash(name, &cluster.spec, bound.chain(declared))
     }
 
     async fn make(&mut self, name: &str, member: &Member) {

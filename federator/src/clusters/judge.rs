@@ -1,6 +1,6 @@
 //! Pure. What a Cluster's status says, and what the hub makes of a member that has none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::Timestamp;
 use meshfed_api::http::{Network, TokenRequest};
@@ -19,6 +19,42 @@ pub(super) struct Known<'a> {
     pub connected: bool,
     /// What it waits for, in words; none: nothing.
     pub waits: Option<&'a str>,
+    /// Which other cluster gives a network of it other ranges, in words; none: nobody does.
+    pub clash: Option<&'a str>,
+}
+
+/// Why no cluster could join by a spec beside the others: one of its networks has the name, and not the ranges, of a network
+/// of another member or Cluster. Networks of one name are dialled into directly; what differs in name may overlap.
+pub(super) fn clash<'a>(
+    name: &str,
+    spec: &ClusterSpec,
+    others: impl IntoIterator<Item = (&'a str, Vec<ClusterNetwork>)>,
+) -> Option<String> {
+    let mine: BTreeMap<&str, BTreeSet<String>> =
+        spec.networks.iter().map(|network| (network.name.as_str(), ranges(&network.cidrs))).collect();
+    let others = others.into_iter().filter(|(other, _)| *other != name);
+    let mut found = others.flat_map(|(other, networks)| networks.into_iter().map(move |network| (other, network)));
+    let (other, network) = found
+        .find(|(_, network)| mine.get(network.name.as_str()).is_some_and(|here| *here != ranges(&network.cidrs)))?;
+    let here = spec.networks.iter().find(|one| one.name == network.name)?;
+    Some(format!(
+        "network {} is {} here and {} in cluster {other}: give it another name, or the same ranges",
+        network.name,
+        shown(&here.cidrs),
+        shown(&network.cidrs)
+    ))
+}
+
+/// Ranges that a message names.
+const SHOWN_MAX: usize = 8;
+
+fn shown(cidrs: &[String]) -> String {
+    if cidrs.is_empty() {
+        return "without ranges".to_owned();
+    }
+    let more = cidrs.len().saturating_sub(SHOWN_MAX);
+    let named = cidrs.iter().take(SHOWN_MAX).cloned().collect::<Vec<_>>().join(",");
+    if more > 0 { format!("{named} and {more} more") } else { named }
 }
 
 /// The spec of a Cluster that is made from a member's token.
@@ -91,7 +127,9 @@ fn difference(declared: &ClusterSpec, member: &Member) -> Option<String> {
         let all = spec.networks.iter().flat_map(|n| ranges(&n.gateway_cidrs));
         all.collect::<BTreeSet<_>>()
     };
-    let named = |all: &[ClusterNetwork]| all.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
+    let named = |all: &[ClusterNetwork]| {
+        all.iter().map(|n| format!("{} ({})", n.name, shown(&n.cidrs))).collect::<Vec<_>>().join(", ")
+    };
     if !declared.networks.is_empty() && networks(declared) != networks(&bound) {
         return Some(format!(
             "networks are {} here, and {} in the token that it joined with",
@@ -117,7 +155,7 @@ pub(super) fn status(cluster: &Cluster, name: &str, known: Known<'_>, now: Times
     conditions.yes("ResolvedRefs", "ResolvedRefs", "it refers to nothing else");
     let live = known.member.filter(|m| m.is_live());
     presence(&mut conditions, name, known);
-    match refusal(cluster, name, live) {
+    match refusal(cluster, name, live, known.clash) {
         Some((reason, message)) => {
             // Nothing mends it but a change: it is not on its way, whatever the member does.
             conditions.no("Accepted", reason, message.clone()).no("Ready", reason, message.clone());
@@ -139,9 +177,18 @@ pub(super) fn status(cluster: &Cluster, name: &str, known: Known<'_>, now: Times
 }
 
 /// Why what it says is not in force, and what to do: reason and message.
-fn refusal(cluster: &Cluster, name: &str, live: Option<&Member>) -> Option<(&'static str, String)> {
+fn refusal(
+    cluster: &Cluster,
+    name: &str,
+    live: Option<&Member>,
+    clash: Option<&str>,
+) -> Option<(&'static str, String)> {
     if let Some(faults) = nonsense(name, &cluster.spec) {
         return Some(("Invalid", format!("no token can be made of it: {faults}")));
+    }
+    // A member has joined: who differs from it is told so, not the member.
+    if let Some(clash) = clash.filter(|_| live.is_none()) {
+        return Some(("NetworkConflict", format!("no cluster can join by it: {clash}")));
     }
     let difference = difference(&cluster.spec, live?)?;
     let message = format!(
@@ -243,7 +290,7 @@ mod tests {
     fn a_cluster_tells_what_its_member_is() {
         let east = member(MemberState::Active);
         let mut cluster = Cluster::new("east", spec_of(&east));
-        let here = Known { member: Some(&east), connected: true, waits: None };
+        let here = Known { member: Some(&east), connected: true, waits: None, clash: None };
         let ready = says(&cluster, here);
         assert!(has(&ready, "Ready", ConditionStatus::True, "Ready"), "{ready:?}");
         assert!(has(&ready, "Accepted", ConditionStatus::True, "Accepted"));
@@ -283,12 +330,43 @@ mod tests {
             ..ClusterSpec::default()
         };
         let cluster = Cluster::new("east", spec);
-        let status =
-            status(&cluster, "east", Known { member: None, connected: false, waits: None }, Timestamp::UNIX_EPOCH);
+        let status = status(
+            &cluster,
+            "east",
+            Known { member: None, connected: false, waits: None, clash: None },
+            Timestamp::UNIX_EPOCH,
+        );
         let accepted = status.conditions.iter().find(|c| c.type_ == "Accepted").unwrap();
         assert_eq!((accepted.status, accepted.reason.as_str()), (ConditionStatus::False, "Invalid"));
         let told = &accepted.message;
         assert!(told.contains("spec.networks[0].cidrs[0]") && told.contains("10.0.0.0/8"), "{told}");
         assert!(status.conditions.iter().all(|c| c.type_ != "Reconciling"), "{status:?}");
+    }
+
+    /// A Cluster that no cluster could join by, beside those that are there, is not accepted: the clash is told before
+    /// somebody joins.
+    ///
+    /// Mutations seen to fail: `clash` passed over in `refusal`; ranges compared as they are written; the cluster's own
+    /// networks compared with themselves.
+    #[test]
+    fn networks_of_one_name_with_other_ranges_are_told() {
+        let network = |name: &str, cidrs: &[&str]| ClusterNetwork {
+            name: name.to_owned(),
+            cidrs: cidrs.iter().map(|c| (*c).to_owned()).collect(),
+            gateway_cidrs: Vec::new(),
+        };
+        let spec =
+            ClusterSpec { networks: vec![network("net-east", &["10.0.0.0/8", "FD00::/8"])], ..ClusterSpec::default() };
+        let of = |others: Vec<(&'static str, Vec<ClusterNetwork>)>| clash("venus", &spec, others);
+        assert_eq!(of(vec![("east", vec![network("net-east", &["fd00::/8", "10.0.0.0/8"])])]), None);
+        assert_eq!(of(vec![("venus", vec![network("net-east", &["10.1.0.0/16"])])]), None);
+        assert_eq!(of(vec![("east", vec![network("net-other", &["10.0.0.0/9"])])]), None);
+        let told = of(vec![("east", vec![network("net-east", &["10.244.0.0/16"])])]).unwrap();
+        assert!(told.contains("10.244.0.0/16 in cluster east"), "{told}");
+        let cluster = Cluster::new("venus", spec.clone());
+        let known = Known { member: None, connected: false, waits: None, clash: Some(&told) };
+        let refused = says(&cluster, known);
+        assert!(has(&refused, "Accepted", ConditionStatus::False, "NetworkConflict"), "{refused:?}");
+        assert!(has(&refused, "Stalled", ConditionStatus::True, "NetworkConflict"), "{refused:?}");
     }
 }

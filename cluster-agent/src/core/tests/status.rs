@@ -65,3 +65,79 @@ fn a_port_that_nobody_has_is_refused_with_those_there_are() {
     assert_eq!((status, &*detail), (404, "shop/b has port 8080 and no port 81"));
     assert!(matches!(crate::status::endpoints(&b.core, &query(8080)), EndpointsAnswer::Body(_)));
 }
+
+fn refused_service(name: &str, code: meshfed_crds::Code, message: &str) -> ObjectError {
+    let mut fault = ObjectError::new(code, message).field("spec.x");
+    let (namespace, name) = name.split_once('/').unwrap();
+    (fault.kind, fault.namespace, fault.name) =
+        (Some("Service".to_owned()), Some(namespace.to_owned()), Some(name.to_owned()));
+    fault
+}
+
+/// Tells of the faults of the source; gives the names of which something else is said by then.
+fn tell(b: &mut Bench, errors: &[ObjectError]) -> BTreeSet<ServiceName> {
+    b.revision += 1;
+    let version = Version::new(1, b.revision);
+    let update = SourceUpdate { version, objects: 0, changes: Vec::new(), errors: errors.into() };
+    b.core.apply_source(update, b.now, b.wall);
+    b.core.take_effects().mirrored
+}
+
+/// An export whose Service is there and refused says what is wrong with it, and no other export does.
+///
+/// Mutations seen to fail: `services` left out of `Refused::changed`; `refused` passed over in `export_facts`.
+#[test]
+fn an_export_of_a_refused_service_says_why() {
+    let mut b = Bench::new();
+    b.file("a.yaml", &(export("many") + &export("none")));
+    let state = |b: &Bench, name: &str| b.core.mirrored(&name.parse().unwrap()).export.unwrap().state;
+    let fault = refused_service("shop/many", meshfed_crds::Code::TooLarge, "has more than 256 ports");
+    assert!(tell(&mut b, &[fault]).contains(&"shop/many".parse().unwrap()));
+    let why = "spec.x: has more than 256 ports; make it smaller, or split it".to_owned();
+    assert_eq!(state(&b, "shop/many"), ExportState::InvalidService(why));
+    assert_eq!(state(&b, "shop/none"), ExportState::NoService);
+    assert!(tell(&mut b, &[]).contains(&"shop/many".parse().unwrap()));
+    assert_eq!(state(&b, "shop/many"), ExportState::NoService);
+}
+
+/// A gateway whose addresses the token does not allow is declared and not ready: the status waits for it, and every export
+/// says that no other network reaches it, while no other gateway is offered.
+///
+/// Mutations seen to fail: `refused_gateways` left out of `rows`; `note_gateways` that tells no export;
+/// `gateway_offers().is_empty()` not asked.
+#[test]
+fn a_gateway_that_is_refused_is_waited_for() {
+    let mut b = Bench::new();
+    b.file("a.yaml", &(service("a") + &export("a") + &entry("a-1", "a", "127.2.0.10")));
+    let fault =
+        refused_service("shop/gw2", meshfed_crds::Code::NotAllowed, "the address 1.2.3.4 lies outside 10.0.0.0/8");
+    assert!(tell(&mut b, std::slice::from_ref(&fault)).contains(&"shop/a".parse().unwrap()));
+    let found = waiting(&b);
+    assert!(found.iter().any(|(name, why)| name == "shop/gw2" && why.contains("1.2.3.4")), "{found:?}");
+    let unreachable = |b: &Bench| b.core.mirrored(&"shop/a".parse().unwrap()).export.unwrap().unreachable;
+    assert!(unreachable(&b).unwrap().contains("gateway shop/gw2 is not offered"));
+    assert!(b.core.gateway_lack().is_some());
+    b.file("g.yaml", &gateways::gateway_objects());
+    tell(&mut b, &[fault]);
+    assert_eq!((unreachable(&b), b.core.gateway_lack()), (None, None));
+    assert!(waiting(&b).iter().any(|(name, _)| name == "shop/gw2"), "it still is declared, and not ready");
+}
+
+/// A gateway's proxy is one that is expected, also where it is a pod without a sidecar.
+///
+/// Mutation seen to fail: `gateways.contains` answered `false`.
+#[test]
+fn the_proxies_of_gateways_are_expected() {
+    let mut b = Bench::new();
+    let objects = gateways::gateway_objects();
+    let objects = objects.replace(
+        "kind: WorkloadEntry\nmetadata: {",
+        "kind: WorkloadEntry\nmetadata: {annotations: {federation.meshfed.io/sidecar: none}, ",
+    );
+    assert!(objects.contains("sidecar: none"), "{objects}");
+    b.file("g.yaml", &objects);
+    let report = crate::status::report(&b.core, &crate::status::rows(&b.core));
+    assert_eq!(report.proxies_expected, 1);
+    let found = waiting(&b);
+    assert!(found.iter().any(|(_, why)| why == "its proxy is not connected"), "{found:?}");
+}

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use meshfed_model::import::Import;
 
 use super::{Context, Said, Seen, Write, condition, meta};
@@ -48,17 +48,24 @@ fn said(export: &ExportFacts, import: Option<&Import>, import_is_foreign: bool) 
         ExportState::NoService => {
             say("Valid", false, "NoService", "there is no Service of this name in this namespace; create it")
         }
+        ExportState::InvalidService(why) => {
+            let message = format!("the Service of this name is there and not taken: {why}");
+            say("Valid", false, "InvalidService", &message)
+        }
         ExportState::External => {
             let message = "a Service of type ExternalName has no endpoints; export one of another type";
             say("Valid", false, "InvalidServiceType", message)
         }
         ExportState::Invalid(why) => say("Valid", false, "Invalid", why),
         ExportState::Offered | ExportState::Refused(_) => {
-            say("Valid", true, "Valid", "the Service is there and can be exported")
+            let all = std::iter::once("the Service is there and can be exported");
+            let all = all.chain(export.remarks.iter().map(String::as_str));
+            say("Valid", true, "Valid", &all.collect::<Vec<_>>().join(". "))
         }
     };
     let ready = match &export.state {
         ExportState::NoService => say("Ready", false, "Pending", "waits for the Service"),
+        ExportState::InvalidService(_) => say("Ready", false, "Failed", "the Service is not taken; see Valid"),
         ExportState::External => say("Ready", false, "Failed", "the Service cannot be exported"),
         ExportState::Refused(why) => say("Ready", false, "Failed", why),
         ExportState::Invalid(_) => say("Ready", false, "Failed", "this ServiceExport is not in force; see Valid"),
@@ -77,7 +84,33 @@ fn said(export: &ExportFacts, import: Option<&Import>, import_is_foreign: bool) 
     [valid, ready, conflict]
 }
 
+/// What is said of a ServiceExport whose name no Service can have, if it is not said yet.
+pub(super) fn misnamed(there: &ServiceExport, now: &Time) -> Option<ServiceExport> {
+    let before = there.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    let message = "no Service can have this name: at most 63 lower-case letters, digits and '-', beginning with a letter; \
+                   delete this ServiceExport, and make one that has the name of its Service";
+    let said = [
+        ("Valid", false, Cow::Borrowed("InvalidName"), message.to_owned()),
+        ("Ready", false, Cow::Borrowed("Failed"), "this ServiceExport is not in force; see Valid".to_owned()),
+        ("Conflict", false, Cow::Borrowed("NoConflicts"), "nothing is exported by it".to_owned()),
+    ];
+    let conditions = said.map(|said| condition(before, now, there.metadata.generation, said));
+    let same = conditions.iter().all(|c| before.contains(c));
+    (!same).then(|| ServiceExport {
+        metadata: meta::identity(&there.metadata),
+        status: Some(ServiceExportStatus { conditions: conditions.to_vec() }),
+    })
+}
+
 fn exported(export: &ExportFacts) -> String {
+    let said = exported_workloads(export);
+    match &export.unreachable {
+        Some(why) => format!("{said}; no other network reaches it: {why}"),
+        None => said,
+    }
+}
+
+fn exported_workloads(export: &ExportFacts) -> String {
     match (export.workloads, export.plain) {
         (0, _) => "exported; no workload is behind the Service".to_owned(),
         (_, 0) => "exported".to_owned(),

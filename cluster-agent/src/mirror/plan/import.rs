@@ -4,13 +4,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ClientIPConfig, SessionAffinityConfig};
+use meshfed_crds::qualified::{is_key, is_reserved, is_value};
 use meshfed_model::import::Import;
 use meshfed_model::names::ServiceName;
 use meshfed_model::service::{InternalTrafficPolicy, IpFamily, ServiceType, SessionAffinity};
 
 use super::service::{cluster_ips, families, family_name};
 use super::{Context, Deleted, Said, Seen, Write, condition, meta};
-use crate::mirror::names::{DERIVED_SERVICE, derived_service, is_key, is_value};
+use crate::mirror::names::{DERIVED_SERVICE, derived_service};
 use crate::mirror::objects::{ClusterStatus, ImportedPort, ServiceImport, ServiceImportSpec, ServiceImportStatus};
 
 pub(super) fn plan(name: &ServiceName, import: &Import, seen: &Seen, context: &Context) -> Vec<Write> {
@@ -79,9 +80,11 @@ fn wanted(name: &ServiceName, import: &Import, seen: &Seen) -> ServiceImport {
         ),
         traffic_distribution: import.traits.traffic_distribution.clone(),
     };
-    // What Kubernetes would refuse is left out: the word of another cluster's user must not keep the import away.
-    let labels = import.exported.labels.iter().filter(|(k, v)| is_key(k) && is_value(v));
-    let annotations = import.exported.annotations.iter().filter(|(k, _)| is_key(k));
+    // What Kubernetes would refuse is left out, and what means something to it: the word of another cluster's user must
+    // neither keep the import away nor make it another's. His own agent has told him (`read/export`).
+    let may_be = |key: &str| is_key(key) && !is_reserved(key);
+    let labels = import.exported.labels.iter().filter(|(k, v)| may_be(k) && is_value(v));
+    let annotations = import.exported.annotations.iter().filter(|(k, _)| may_be(k));
     let mut annotations: BTreeMap<String, String> = annotations.map(|(k, v)| (k.clone(), v.clone())).collect();
     if !headless {
         annotations.insert(DERIVED_SERVICE.to_owned(), derived_service(name));

@@ -135,6 +135,12 @@ pub fn plan(name: &ServiceName, facts: &Facts, seen: &Seen, context: &Context) -
     writes
 }
 
+/// The status of a ServiceExport whose name no Service can have, if it has another one.
+#[must_use]
+pub fn misnamed(export: &ServiceExport, now: &Time) -> Option<ServiceExport> {
+    export::misnamed(export, now)
+}
+
 /// The addresses of the imports that are there, for those that answer for them: of derived Services that are ours.
 pub type ImportAddresses = BTreeMap<ServiceName, Vec<IpAddr>>;
 

@@ -2,9 +2,8 @@
 //! more than this one, and which may say what no API server takes: one port of one cluster must not keep the Service and the
 //! slices of all from being written.
 
+use meshfed_crds::qualified::is_key;
 use meshfed_model::service::ServicePort;
-
-use crate::mirror::names::is_key;
 
 /// The protocols of Kubernetes.
 const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];

@@ -14,6 +14,8 @@ use crate::mirror::names::{
     HEADLESS, SERVICE_NAME, SLICE_MANAGED_BY, SLICE_MANAGER, SOURCE_CLUSTER, slice as slice_name,
 };
 
+/// The label by which kube-proxy finds the endpoints of a Service.
+const OF_SERVICE: &str = "kubernetes.io/service-name";
 /// Endpoints of one slice (Kubernetes' limit); of more, those that are ready come first.
 const ENDPOINTS_MAX: usize = 1000;
 
@@ -22,7 +24,7 @@ pub(super) fn plan(name: &ServiceName, facts: &Facts, seen: &Seen) -> Vec<Write>
         Some(import) => all(name, import, facts, seen),
         None => BTreeMap::new(),
     };
-    let gone = seen.slices.iter().filter(|(name, _)| !wanted.contains_key(*name));
+    let gone = seen.slices.iter().filter(|(name, slice)| !wanted.contains_key(*name) || is_behind_a_service(slice));
     let gone = gone.map(|(name, slice)| Write::Delete {
         kind: Deleted::Slice,
         name: name.clone(),
@@ -31,6 +33,10 @@ pub(super) fn plan(name: &ServiceName, facts: &Facts, seen: &Seen) -> Vec<Write>
     let gone: Vec<Write> = gone.collect();
     let put = wanted.into_iter().filter_map(|(name, slice)| {
         let there = seen.slices.get(&name);
+        if there.is_some_and(is_behind_a_service) {
+            // It is taken away first; the next look makes it anew.
+            return None;
+        }
         let write = Write::Slice { object: Box::new(slice), new: there.is_none() };
         match (&write, there) {
             (Write::Slice { object, .. }, Some(there)) if same(there, object) => None,
@@ -38,6 +44,12 @@ pub(super) fn plan(name: &ServiceName, facts: &Facts, seen: &Seen) -> Vec<Write>
         }
     });
     gone.into_iter().chain(put).collect()
+}
+
+/// Whether somebody has labelled the slice as one of a Service of Kubernetes, whose traffic would go to where the import
+/// leads. The label is another's field, so no apply takes it away, and the agent may not write it: only a new slice lacks it.
+fn is_behind_a_service(slice: &EndpointSlice) -> bool {
+    slice.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(OF_SERVICE))
 }
 
 fn all(name: &ServiceName, import: &Import, facts: &Facts, seen: &Seen) -> BTreeMap<String, EndpointSlice> {

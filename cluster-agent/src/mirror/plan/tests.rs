@@ -38,7 +38,7 @@ fn exported(exports: &[(&str, ServiceOffer)]) -> Facts {
     Facts { import: Import::merge(&offers), ..Facts::default() }
 }
 fn own(state: ExportState) -> Option<ExportFacts> {
-    Some(ExportFacts { state, workloads: 2, plain: 0, unserved: Vec::new() })
+    Some(ExportFacts { workloads: 2, ..ExportFacts::only(state) })
 }
 
 /// An API server, as far as this needs one.
@@ -347,7 +347,8 @@ fn there_is_a_slice_for_each_exporting_cluster() {
 /// Conformance 26: "Only labels and annotations specified as exported in the ServiceExport should be propagated to the
 /// ServiceImport"; what Kubernetes would not take, and what is ours, is nobody else's to say.
 ///
-/// Mutations seen to fail: `is_key(k) && is_value(v)` answered `true`; `written` of `meta` answering nothing.
+/// Mutations seen to fail: `may_be(k) && is_value(v)` answered `true`; `written` of `meta` answering nothing; `is_reserved`
+/// not asked.
 #[test]
 fn only_exported_labels_and_annotations_are_on_the_import() {
     let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -356,7 +357,8 @@ fn only_exported_labels_and_annotations_are_on_the_import() {
         exported(&[("east", ServiceOffer { exported: Exported { labels: pairs(labels), annotations }, ..offer() })])
     };
     let mut server = Server::default();
-    server.settle(&with(&[("tier", "x"), ("bad key", "x"), ("bad", "-"), (MANAGED_BY, "me")]));
+    let others = ("kubernetes.io/service-name", "b");
+    server.settle(&with(&[("tier", "x"), ("bad key", "x"), ("bad", "-"), (MANAGED_BY, "me"), others]));
     let meta = server.seen.import.clone().unwrap().metadata;
     assert_eq!(meta.labels, Some(pairs(&[("tier", "x"), (MANAGED_BY, MESHFED)])));
     assert_eq!(meta.annotations, Some(pairs(&[("note", "a b"), (DERIVED_SERVICE, &derived_service(&name()))])));
@@ -490,4 +492,62 @@ fn ports_of_others_are_what_kubernetes_takes() {
     };
     assert_eq!(slices("east"), [Some(String::new())]);
     assert_eq!(slices("west"), [Some("http".to_owned()), Some("port-83-udp".to_owned())]);
+}
+
+/// What is there and cannot be exported is told as such: nobody is told to create a Service that he has, and what is left
+/// out of an export is named in a condition of it.
+///
+/// Mutations seen to fail: `InvalidService` told as `NoService`; `remarks` left out of `Valid`; `unreachable` left out of
+/// `exported`.
+#[test]
+fn an_export_says_what_of_it_is_not_taken() {
+    let mut server = Server::with_export();
+    let said = |server: &mut Server, facts: ExportFacts| -> Vec<(String, String, String)> {
+        server.settle(&Facts { export: Some(facts), ..exported(&[("east", offer())]) });
+        let status = server.seen.export.clone().unwrap().status.unwrap();
+        status.conditions.into_iter().map(|c| (c.type_, c.reason, c.message)).collect()
+    };
+    let refused =
+        said(&mut server, ExportFacts::only(ExportState::InvalidService("has more than 256 ports".to_owned())));
+    assert!(refused[0].1 == "InvalidService" && refused[0].2.contains("more than 256 ports"), "{refused:?}");
+    assert!(!refused[0].2.contains("create"), "{refused:?}");
+    let remarks = vec!["spec.exportedLabels.k: is no value of a label".to_owned()];
+    let unreachable = Some("gateway meshfed-system/gw is not offered".to_owned());
+    let good = said(&mut server, ExportFacts { remarks, unreachable, ..ExportFacts::only(ExportState::Offered) });
+    assert!(good[0].1 == "Valid" && good[0].2.ends_with("exportedLabels.k: is no value of a label"), "{good:?}");
+    assert!(good[1].1 == "Exported" && good[1].2.contains("no other network reaches it: gateway"), "{good:?}");
+}
+
+/// A name that no Service can have is told once.
+///
+/// Mutation seen to fail: `same` answered `false`.
+#[test]
+fn an_export_whose_name_no_service_can_have_is_told_so() {
+    let mut export = Server::with_export().seen.export.unwrap();
+    export.metadata.name = Some("a.b.c".to_owned());
+    let at = |second| Time(Timestamp::from_second(second).unwrap());
+    let told = misnamed(&export, &at(1)).unwrap();
+    export.status = told.status;
+    let conditions = &export.status.as_ref().unwrap().conditions;
+    assert_eq!((conditions[0].reason.as_str(), conditions[0].status.as_str()), ("InvalidName", "False"));
+    assert!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "False"), "{conditions:?}");
+    assert_eq!(misnamed(&export, &at(2)), None);
+}
+
+/// A slice of ours that somebody has put behind a Service of Kubernetes is taken away and made anew: its label is no field of
+/// ours, and kube-proxy would send that Service's clients to where the import leads.
+///
+/// Mutation seen to fail: `is_behind_a_service` answered `false`.
+#[test]
+fn a_slice_that_was_put_behind_a_service_is_made_anew() {
+    let mut server = Server::default();
+    let facts = exported(&[("east", offer())]);
+    server.settle(&facts);
+    let (name, slice) = server.seen.slices.first_key_value().map(|(k, v)| (k.clone(), v.clone())).unwrap();
+    let labels = server.seen.slices.get_mut(&name).unwrap().metadata.labels.as_mut().unwrap();
+    labels.insert("kubernetes.io/service-name".to_owned(), "b".to_owned());
+    let writes = server.settle(&facts);
+    assert!(matches!(&writes[0], Write::Delete { kind: Deleted::Slice, .. }), "{writes:?}");
+    assert!(matches!(&writes[1], Write::Slice { new: true, .. }), "{writes:?}");
+    assert_eq!(server.seen.slices[&name].metadata.labels, slice.metadata.labels);
 }
