@@ -20,6 +20,8 @@ pub const OUTBOUND_PORT: u16 = 15001;
 pub const INBOUND_PORT: u16 = 15006;
 /// Where captured DNS queries to the first resolver are taken; those to the next one a port higher.
 pub const DNS_PORT: u16 = 15053;
+/// The conntrack zone of the proxy's own questions.
+const OWN_ZONE: u16 = 15053;
 /// Metrics and readiness of the proxy, which whoever can reach the workload may ask.
 const ALWAYS_OPEN: [u16; 2] = [15020, 15021];
 
@@ -75,6 +77,14 @@ pub fn install(options: &CaptureOptions) -> String {
     line(format_args!("\t\ttcp dport {{ {open} }} return"));
     line(format_args!("\t\tmeta l4proto tcp redirect to :{inbound}"));
     line(format_args!("\t}}"));
+    if options.dns_port.is_some() {
+        // Where datagrams between two sockets go is decided once and remembered. The application soon has a port from
+        // which the proxy has asked: what is remembered of the proxy is kept apart, or the question would go past it.
+        line(format_args!("\tchain apart {{"));
+        line(format_args!("\t\ttype filter hook output priority -300; policy accept;"));
+        line(format_args!("\t\tmeta skuid {} udp dport 53 ct original zone set {OWN_ZONE}", options.proxy_uid));
+        line(format_args!("\t}}"));
+    }
     line(format_args!("\tchain outbound {{"));
     line(format_args!("\t\ttype nat hook output priority -100; policy accept;"));
     line(format_args!("\t\tmeta skuid {} goto own", options.proxy_uid));
@@ -162,6 +172,10 @@ table inet meshfed {
 \t\ttcp dport { 22, 9090, 15006, 15020, 15021 } return
 \t\tmeta l4proto tcp redirect to :15006
 \t}
+\tchain apart {
+\t\ttype filter hook output priority -300; policy accept;
+\t\tmeta skuid 1337 udp dport 53 ct original zone set 15053
+\t}
 \tchain outbound {
 \t\ttype nat hook output priority -100; policy accept;
 \t\tmeta skuid 1337 goto own
@@ -185,7 +199,7 @@ table inet meshfed {
     fn without_dns_no_resolver_is_named() {
         let resolvers = vec!["10.96.0.10".parse().unwrap()];
         let without = CaptureOptions { dns_port: None, resolvers: resolvers.clone(), ..options() };
-        assert!(!install(&without).contains("10.96.0.10"));
+        assert!(!install(&without).contains("10.96.0.10") && !install(&without).contains("zone"));
         assert!(install(&CaptureOptions { resolvers, ..options() }).contains("10.96.0.10"));
     }
 }
