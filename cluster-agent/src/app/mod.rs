@@ -314,7 +314,12 @@ impl Agent {
             injection.start(tasks, anchors, &metrics, &watch);
             told
         });
+        let (kept, shared) = (loaded.is_some() && loaded.missing.is_empty(), !host.instance.is_empty());
         let mut core = core_of(&config.agent, config.namespace.clone(), config.authority, loaded, &bundles);
+        // What one agent alone has kept is never older than what it has told. Others of the cluster hear more meanwhile.
+        if shared || !kept {
+            core.await_news(kept, shared);
+        }
         let (proxies_file, hosts_file) = (state.join("proxies.json"), state.join("hosts.json"));
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
         let imports = restore(&mut core, &state, clock::instant());

@@ -72,8 +72,9 @@ impl Core {
             ports: facts.clusterset.values().map(|p| &p.port).collect(),
         });
         let zone = Arc::new(zone(named, self.is_whole() && self.view_heard));
-        // What is not whole tells captured clients nothing new: they go on with what they hold.
-        if self.captures && zone.is_whole() {
+        // What is not whole tells captured clients nothing new: they go on with what they hold. What was kept is for those
+        // that hold nothing.
+        if self.captures && (zone.is_whole() || self.knows_kept()) {
             self.store.put(&Scope::Captured, captured::names(&zone));
             self.settle(now, wall);
         }

@@ -366,6 +366,7 @@ impl Core {
     pub fn tick(&mut self, now: Instant, wall: SystemTime) {
         self.expire_proxies(now);
         self.give_up_unheard(now);
+        self.give_up_news(now);
         self.renew(now, wall);
         self.holders.renew(now);
         let due: Vec<StreamId> = self
@@ -428,6 +429,7 @@ impl Core {
             return;
         }
         self.open = true;
+        self.await_hub_until(now);
         self.effects.names = true;
         self.retry_waiting = true;
         self.changed_proxies.extend(self.proxies.keys().cloned());

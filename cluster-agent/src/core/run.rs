@@ -491,6 +491,7 @@ impl Actor {
             CoreCommand::SharedNetworks(networks) => self.core.set_shared_networks(networks, now, wall),
             CoreCommand::Order(order) => self.core.set_order(order, now, wall),
             CoreCommand::Bundles(bundles) => self.core.set_bundles(&bundles, now, wall),
+            CoreCommand::CaughtUp => self.core.caught_up(now, wall),
             CoreCommand::Endpoints { query, answer } => {
                 // An error: the session ended meanwhile, and with it the question.
                 let _gone = answer.send(status::endpoints(&self.core, &query));
@@ -498,6 +499,7 @@ impl Actor {
             CoreCommand::Session { connected } => {
                 tracing::info!(connected, "session with the hub");
                 if connected {
+                    self.core.hub_found(now);
                     self.rows_due = Some(now);
                 } else {
                     self.core.hub_lost();
@@ -552,7 +554,7 @@ impl Actor {
                 let facts = self.core.mirrored(&name);
                 mirror.say(name, facts);
             }
-            mirror.set_whole(self.core.is_open() && self.core.is_whole());
+            mirror.set_whole(self.core.is_open() && self.core.is_whole(), self.core.is_current());
         }
         if let Some(hosts) = effects.hosts {
             self.hosts.send_replace(hosts);

@@ -76,6 +76,12 @@ pub(super) struct Stream {
     parts: std::collections::VecDeque<Delta>,
     heartbeat: bool,
     ready_answers: std::collections::VecDeque<wire::EndpointsAnswer>,
+    /// How often it was said over it what this cluster is interested in, since the hello.
+    pub(super) interests: u64,
+    /// Of how many of these the hub has told all.
+    pub(super) caught_up: Option<u64>,
+    /// Whether the core knows.
+    pub(super) caught_up_told: bool,
     /// Parts of a view delta whose last part has not come.
     pub(super) staged: Option<(ClusterName, u64, Delta)>,
 }
@@ -225,6 +231,7 @@ impl Link {
             if self.pending.resync {
                 return Ok(Talked::Lost("the view refused a change; it is asked for again".to_owned()));
             }
+            self.tell_caught_up(stream).await?;
             tokio::select! {
                 place = outgoing.reserve(), if self.has_news(stream) => {
                     let Ok(place) = place else { return Ok(Talked::Lost("the stream was closed".to_owned())) };
@@ -357,6 +364,7 @@ impl Link {
             return say(Say::BundleAck(bundle_serial_message(&trust_domain, serial)));
         }
         if std::mem::take(&mut self.pending.interest) {
+            stream.interests += 1;
             return say(Say::Interest((&Interest { namespaces: self.interest.clone() }).into()));
         }
         if std::mem::take(&mut self.pending.report)

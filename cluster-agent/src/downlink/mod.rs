@@ -59,6 +59,8 @@ pub enum CoreCommand {
         /// Where the answer goes.
         answer: oneshot::Sender<EndpointsAnswer>,
     },
+    /// All was told that there is of what this cluster is interested in now.
+    CaughtUp,
     /// The session to a hub was opened or ended.
     Session {
         /// Whether it is open now.

@@ -199,6 +199,8 @@ pub struct Link {
     /// What the core has been handed of each origin, with the hub's filter.
     pub(super) vector: BTreeMap<ClusterName, (Version, u64)>,
     pub(super) interest: BTreeSet<Namespace>,
+    /// Whether the source has said it in this life of the agent.
+    pub(super) interest_known: bool,
     /// In which order the hub first saw exports.
     pub(super) order: Seniority,
     pub(super) policy_revision: u64,
@@ -243,6 +245,7 @@ impl Link {
             bundles,
             vector: loaded.changes.iter().map(|c| (c.origin.clone(), (c.delta.version, c.filter))).collect(),
             interest: loaded.interest,
+            interest_known: false,
             order: loaded.order,
             policy_revision: loaded.policies.revision,
             report: None,
@@ -334,6 +337,7 @@ impl Link {
         if offered {
             self.tell_oversized();
         }
+        self.interest_known |= outgoing.interest.is_some();
         if let Some(namespaces) = outgoing.interest.map(within_limit)
             && namespaces != self.interest
         {

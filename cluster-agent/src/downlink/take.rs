@@ -42,6 +42,10 @@ impl Link {
             Some(Message::Bundle(update)) => self.bundle(update.bundle.unwrap_or_default()).await?,
             Some(Message::BundleGone(gone)) => self.bundle_gone(&gone.trust_domain).await?,
             Some(Message::OfferAck(ack)) => self.offer_ack(ack),
+            Some(Message::CaughtUp(told)) => {
+                stream.caught_up = Some(told.interests);
+                Ok(())
+            }
             Some(Message::Fenced(fenced)) => return Ok(Some(format!("fenced: {}", fenced.reason))),
             Some(Message::Heartbeat(_)) => Ok(()),
             Some(Message::Welcome(_)) | None => Err("a message that was not expected here".to_owned()),
@@ -153,6 +157,17 @@ impl Link {
         self.saved(saved);
         self.tell(CoreCommand::Order(told)).await?;
         Ok(Ok(()))
+    }
+
+    /// Tells the core once a stream that all was told, and of the interest that it has now: before the source was read
+    /// nobody knows what that is.
+    pub(super) async fn tell_caught_up(&self, stream: &mut Stream) -> Result<(), LinkError> {
+        let said = self.interest_known && !self.pending.interest;
+        if !stream.caught_up_told && said && stream.caught_up == Some(stream.interests) {
+            stream.caught_up_told = true;
+            self.tell(CoreCommand::CaughtUp).await?;
+        }
+        Ok(())
     }
 
     fn saved(&self, result: Result<(), meshfed_runtime::files::FileError>) {

@@ -14,6 +14,7 @@ struct Said {
     facts: BTreeMap<ServiceName, Arc<Facts>>,
     changed: BTreeSet<ServiceName>,
     whole: bool,
+    current: bool,
 }
 
 /// Both ends of the mailbox.
@@ -47,9 +48,13 @@ impl Mailbox {
     }
 
     /// Whether all is known that there is: source and view. Before that, nothing is written and nothing taken away.
-    pub fn set_whole(&self, whole: bool) {
-        let before = std::mem::replace(&mut self.lock().whole, whole);
-        if before != whole {
+    /// `current`: also what other agents of the cluster may have written by.
+    pub fn set_whole(&self, whole: bool, current: bool) {
+        let before = {
+            let mut said = self.lock();
+            (std::mem::replace(&mut said.whole, whole), std::mem::replace(&mut said.current, current))
+        };
+        if before != (whole, current) {
             self.0.1.notify_one();
         }
     }
@@ -69,6 +74,11 @@ impl Mailbox {
     /// Whether all is known that there is.
     pub(super) fn is_whole(&self) -> bool {
         self.lock().whole
+    }
+    /// Whether all is known, and nothing that another agent may have written by is still to be heard.
+    pub(super) fn is_current(&self) -> bool {
+        let said = self.lock();
+        said.whole && said.current
     }
     /// Waits for something new.
     pub(super) async fn news(&self) {

@@ -106,6 +106,9 @@ pub struct Mirror {
     client: Client,
     mailbox: Mailbox,
     leads: watch::Receiver<bool>,
+    /// Whether it knows, since it leads, what the one that led before has written by: what that one has made and this one
+    /// has not heard of is not taken away.
+    followed_on: bool,
     addresses: watch::Sender<Arc<ImportAddresses>>,
     metrics: MirrorMetrics,
     writer: Writer,
@@ -195,6 +198,7 @@ impl Mirror {
             client,
             mailbox,
             leads,
+            followed_on: false,
             addresses,
             metrics,
             queue: Queue::default(),
@@ -230,8 +234,10 @@ impl Mirror {
             let leading = *leads.borrow_and_update();
             if leading && !led {
                 self.look_at_all();
+                self.followed_on = false;
             }
             led = leading;
+            self.followed_on |= leading && self.mailbox.is_current();
             let turn = self.next(leading);
             let retry = if leading { self.tell_misnamed() } else { None };
             let due = [turn, self.addresses_due, retry].into_iter().flatten().min();
@@ -266,7 +272,7 @@ impl Mirror {
     fn next(&self, leading: bool) -> Option<Instant> {
         let seen =
             self.imports.is_whole() && self.exports.is_whole() && self.services.is_whole() && self.slices.is_whole();
-        if !leading || !seen || !self.mailbox.is_whole() || !self.has_place() {
+        if !leading || !seen || !self.followed_on || !self.mailbox.is_whole() || !self.has_place() {
             return None;
         }
         let due = self.queue.next(self.has_place_for_suspects())?;

@@ -230,6 +230,7 @@ pub(super) async fn core(
             CoreCommand::Policies(_)
             | CoreCommand::Order(_)
             | CoreCommand::SharedNetworks(_)
+            | CoreCommand::CaughtUp
             | CoreCommand::Session { .. } => {}
         }
     }

@@ -69,6 +69,8 @@ pub enum Next {
         /// The part.
         delta: Delta,
     },
+    /// All was told that there was; of how many interests.
+    CaughtUp(u64),
 }
 
 /// Where the importer stands for one origin, as far as it was sent something.
@@ -101,6 +103,12 @@ pub struct Outbox {
     shared_networks: bool,
     orders: Orders,
     gone: BTreeSet<ClusterName>,
+    /// Origins of which the importer may know more than this hub, which they have not offered to since its start.
+    unheard: BTreeSet<ClusterName>,
+    /// Whether the importer is to hear when all is told.
+    waited_for: bool,
+    /// How often the importer has said what it is interested in, since its hello.
+    interests: u64,
 }
 
 /// The filter as the wire has it: of the importer, and of the state of the origin.
@@ -113,7 +121,7 @@ impl Outbox {
     /// members are withdrawn.
     #[must_use]
     pub fn resume(held: BTreeMap<ClusterName, HeldOrigin>, filter: &Arc<Filter>, catalog: &Catalog) -> Self {
-        let mut outbox = Self { orders: Orders::begin(), ..Self::default() };
+        let mut outbox = Self { orders: Orders::begin(), waited_for: true, ..Self::default() };
         for (origin, stands) in held {
             if catalog.history(&origin).is_none() {
                 outbox.gone.insert(origin);
@@ -174,6 +182,11 @@ impl Outbox {
             self.parts.extend(deltas.into_iter().map(|delta| Next::View { origin: origin.clone(), filter, delta }));
         }
     }
+    /// The importer has said what it is interested in: it waits for what there is of that.
+    pub const fn interest(&mut self) {
+        self.interests = self.interests.saturating_add(1);
+        self.waited_for = true;
+    }
     fn is_under_way(&self, origin: &ClusterName) -> bool {
         self.dirty.contains(origin)
             || self.parts.iter().any(|part| matches!(part, Next::View { origin: of, .. } if of == origin))
@@ -181,6 +194,7 @@ impl Outbox {
     /// An origin is no member any more.
     pub fn origin_gone(&mut self, origin: &ClusterName) {
         self.dirty.remove(origin);
+        self.unheard.remove(origin);
         self.parts.retain(|part| !matches!(part, Next::View { origin: of, .. } if of == origin));
         if self.cursors.remove(origin).is_some_and(|c| c.version != Version::default()) {
             self.gone.insert(origin.clone());
@@ -303,7 +317,8 @@ impl Outbox {
                 return Some(part);
             }
         }
-        None
+        let caught_up = self.unheard.is_empty() && std::mem::take(&mut self.waited_for);
+        caught_up.then_some(Next::CaughtUp(self.interests))
     }
 
     fn compute(&mut self, origin: &ClusterName, history: &History, salt: u64, filter: &Arc<Filter>) {
@@ -311,8 +326,10 @@ impl Outbox {
         let version = history.version();
         // A hub that knows less than the importer keeps silent until the origin has offered.
         if version == Version::default() || cursor.version > version {
+            self.unheard.insert(origin.clone());
             return;
         }
+        self.unheard.remove(origin);
         let wire = wire_filter(filter.id(), salt);
         let scope = Scope::Importer(filter.as_ref());
         let resumed = match &cursor.filter {

@@ -66,8 +66,15 @@ impl World {
             }
         }
     }
-    fn next(&mut self) -> Option<Next> {
+    fn said(&mut self) -> Option<Next> {
         self.outbox.next(&self.catalog, &cluster("west"), &self.filter)
+    }
+    /// What is said next of anything.
+    fn next(&mut self) -> Option<Next> {
+        match self.said() {
+            Some(Next::CaughtUp(_)) => self.said(),
+            next => next,
+        }
     }
     fn view(&mut self) -> Delta {
         match self.next() {
@@ -167,4 +174,33 @@ fn another_filter_does_not_lose_what_was_still_to_be_sent() {
     world.outbox.refilter(&world.catalog, &new, &old);
     assert_eq!(names(&world.view().upserts), ["shop/s1"]);
     assert_eq!(world.next(), None);
+}
+
+/// An importer hears once that all was told: after the views, not while an origin has not offered to this hub, of which the
+/// importer may know more; and again of each interest that it says.
+///
+/// Mutations not tried yet: `unheard` not looked at in `next`; `waited_for` not set in `interest`.
+#[test]
+fn an_importer_hears_when_all_was_told() {
+    let mut world = World::new();
+    assert_eq!(world.said(), None, "east has not offered yet");
+    world.offer("shop", 1, false);
+    assert!(matches!(world.said(), Some(Next::View { .. })));
+    assert_eq!(world.said(), Some(Next::CaughtUp(0)));
+    world.offer("shop", 2, false);
+    assert!(matches!(world.said(), Some(Next::View { .. })));
+    assert_eq!(world.said(), None, "once");
+    world.outbox.interest();
+    assert_eq!(world.said(), Some(Next::CaughtUp(1)));
+
+    // Who comes back stands further than a hub that has started anew.
+    let (version, id) = (world.origin.version(), world.filter.id());
+    let held = BTreeMap::from([(cluster("east"), meshfed_api::border::HeldOrigin { version, filter: id })]);
+    world.catalog = Catalog::default();
+    world.catalog.admit(member("east").1, BTreeSet::new());
+    world.outbox = Outbox::resume(held, &world.filter, &world.catalog);
+    assert_eq!(world.said(), None);
+    world.outbox.origin_gone(&cluster("east"));
+    assert_eq!(world.said(), Some(Next::OriginGone(cluster("east"))));
+    assert_eq!(world.said(), Some(Next::CaughtUp(0)), "nobody is waited for who is no member");
 }

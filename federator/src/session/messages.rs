@@ -35,6 +35,7 @@ pub(super) fn message(state: &State, id: SessionId, next: Next, clock: String) -
         }
         Next::Seniority(order) => Message::Seniority(seniority_message(&order)),
         Next::OriginGone(origin) => Message::OriginGone(wire::OriginGone { origin: origin.to_string() }),
+        Next::CaughtUp(interests) => Message::CaughtUp(wire::CaughtUp { interests }),
         Next::View { origin, filter, delta } => {
             Message::View(wire::ViewDelta { origin: origin.to_string(), delta: Some((&delta).into()), filter })
         }

@@ -484,11 +484,12 @@ impl State {
     pub fn interest(&mut self, id: SessionId, namespaces: BTreeSet<Namespace>) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         self.interests.set(id, session.filter.namespaces(), &namespaces);
+        session.outbox.interest();
+        self.woken.insert(id);
         if let Some(filter) = Filter::new(&self.live, &session.cluster, namespaces, Arc::clone(&self.exports))
             && filter.id() != session.filter.id()
         {
             session.refilter(filter, &self.catalog);
-            self.woken.insert(id);
         }
     }
 

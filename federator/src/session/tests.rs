@@ -502,6 +502,7 @@ impl World {
             Next::OfferAck(_)
             | Next::Query(_)
             | Next::Heartbeat
+            | Next::CaughtUp(_)
             | Next::Bundle(_)
             | Next::BundleGone(_)
             | Next::Members
