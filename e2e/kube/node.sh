@@ -91,10 +91,12 @@ start kube-apiserver "$kube/apiserver.sh" "$BIN" "$pki" http://127.0.0.1:2379 0.
 # Without an API server the others exit.
 until curl -fsk https://127.0.0.1:6443/readyz > /dev/null; do sleep 0.1; done
 clients() { local f; for f in kubeconfig authentication-kubeconfig authorization-kubeconfig; do echo "--$f=$dir/$1.conf"; done; }
-# At the default of 20 requests a second the controller manager's own accounts take five seconds.
+# At the default of 20 requests a second the controller manager's own accounts take five seconds. Tests take the API server
+# away for a minute; by default a node whose lease was not renewed for 50 s is unready, and with it all its pods, from the
+# moment on that the API server is back until the kubelet has renewed it.
 component kube-controller-manager $(clients kube-controller-manager) \
     --bind-address=127.0.0.1 --leader-elect=false --use-service-account-credentials \
-    --kube-api-qps=500 --kube-api-burst=500 \
+    --kube-api-qps=500 --kube-api-burst=500 --node-monitor-grace-period=5m \
     --root-ca-file="$pki/ca.crt" --service-account-private-key-file="$pki/sa.key" \
     --cluster-signing-cert-file="$pki/ca.crt" --cluster-signing-key-file="$pki/ca.key" \
     --flex-volume-plugin-dir=/var/lib/kubelet/volume-plugins
