@@ -83,12 +83,7 @@ impl Standing {
                 slices: self.slices.of(name),
                 export: self.exports.one(name, name.name()).filter(|export| says_ready(export)).cloned(),
             };
-            let export = ExportFacts {
-                state: ExportState::Refused(LEFT.to_owned()),
-                workloads: 0,
-                plain: 0,
-                unserved: Vec::new(),
-            };
+            let export = ExportFacts::only(ExportState::Refused(LEFT.to_owned()));
             let facts = Facts { export: Some(export), ..Facts::default() };
             let context = Context {
                 now: Time(clock::timestamp()),
