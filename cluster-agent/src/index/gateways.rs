@@ -38,6 +38,17 @@ impl Index {
         Some(fault.remedy("declare fewer addresses, or take a gateway away"))
     }
 
+    /// The fault of a gateway with an address that one before it, by name, declares, too.
+    pub(super) fn check_shared_addresses(&self, object: &Object, gateway: &LocalGateway) -> Option<ObjectError> {
+        let before =
+            self.gateways.range(..gateway.service.clone()).filter(|(_, other)| other.network == gateway.network);
+        let mut twice = before.flat_map(|(name, other)| other.addresses.iter().map(move |a| (name, a.address)));
+        let (other, address) = twice.find(|(_, address)| gateway.addresses.iter().any(|a| a.address == *address))?;
+        let field = "metadata.annotations.federation.meshfed.io/gateway-addresses";
+        let message = format!("the address {address} is also that of gateway {other}; it is ready where either is");
+        Some(object.fault(Code::Conflict, field, message).remedy("give each gateway addresses of its own"))
+    }
+
     /// Computes a gateway anew, after a change of its service or of a workload behind it.
     pub(super) fn refresh_gateway(&mut self, name: &ServiceName, dirty: &mut Dirty) {
         let new = self.gateway_of(name);
@@ -54,8 +65,9 @@ impl Index {
             dirty.hosts = true;
             self.forget_hosts();
         }
-        if changed && before.max(self.declared_addresses()) > ADDRESSES_MAX {
-            // What is offered of one depends on the others.
+        // What is said of one depends on the others: on their number, and on addresses that two have.
+        let others = self.gateways.len() > usize::from(self.gateways.contains_key(name));
+        if changed && (others || before.max(self.declared_addresses()) > ADDRESSES_MAX) {
             for gateway in self.gateways.keys().cloned().collect::<Vec<_>>() {
                 self.check_service(&gateway, dirty);
             }
@@ -143,7 +155,40 @@ fn declared(object: &ServiceObject, port: u16) -> (Vec<SocketAddr>, Vec<Arc<str>
 
 #[cfg(test)]
 mod tests {
+    use meshfed_model::offer::OfferValue;
+
     use crate::index::tests::Setup;
+
+    /// An address that two gateways declare is ready where either is, whatever their names, and the second says so.
+    ///
+    /// Mutations seen to fail: `gateway_offers` that keeps the first; `check_shared_addresses` left out of `check_service`.
+    #[test]
+    fn an_address_that_two_gateways_declare_is_ready_where_either_is() {
+        let gateway = |name: &str, app: &str| {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: meshfed-system\n  labels: \
+                 {{topology.istio.io/network: net-east}}\n  annotations: {{federation.meshfed.io/gateway-addresses: \
+                 \"10.0.0.1:15443\"}}\nspec: {{selector: {{app: {app}}}, ports: [{{name: tls, port: 15443}}]}}\n"
+            )
+        };
+        let workload = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata:\n  name: w\n  namespace: \
+             meshfed-system\n  annotations: {federation.meshfed.io/sidecar: none}\nspec: {address: 10.0.0.9, serviceAccount: \
+             w, labels: {app: gw}, ports: {tls: 15443}}\n";
+        let ready = |s: &Setup| {
+            let offers = s.index.gateway_offers();
+            offers.values().map(|v| matches!(v, OfferValue::Gateway(g) if g.ready)).collect::<Vec<_>>()
+        };
+        let mut s = Setup::new();
+        s.write("real.yaml", &gateway("real", "gw"));
+        s.write("w.yaml", workload);
+        assert_eq!((ready(&s), s.codes().len()), (vec![true], 0));
+        s.write("aa.yaml", &gateway("aa", "nobody"));
+        assert_eq!(ready(&s), [true]);
+        let said: Vec<String> = s.index.errors().map(ToString::to_string).collect();
+        assert!(said.len() == 1 && said[0].contains("also that of gateway meshfed-system/aa"), "{said:?}");
+        s.remove("aa.yaml");
+        assert_eq!((ready(&s), s.codes().len()), (vec![true], 0));
+    }
 
     /// A cluster offers so many addresses and no more, whoever declares them; the gateway that is left out says so, and is
     /// offered once there is room.

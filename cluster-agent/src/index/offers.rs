@@ -2,6 +2,7 @@
 //! networks that other clusters share.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use meshfed_model::export::ExportTo;
 use meshfed_model::locality::Locality;
@@ -135,7 +136,17 @@ pub(super) fn gateway_offers(index: &Index) -> BTreeMap<OfferKey, OfferValue> {
                 port: declared.address.port(),
             };
             let value = GatewayOffer { locality: declared.locality.clone(), ready: declared.ready };
-            offer.entry(OfferKey::Gateway(key)).or_insert(OfferValue::Gateway(value));
+            // Declared twice, it is ready where any of them is: one without workloads takes nothing away from the other.
+            match offer.entry(OfferKey::Gateway(key)) {
+                Entry::Occupied(mut there) => {
+                    if value.ready && !matches!(there.get(), OfferValue::Gateway(before) if before.ready) {
+                        there.insert(OfferValue::Gateway(value));
+                    }
+                }
+                Entry::Vacant(free) => {
+                    free.insert(OfferValue::Gateway(value));
+                }
+            }
         }
     }
     offer

@@ -336,6 +336,7 @@ impl Index {
         if let Some(gateway) = self.gateways.get(name).filter(|_| service.gateway) {
             errors.extend(self.check_hosts(object, gateway));
             errors.extend(self.check_room(object, gateway));
+            errors.extend(self.check_shared_addresses(object, gateway));
         }
         if service.gateway && self.gateways.get(name).is_some_and(|g| g.addresses.is_empty() && g.hosts.is_empty()) {
             let field = "metadata.annotations.federation.meshfed.io/gateway-addresses";

@@ -36,6 +36,31 @@ fn joined<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|i| i.to_string()).collect::<Vec<_>>().join(",")
 }
 
+/// What the proxy is given: by the pod, else by the chart.
+fn resources(config: &InjectConfig, wishes: &Wishes) -> Value {
+    let default = || json!({ "requests": { "cpu": "10m", "memory": "32Mi" }, "limits": { "memory": "256Mi" } });
+    wishes.resources.clone().or_else(|| config.proxy.resources.clone()).unwrap_or_else(default)
+}
+
+/// What `meshfed-init` is given: little, and what the proxy is given of resources that this says nothing of. A quota on
+/// `limits.cpu` asks every container for one; and since it ends before the proxy begins, a pod asks for no more by it.
+fn init_resources(proxy: &Value) -> Value {
+    let mut requests = Map::from_iter([("cpu".to_owned(), json!("10m")), ("memory".to_owned(), json!("16Mi"))]);
+    let mut limits = Map::from_iter([("memory".to_owned(), json!("64Mi"))]);
+    let of_proxy = |group: &str, name: &str| proxy.get(group).and_then(|all| all.get(name)).cloned();
+    let named = ["requests", "limits"].iter().filter_map(|group| proxy.get(group)?.as_object()).flat_map(Map::keys);
+    for name in named.filter(|name| *name != "memory") {
+        // Both of them, or a limit of the proxy may be below the request of this.
+        for (group, all) in [("requests", &mut requests), ("limits", &mut limits)] {
+            match of_proxy(group, name) {
+                Some(amount) => all.insert(name.clone(), amount),
+                None => all.remove(name),
+            };
+        }
+    }
+    json!({ "requests": requests, "limits": limits })
+}
+
 /// Root, and NET_ADMIN alone: with another user the capability does not work.
 fn init(config: &InjectConfig, wishes: &Wishes) -> Value {
     let mut args = vec!["proxy".to_owned(), "init".to_owned()];
@@ -50,7 +75,7 @@ fn init(config: &InjectConfig, wishes: &Wishes) -> Value {
         "image": config.image,
         "imagePullPolicy": config.image_pull_policy.as_str(),
         "args": args,
-        "resources": { "requests": { "cpu": "10m", "memory": "16Mi" }, "limits": { "memory": "64Mi" } },
+        "resources": init_resources(&resources(config, wishes)),
         "securityContext": {
             "runAsUser": 0,
             "runAsGroup": 0,
@@ -91,8 +116,6 @@ fn proxy(config: &InjectConfig, wishes: &Wishes, originals: &Originals) -> Value
         let asked: Map<String, Value> = originals.clone().into_iter().collect();
         env.push(json!({ "name": PROBES, "value": Value::Object(asked).to_string() }));
     }
-    let default = json!({ "requests": { "cpu": "10m", "memory": "32Mi" }, "limits": { "memory": "256Mi" } });
-    let resources = wishes.resources.clone().or_else(|| config.proxy.resources.clone()).unwrap_or(default);
     json!({
         "name": PROXY,
         "image": config.image,
@@ -110,7 +133,7 @@ fn proxy(config: &InjectConfig, wishes: &Wishes, originals: &Originals) -> Value
             "timeoutSeconds": 3,
             "failureThreshold": 600,
         },
-        "resources": resources,
+        "resources": resources(config, wishes),
         "securityContext": {
             "runAsUser": PROXY_UID,
             "runAsGroup": PROXY_UID,

@@ -296,3 +296,20 @@ proptest! {
         }
     }
 }
+
+/// A quota on a resource asks every container for it: what the proxy is given by the pod or by the chart, `meshfed-init` is
+/// given, too, but for memory, of which it has little of its own.
+///
+/// Mutation seen to fail: `init_resources` of an empty object.
+#[test]
+fn a_quota_that_asks_for_a_limit_is_met_by_both_containers() {
+    let resources =
+        r#"{"requests":{"cpu":"5m","memory":"1Gi"},"limits":{"cpu":"6m","memory":"1Gi","ephemeral-storage":"1Mi"}}"#;
+    let mut pod = plain();
+    pod["metadata"]["annotations"] = json!({ "federation.meshfed.io/proxy-resources": resources });
+    let facts = NamespaceFacts { name: "shop".to_owned(), injection: Some("enabled".to_owned()), enforce: None };
+    let Outcome::Inject(injected) = inject(&pod, &facts, &config()).unwrap() else { panic!() };
+    let wanted = json!({"requests": {"cpu": "5m", "memory": "16Mi"},
+        "limits": {"cpu": "6m", "memory": "64Mi", "ephemeral-storage": "1Mi"}});
+    assert_eq!(injected["spec"]["initContainers"][0]["resources"], wanted);
+}
