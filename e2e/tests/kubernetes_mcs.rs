@@ -438,7 +438,7 @@ webhooks:
 /// While the write of one import hangs in a webhook, another import is written; the first one says what holds it, and is
 /// written when the webhook is gone.
 ///
-/// Mutation not tried yet: `TURNS_MAX` = 1 in `mirror/run/turns.rs`.
+/// Mutation seen to fail: `TURNS_MAX` = 1 in `mirror/run/turns.rs`.
 #[test]
 fn a_write_that_hangs_holds_up_its_own_import_alone() {
     const ATTEMPTS: usize = 5;
