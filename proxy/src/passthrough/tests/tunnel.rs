@@ -159,9 +159,9 @@ async fn a_drain_ends_tunnels_that_are_quiet_after_an_answer() {
                 }
             }
             let mut got = Vec::new();
-            let ended =
+            let over =
                 tokio::time::timeout(std::time::Duration::from_secs(20), quiet.client.read_to_end(&mut got)).await;
-            ended.unwrap().unwrap();
+            over.unwrap().unwrap();
             assert_eq!((got.as_slice(), quiet.task.await.unwrap().why), (&b"hu"[..], "drained"));
             for s in [&waits, &ended] {
                 s.tunnels.sweep_draining(std::time::Duration::ZERO);
