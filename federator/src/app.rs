@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::admin_secret::AdminSecret;
 use crate::clusters::{self, Declared};
 use crate::config::{Config, FederatorArgs};
-use crate::fleet::{Declarations, FleetNames, FleetRead, Inputs, Revisions};
+use crate::fleet::{Declarations, FleetNames, FleetRead, Inputs, Labels, Revisions};
 use crate::http::{self, Api, Standing};
 use crate::members::claims::StoredClaims;
 use crate::members::leaves::StoredLeaves;
@@ -322,14 +322,16 @@ fn declarations(config: &Config) -> Option<Arc<dyn Declarations>> {
 /// On Kubernetes: members as objects, and the administrator's credentials as a Secret.
 fn keep_objects(
     config: &Config,
-    registry: &Registry,
+    registry: &Arc<Registry>,
     credentials: &Standing,
     fleet: Arc<dyn FleetRead>,
     tasks: &mut TaskGroup,
     watch: &drain::Watch,
 ) {
     if let Some(Place::ApiServer { kubeconfig, context, .. }) = config.source.clone() {
-        tasks.spawn("clusters", clusters::follow(kubeconfig, context, registry.members(), fleet, watch.clone()));
+        let labels = Arc::clone(registry) as Arc<dyn Labels>;
+        let members = registry.members();
+        tasks.spawn("clusters", clusters::follow(kubeconfig, context, members, fleet, labels, watch.clone()));
     }
     let args = &config.args;
     if let Some(name) = args.admin_secret.clone() {

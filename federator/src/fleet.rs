@@ -189,6 +189,26 @@ pub trait Declarations: Send + Sync + 'static {
     async fn of(&self, cluster: &ClusterName) -> Result<Option<Declaration>, DeclarationError>;
 }
 
+/// The labels of a member were not written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the labels of the member were not written: {reason}")]
+pub struct LabelsError {
+    /// Why.
+    pub reason: String,
+}
+
+/// What people say of members while they are.
+#[tonic::async_trait]
+pub trait Labels: Send + Sync + 'static {
+    /// Gives a member of that binding these labels, durable when it returns; who is no member of it any more keeps his.
+    async fn label(
+        &self,
+        cluster: &ClusterName,
+        binding: u64,
+        labels: BTreeMap<String, String>,
+    ) -> Result<(), LabelsError>;
+}
+
 /// Certificates that were given out to agents.
 #[tonic::async_trait]
 pub trait Issued: Send + Sync + 'static {

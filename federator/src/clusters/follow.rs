@@ -21,9 +21,9 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use super::judge::{Known, clash, differs, spec_of, status};
+use super::judge::{Known, clash, differs, labels_to_give, spec_of, status};
 use super::owner::{FIELD_MANAGER, Step, step};
-use crate::fleet::{FleetRead, Member, Members};
+use crate::fleet::{FleetRead, Labels, Member, Members};
 
 /// As it is written in `apiVersion:`.
 const API_VERSION: &str = "federation.meshfed.io/v1alpha1";
@@ -49,6 +49,7 @@ pub async fn follow(
     context: Option<String>,
     mut members: watch::Receiver<Arc<Members>>,
     fleet: Arc<dyn FleetRead>,
+    labels: Arc<dyn Labels>,
     drain: Watch,
 ) -> Result<(), ClustersError> {
     let client = connect(kubeconfig.as_deref(), context.as_deref()).await?;
@@ -67,7 +68,7 @@ pub async fn follow(
             _ = tick.tick() => {}
         }
         let now = Arc::clone(&members.borrow_and_update());
-        objects.settle(&now, fleet.as_ref()).await;
+        objects.settle(&now, fleet.as_ref(), labels.as_ref()).await;
     }
 }
 
@@ -103,7 +104,7 @@ impl Objects {
     }
 
     /// Makes what is missing, and writes what statuses are to say.
-    async fn settle(&mut self, members: &Members, fleet: &dyn FleetRead) {
+    async fn settle(&mut self, members: &Members, fleet: &dyn FleetRead, labels: &dyn Labels) {
         // Nothing is made before it is known what is there.
         if !self.seen.is_whole() {
             return;
@@ -119,6 +120,9 @@ impl Objects {
                 (Some(_), member) => self.hold(&name, member.filter(|m| m.is_live())).await,
                 (None, None) => {}
             }
+            if let Some(member) = member.filter(|m| m.is_live()) {
+                self.label(&name, member, labels).await;
+            }
             let Some(cluster) = self.seen.get(&name) else { continue };
             // Workloads come and go: the cluster is what it is without them.
             let own = |w: &&http::Waiting| matches!(w.kind.as_str(), "source" | "gateway");
@@ -132,6 +136,17 @@ impl Objects {
             if differs(cluster, &wanted) {
                 self.write(name, &wanted).await;
             }
+        }
+    }
+
+    /// Gives a member the labels that a user declares of it.
+    async fn label(&mut self, name: &str, member: &Member, labels: &dyn Labels) {
+        let Some(wanted) = self.seen.get(name).and_then(|cluster| labels_to_give(cluster, name, member)) else {
+            return;
+        };
+        let given = labels.label(&member.member.cluster, member.binding, wanted.clone()).await;
+        if let Err(error) = given {
+            self.tell(format!("Cluster {name}: {error}"));
         }
     }
 

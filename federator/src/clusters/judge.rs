@@ -7,6 +7,7 @@ use meshfed_api::http::{Network, TokenRequest};
 use meshfed_crds::custom::{Cluster, ClusterNetwork, ClusterSpec, ClusterStatus, Conditions, say_the_same};
 use meshfed_model::network::Cidr;
 
+use super::owner::is_ours;
 use crate::fleet::{Declaration, Member, MemberState};
 use crate::members::token::check;
 
@@ -141,7 +142,6 @@ fn difference(declared: &ClusterSpec, member: &Member) -> Option<String> {
         ("gatewayCIDRs", declared.networks.is_empty() || gateways(declared) == gateways(&bound)),
         ("regions", declared.regions.is_empty() || set(&declared.regions) == set(&bound.regions)),
         ("zones", set(&declared.zones) == set(&bound.zones)),
-        ("labels", declared.labels == bound.labels),
     ];
     let (field, _) = others.into_iter().find(|(_, same)| !same)?;
     Some(format!("{field} are others here than in the token that it joined with"))
@@ -174,6 +174,17 @@ pub(super) fn status(cluster: &Cluster, name: &str, known: Known<'_>, now: Times
         observed_generation: generation,
         conditions: conditions.finish(),
     }
+}
+
+/// The labels that a member is to have by the Cluster that a user has applied; none: it has them, or the Cluster says what
+/// cannot be.
+pub(super) fn labels_to_give<'a>(
+    cluster: &'a Cluster,
+    name: &str,
+    member: &Member,
+) -> Option<&'a BTreeMap<String, String>> {
+    let labels = Some(&cluster.spec.labels).filter(|labels| **labels != member.member.labels)?;
+    (!is_ours(cluster) && refusal(cluster, name, Some(member), None).is_none()).then_some(labels)
 }
 
 /// Why what it says is not in force, and what to do: reason and message.
@@ -341,6 +352,22 @@ mod tests {
         let told = &accepted.message;
         assert!(told.contains("spec.networks[0].cidrs[0]") && told.contains("10.0.0.0/8"), "{told}");
         assert!(status.conditions.iter().all(|c| c.type_ != "Reconciling"), "{status:?}");
+    }
+
+    /// Labels bind nobody: a user changes them while the cluster is a member, and what cannot be changed so is refused first.
+    ///
+    /// Mutations not tried yet: `refusal` not asked in `labels_to_give`; labels compared in `difference`.
+    #[test]
+    fn labels_of_a_member_are_those_of_its_cluster() {
+        let east = member(MemberState::Active);
+        let mut cluster = Cluster::new("east", spec_of(&east));
+        assert_eq!(labels_to_give(&cluster, "east", &east), None);
+        cluster.spec.labels = [("tier".to_owned(), "two".to_owned())].into();
+        assert_eq!(labels_to_give(&cluster, "east", &east), Some(&cluster.spec.labels));
+        let here = Known { member: Some(&east), connected: true, waits: None, clash: None };
+        assert!(has(&says(&cluster, here), "Ready", ConditionStatus::True, "Ready"));
+        cluster.spec.regions = vec!["us".to_owned()];
+        assert_eq!(labels_to_give(&cluster, "east", &east), None);
     }
 
     /// A Cluster that no cluster could join by, beside those that are there, is not accepted: the clash is told before

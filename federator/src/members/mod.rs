@@ -6,6 +6,7 @@ pub mod declared;
 mod enrollment;
 pub mod issued;
 mod joining;
+mod labelling;
 mod lanes;
 pub mod leaves;
 mod leaving;
