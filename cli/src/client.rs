@@ -1,5 +1,7 @@
 //! Edge. The HTTP API from the command line: HTTPS with the credentials of an `admin.yaml`.
 
+mod hub;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
 
+use self::hub::Hub;
 use crate::answer::Answer;
 use crate::exit::Failure;
 use crate::output::{Format, items};
@@ -28,8 +31,21 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct ServerArgs {
     /// Credentials: an admin.yaml [default: $MESHFED_CONFIG, else $XDG_CONFIG_HOME/meshfed/config.yaml, else
     /// ~/.config/meshfed/config.yaml]
-    #[arg(long, env = "MESHFED_CONFIG", hide_env = true, value_name = "FILE", global = true, value_parser = path())]
+    #[arg(long, value_name = "FILE", global = true, value_parser = path(), conflicts_with_all = ["context", "kubeconfig"])]
     pub config: Option<PathBuf>,
+    /// The variable alone: a flag beside it wins, where two flags are an error
+    #[arg(long, env = "MESHFED_CONFIG", hide = true, global = true, value_parser = path())]
+    pub environment_config: Option<PathBuf>,
+    /// A hub on Kubernetes, by a context of the kubeconfig: its credentials are Secret meshfed-admin there, and its pod is
+    /// asked by a forwarded port
+    #[arg(long, value_name = "NAME", global = true)]
+    pub context: Option<String>,
+    /// The kubeconfig of a hub on Kubernetes [default with --context: KUBECONFIG, else ~/.kube/config]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub kubeconfig: Option<PathBuf>,
+    /// With --context or --kubeconfig: the namespace of the hub's release
+    #[arg(long, value_name = "NAMESPACE", default_value = "meshfed-hub", global = true)]
+    pub hub_namespace: String,
     /// Another server than the one the credentials name, say https://127.0.0.1:15680
     #[arg(long, value_name = "URL", global = true)]
     pub server: Option<String>,
@@ -65,7 +81,9 @@ const FORM: &str = "https://HOST:15680";
 /// A client of one federator.
 pub struct Client {
     /// Where the credentials are from.
-    credentials: PathBuf,
+    credentials: String,
+    /// The hub on Kubernetes through which it is reached; none: by its address.
+    hub: Option<Hub>,
     server: http::Uri,
     token: String,
     tls: Arc<rustls::ClientConfig>,
@@ -75,9 +93,17 @@ impl Client {
     /// Reads the credentials.
     ///
     /// # Errors
-    /// Usage when none are named; bad input when the file is no `admin.yaml`.
-    pub fn new(args: &ServerArgs) -> Result<Self, Failure> {
-        let named = given(args.config.as_ref()).map(Path::to_owned);
+    /// Usage when none are named; bad input when the file is no `admin.yaml`; failed when a cluster does not give them.
+    pub async fn open(args: &ServerArgs) -> Result<Self, Failure> {
+        if args.context.is_some() || args.kubeconfig.is_some() {
+            let (kubeconfig, context) = (args.kubeconfig.clone(), args.context.clone());
+            let hub = Hub::find(kubeconfig, context, args.hub_namespace.clone()).await?;
+            let (credentials, from) = hub.credentials().await?;
+            // Whoever names a server dials it.
+            let hub = Some(hub).filter(|_| args.server.is_none());
+            return Self::by(&credentials, from, hub, args);
+        }
+        let named = given(args.config.as_ref()).or(given(args.environment_config.as_ref())).map(Path::to_owned);
         let default = given(args.xdg_config_home.as_ref())
             .map(|base| base.join("meshfed/config.yaml"))
             .or_else(|| given(args.home.as_ref()).map(|home| home.join(".config/meshfed/config.yaml")));
@@ -87,9 +113,13 @@ impl Client {
             (None, default) => return Err(no_credentials(default.as_deref())),
         };
         let credentials = read_credentials(&path)?;
-        let bad = |what: &str| {
-            Failure::bad_input(format!("{}: {what}; use the admin.yaml that the federator wrote", path.display()))
-        };
+        Self::by(&credentials, path.display().to_string(), None, args)
+    }
+
+    /// A client with these credentials; `from`: where they are.
+    fn by(credentials: &Credentials, from: String, hub: Option<Hub>, args: &ServerArgs) -> Result<Self, Failure> {
+        let bad =
+            |what: &str| Failure::bad_input(format!("{from}: {what}; use the admin.yaml that the federator wrote"));
         let pem = base64::engine::general_purpose::STANDARD
             .decode(&credentials.certificate_authority_data)
             .map_err(|_not_base64| bad("certificateAuthorityData is not base64"))?;
@@ -109,7 +139,7 @@ impl Client {
         if server.scheme_str() != Some("https") || server.host().is_none() {
             return Err(Failure::usage(format!("the server '{server}' is no https:// URL; write {FORM}")));
         }
-        Ok(Self { server, token: credentials.token, tls: Arc::new(tls), credentials: path })
+        Ok(Self { server, token: credentials.token.clone(), tls: Arc::new(tls), credentials: from, hub })
     }
 
     /// GETs a path below `/api/v1`.
@@ -140,7 +170,7 @@ impl Client {
             Ok(Ok(answer)) if answer.status == 401 => Err(Failure::failed(format!(
                 "the federator at {} does not know the token in {}; use the admin.yaml in its data directory (HTTP 401)",
                 self.place(),
-                self.credentials.display()
+                self.credentials
             ))),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(self.unreachable(&error)),
@@ -163,7 +193,7 @@ impl Client {
             let inside = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
             cause.downcast_ref::<E>().or_else(|| inside?.downcast_ref::<E>())
         });
-        let (place, file) = (self.place(), self.credentials.display());
+        let (place, file) = (self.place(), &self.credentials);
         let remedy = match tls {
             Some(E::InvalidCertificate(
                 C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. },
@@ -181,6 +211,10 @@ impl Client {
             None if io.is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused) => {
                 format!("see that the federator runs; {file} or --server says where")
             }
+            None if self.server.host().is_some_and(|host| host.ends_with(".svc")) => {
+                "only pods reach that name: name the hub's cluster with --context, or its address with --server"
+                    .to_owned()
+            }
             None => format!("see {file} or --server, which say where it is"),
         };
         Failure::failed(format!("the federator at {place} cannot be asked: {error:#}; {remedy}"))
@@ -189,9 +223,12 @@ impl Client {
     async fn call_once(&self, method: Method, path: &str, body: Option<&serde_json::Value>) -> anyhow::Result<Answer> {
         let host = self.server.host().context("no host")?.trim_start_matches('[').trim_end_matches(']');
         let port = self.server.port_u16().unwrap_or(443);
-        let tcp = tokio::net::TcpStream::connect((host, port)).await.context("cannot connect")?;
+        let stream: Box<dyn Stream> = match &self.hub {
+            Some(hub) => Box::new(hub.connect().await?),
+            None => Box::new(tokio::net::TcpStream::connect((host, port)).await.context("cannot connect")?),
+        };
         let name = rustls_pki_types::ServerName::try_from(host.to_owned()).context("host name")?;
-        let tls = tokio_rustls::TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await.context("TLS")?;
+        let tls = tokio_rustls::TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.context("TLS")?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
         let driver = meshfed_runtime::tasks::spawn("api-connection", connection);
         let bytes = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
@@ -219,10 +256,15 @@ impl Client {
     }
 }
 
+/// What a connection is made of.
+trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+
+impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Stream for S {}
+
 fn no_credentials(default: Option<&Path>) -> Failure {
     let looked = default.map(|path| format!(" and there is no {}", path.display())).unwrap_or_default();
     Failure::usage(format!(
-        "no credentials: neither --config nor MESHFED_CONFIG is set{looked}; set one to the admin.yaml in the federator's data directory"
+        "no credentials: neither --config nor MESHFED_CONFIG is set{looked}; set one to the admin.yaml in the federator's data directory, or name the cluster of a hub on Kubernetes with --context"
     ))
 }
 
@@ -233,11 +275,16 @@ fn read_credentials(path: &Path) -> Result<Credentials, Failure> {
             path.display()
         ))
     })?;
-    serde_saphyr::from_str(&text).map_err(|error| {
+    parse(&text, &path.display().to_string())
+}
+
+/// Reads what an `admin.yaml` holds; `from`: where it is.
+fn parse(text: &str, from: &str) -> Result<Credentials, Failure> {
+    serde_saphyr::from_str(text).map_err(|error| {
         // The parser's message goes on with a picture of the file, which holds a secret.
         let error = error.to_string();
         let first = error.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        Failure::bad_input(format!("{}: {first}; use the admin.yaml that the federator wrote", path.display()))
+        Failure::bad_input(format!("{from}: {first}; use the admin.yaml that the federator wrote"))
     })
 }
 

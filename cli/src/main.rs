@@ -7,6 +7,7 @@ mod client;
 mod demo;
 mod exit;
 mod output;
+mod place;
 mod verbs;
 
 use clap::Parser as _;

@@ -10,11 +10,11 @@ use crate::exit::Failure;
 pub enum Format {
     /// Plain columns.
     Table,
-    /// More columns.
+    /// The table with more columns, where there are more.
     Wide,
-    /// The API's body, unchanged.
+    /// JSON; of a verb that asks the hub, the body of its answer unchanged.
     Json,
-    /// The API's body as YAML.
+    /// The same as YAML.
     Yaml,
 }
 
@@ -72,7 +72,11 @@ pub fn show(
 ) -> Result<(), Failure> {
     match format {
         // Byte for byte: who compares it with the API finds no difference.
-        Format::Json => write(&answer.body),
+        Format::Json => {
+            use std::io::IsTerminal as _;
+            write(&answer.body);
+            write(ending(std::io::stdout().is_terminal(), &answer.body));
+        }
         Format::Yaml => {
             let yaml = serde_saphyr::to_string(&answer.json()?).map_err(|error| Failure::failed(error.to_string()))?;
             print(&yaml);
@@ -83,6 +87,11 @@ pub fn show(
         }
     }
     Ok(())
+}
+
+/// What is written after a body: on a terminal the next prompt begins a line, and whoever reads a pipe gets the body alone.
+const fn ending(is_terminal: bool, body: &[u8]) -> &'static [u8] {
+    if is_terminal && !matches!(body.last(), Some(b'\n')) { b"\n" } else { b"" }
 }
 
 /// Plain columns: upper-case header, two spaces, no borders, `<none>` for nothing.
@@ -160,6 +169,12 @@ mod tests {
     fn people_read_times_to_the_second() {
         assert_eq!(seconds("2026-11-24T18:02:31.2957547Z"), "2026-11-24T18:02:31Z");
         assert_eq!(seconds("soon"), "soon");
+    }
+
+    /// Mutation not tried yet: `is_terminal` not asked.
+    #[test]
+    fn a_body_ends_its_line_on_a_terminal_alone() {
+        assert_eq!([ending(true, b"{}"), ending(true, b"{}\n"), ending(false, b"{}")], [&b"\n"[..], b"", b""]);
     }
 
     /// Mutation seen to fail: `trim_end` left out of `table`.

@@ -52,6 +52,9 @@ fn the_walk_of_the_contracts() {
     });
     // The fleet is ready: gateways, ports, and every injected pod.
     walk.hub(&["status", "--wait", "--timeout", "120s"]);
+    // From outside of the clusters, by the kubeconfig alone: the Secret of the hub, and a forwarded port of its pod.
+    let table = walk.meshfed(&["clusters", "--context", "east"]);
+    assert!(table.contains("\neast ") && table.contains("\nwest "), "{table}");
     let import = |path: &str| walk.west.ok(&["-n", "shop", "get", "serviceimport", "-o", &format!("jsonpath={path}")]);
     assert_eq!(import("{.items[0].status.clusters[*].cluster}"), "east");
     let table = walk.west.ok(&["-n", "shop", "get", "serviceimport"]);

@@ -9,16 +9,15 @@ mod release;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use kube::Api;
 use kube::api::ListParams;
-use kube::{Api, Client};
 use meshfed_cluster_agent::membership::connect::Place;
 use meshfed_crds::custom::{ConditionStatus, Membership};
-use meshfed_runtime::telemetry::chain;
 use serde_json::{Value, json};
 
-use super::place::PlaceArgs;
 use crate::exit::{FINDINGS, Failure, Outcome};
 use crate::output::{Column, Format, OutputArgs, column, print, table, text};
+use crate::place::{PlaceArgs, refused};
 
 /// How often `--wait` looks again.
 const POLL: Duration = Duration::from_millis(500);
@@ -162,11 +161,11 @@ impl Found {
 
 /// Checks, prints, and exits 0 when nothing fails, 79 otherwise.
 pub async fn run(args: CheckArgs) -> Outcome {
-    let Place { client, namespace } = args.place.connect().await?;
+    let place = args.place.connect().await?;
     let deadline = tokio::time::Instant::now() + args.wait;
     let found = loop {
         let looked =
-            if args.pre { before::look(&client, args.hub.as_ref()).await } else { look(&client, &namespace).await };
+            if args.pre { before::look(&place, args.hub.as_ref()).await } else { look(&place, &place.namespace).await };
         let found = looked.map(|all| {
             let wanted = |f: &Found| !args.skip.iter().any(|skip| skip == f.id.0);
             all.into_iter().filter(wanted).collect::<Vec<_>>()
@@ -184,19 +183,19 @@ pub async fn run(args: CheckArgs) -> Outcome {
 
 /// All checks, in the order in which an installation comes about: of a hub, of a member, or of both where a namespace has
 /// both.
-async fn look(client: &Client, namespace: &str) -> Result<Vec<Found>, Failure> {
-    let memberships: Api<Membership> = Api::namespaced(client.clone(), namespace);
+async fn look(place: &Place, namespace: &str) -> Result<Vec<Found>, Failure> {
+    let memberships: Api<Membership> = Api::namespaced(place.client.clone(), namespace);
     let listed = match memberships.list(&ListParams::default().limit(MEMBERSHIPS_MAX)).await {
         Ok(list) => list.items,
         Err(kube::Error::Api(status)) if status.code == 404 => {
             let message = "the API server has no kind Membership of federation.meshfed.io/v1alpha1";
             return Ok(vec![Found::fail(id::KINDS, message, "helm install meshfed-crds helm/meshfed-crds")]);
         }
-        Err(error) => return Err(refused(&error)),
+        Err(error) => return Err(refused(place, &error)),
     };
     let mut found = vec![Found::pass(id::KINDS, "the kinds of federation.meshfed.io/v1alpha1 are there")];
-    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    let deployment = async |name: &str| deployments.get_opt(name).await.map_err(|error| refused(&error));
+    let deployments: Api<Deployment> = Api::namespaced(place.client.clone(), namespace);
+    let deployment = async |name: &str| deployments.get_opt(name).await.map_err(|error| refused(place, &error));
     let agent = deployment("meshfed-agent").await?;
     if let Some(hub) = deployment("meshfed-hub").await? {
         found.push(available(id::HUB_DEPLOYMENT, "meshfed-hub", &hub, namespace));
@@ -205,7 +204,7 @@ async fn look(client: &Client, namespace: &str) -> Result<Vec<Found>, Failure> {
             return Ok(found);
         }
     }
-    found.push(mcs(client).await?);
+    found.push(mcs(place).await?);
     found.push(match &agent {
         Some(agent) => available(id::AGENT, "meshfed-agent", agent, namespace),
         None => {
@@ -221,28 +220,27 @@ async fn look(client: &Client, namespace: &str) -> Result<Vec<Found>, Failure> {
         let serves = !deployed.fails();
         found.push(deployed);
         if serves {
-            found.push(release::gateway_addresses(client, namespace).await?);
+            found.push(release::gateway_addresses(place, namespace).await?);
         }
     }
     found.push(member(&listed, namespace));
-    found.extend(release::injection_labels(client).await?);
+    found.extend(release::injection_labels(place).await?);
     if agent.is_some() {
-        found.extend(release::cluster_dns(client, namespace).await?);
+        found.extend(release::cluster_dns(place, namespace).await?);
     }
     Ok(found)
 }
 
-/// The API server did not answer, or refused.
-fn refused(error: &kube::Error) -> Failure {
-    Failure::failed(format!("the API server: {}", chain(error)))
-}
-
 /// Whether services can be exported and imported.
-async fn mcs(client: &Client) -> Result<Found, Failure> {
+async fn mcs(place: &Place) -> Result<Found, Failure> {
     for kind in kinds::MCS.kinds {
-        if kinds::served(client, kind).await? != kinds::Served::Yes {
+        if kinds::served(place, kind).await? != kinds::Served::Yes {
             let message = format!("the API server has no kind {} of {}/{}", kind.kind, kind.group, kind.version);
-            return Ok(Found::fail(id::MCS, message, "helm upgrade meshfed-crds helm/meshfed-crds --set mcs=true"));
+            return Ok(Found::fail(
+                id::MCS,
+                message,
+                "helm upgrade --install meshfed-crds helm/meshfed-crds --set mcs=true",
+            ));
         }
     }
     Ok(Found::pass(id::MCS, "ServiceExport and ServiceImport are there"))
@@ -252,6 +250,10 @@ async fn mcs(client: &Client) -> Result<Found, Failure> {
 fn available(id: Id, name: &str, deployment: &Deployment, namespace: &str) -> Found {
     let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
     let ready = deployment.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0);
+    if wanted == 0 {
+        let message = format!("Deployment {name} is scaled to 0: it has no pods, and no logs");
+        return Found::fail(id, message, format!("kubectl -n {namespace} scale deployment {name} --replicas=1"));
+    }
     let message = format!("{ready} of {wanted} pods of Deployment {name} are available");
     if ready >= wanted {
         return Found::pass(id, message);

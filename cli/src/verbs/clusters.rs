@@ -14,6 +14,9 @@ pub struct ClustersArgs {
     /// Those whose labels match, say env=prod,!legacy
     #[arg(short = 'l', long, value_name = "SELECTOR", conflicts_with = "name")]
     selector: Option<String>,
+    /// A habit of kubectl; clusters are of no namespace
+    #[arg(short = 'A', long, hide = true)]
+    _all_namespaces: bool,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
@@ -44,7 +47,7 @@ fn gateways(cluster: &Value) -> String {
 
 /// Lists the member clusters, or shows one.
 pub async fn run(args: ClustersArgs) -> Outcome {
-    let client = Client::new(&args.server)?;
+    let client = Client::open(&args.server).await?;
     if let Some(name) = &args.name {
         let answer = client.get(&format!("clusters/{}", encode(name))).await?.ok()?;
         show(args.output.output, &answer, |body| vec![body.clone()], COLUMNS)?;

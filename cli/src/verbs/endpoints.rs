@@ -77,7 +77,8 @@ pub struct EndpointsArgs {
     /// The namespace of a NAME
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
-    /// The cluster whose clients ask, or one client of it [default: the only cluster]
+    /// The cluster whose clients ask, or one client of it, by ServiceAccount and the name of its pod or WorkloadEntry
+    /// [default: the only cluster]
     #[arg(long, value_name = "CLUSTER[/NS/SA[/NAME]]")]
     from: Option<String>,
     /// One client of the cluster [default: any, on the network and in the zone that its token names first]
@@ -116,7 +117,7 @@ const COLUMNS: &[Column] = &[
 /// Shows what a client of a cluster is handed for a service port.
 pub async fn run(args: EndpointsArgs) -> Outcome {
     let target = Target::read(&args.service, args.namespace.as_deref()).map_err(Failure::usage)?;
-    let client = Client::new(&args.server)?;
+    let client = Client::open(&args.server).await?;
     let service = format!("services/{}/{}", encode(&target.namespace), encode(&target.name));
     let (from, workload) =
         match args.from.as_deref().map(|from| from.split_once('/').map_or((from, None), |(c, w)| (c, Some(w)))) {

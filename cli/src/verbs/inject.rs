@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use meshfed_cluster_agent::inject::{InjectConfig, TextError, inject_text};
 use meshfed_model::names::Namespace;
 use meshfed_runtime::files;
+use meshfed_runtime::telemetry::chain;
 
 use crate::exit::{Failure, Outcome};
 use crate::output::{print, remark};
@@ -38,13 +39,15 @@ fn config(args: &InjectArgs) -> Result<InjectConfig, Failure> {
         return Ok(InjectConfig::new(args.release_namespace.clone(), args.image.clone()));
     };
     let shown = path.display();
-    let text = files::read_text(path, CONFIG_MAX).map_err(|e| Failure::bad_input(format!("--config {shown}: {e}")))?;
+    let text =
+        files::read_text(path, CONFIG_MAX).map_err(|e| Failure::bad_input(format!("--config: {}", chain(&e))))?;
     InjectConfig::read(&text).map_err(|e| Failure::bad_input(format!("--config {shown}: {e}")))
 }
 
 fn read(name: &str) -> Result<String, Failure> {
     if name != "-" {
-        return files::read_text(Path::new(name), FILE_MAX).map_err(|e| Failure::bad_input(format!("-f {name}: {e}")));
+        return files::read_text(Path::new(name), FILE_MAX)
+            .map_err(|e| Failure::bad_input(format!("-f: {}", chain(&e))));
     }
     let mut text = String::new();
     let limit = FILE_MAX as u64 + 1;

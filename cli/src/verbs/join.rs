@@ -19,12 +19,16 @@ const TOKEN_LIMIT: u64 = 4096;
 /// The federator is known by the token: nothing is sent to a server that does not hold the key the token names.
 #[derive(clap::Args)]
 #[command(after_help = "Example:
-  meshfed join https://hub.example:15600 --token-file east.token --data-dir east --plan --source dir:objects
-  meshfed join https://hub.example:15600 --token-file east.token --data-dir east
-  meshfed agent --data-dir east --source dir:objects
-  meshfed join https://hub.example:15600 --token-file west.token --kube --context west
+  HUB=https://hub.example:15600
+  meshfed join $HUB --token-file west.token --kube --context west --plan
+  meshfed join $HUB --token-file west.token --kube --context west
+  meshfed join $HUB --kube -o yaml > membership.yaml    # no token in it
 
-Again with the same directory changes nothing and exits 0.")]
+Without Kubernetes:
+  meshfed join $HUB --token-file east.token --data-dir east
+  meshfed agent --data-dir east --source dir:objects
+
+Again as the same cluster changes nothing and exits 0.")]
 pub struct JoinArgs {
     /// A federator, where its --grpc-listen takes agents
     #[arg(value_name = "https://HOST:15600")]
@@ -39,7 +43,7 @@ pub struct JoinArgs {
     #[arg(long, env = "MESHFED_TOKEN", hide = true, hide_env_values = true)]
     environment_token: Option<String>,
     /// The directory to make: keys, certificates and settings of the cluster's agent; it appears on success only
-    #[arg(long, value_name = "DIR", required_unless_present = "kube", conflicts_with = "kube")]
+    #[arg(long, value_name = "DIR", conflicts_with = "kube")]
     pub data_dir: Option<PathBuf>,
     /// The objects that the cluster's agent will read, so that --plan can name what would merge; else not looked at.
     /// With --kube they are read from its API server
@@ -65,9 +69,18 @@ pub struct JoinArgs {
 /// Joins, or plans to.
 pub async fn run(args: JoinArgs) -> Outcome {
     let federator = authority(&args.federator)?;
+    if args.data_dir.is_none() && !args.kube.kube {
+        return Err(Failure::usage("say what joins: --kube a Kubernetes cluster, --data-dir DIR a cluster without it"));
+    }
+    if args.kube.kube && !args.plan && args.output.output == Format::Yaml {
+        return join_kube::objects(&federator, &args.kube);
+    }
     // A text that is no token cannot be known to any federator: the same sentence.
     let text = read_token(&args)?;
-    let token = text.trim().parse::<Token>().map_err(|_no_token| failure(&EnrollError::Refused))?;
+    let token = text.trim().parse::<Token>().map_err(|_no_token| {
+        remark("note: this is no token; one begins with mf1. and is made by 'meshfed token create'; nobody was asked");
+        failure(&EnrollError::Refused)
+    })?;
     if args.plan {
         return plan::run(&federator, &token, &args).await;
     }
@@ -164,6 +177,18 @@ fn show(format: Format, member: &AgentFile) -> Result<(), Failure> {
         Format::Yaml => print(&serde_saphyr::to_string(&body).map_err(|error| Failure::failed(error.to_string()))?),
     }
     Ok(())
+}
+
+/// The arguments of a command line, for the tests of what is decided by them.
+#[cfg(test)]
+pub fn parsed(flags: &[&str]) -> JoinArgs {
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: JoinArgs,
+    }
+    let words = ["join", "https://hub.example:15600"].iter().chain(flags);
+    <Line as clap::Parser>::parse_from(words).args
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::wait::await_condition;
-use kube::{Api, Client};
+use meshfed_api::proto::federation as pb;
 use meshfed_ca::token::Token;
 use meshfed_cluster_agent::enroll::{Contact, EnrollError};
 use meshfed_cluster_agent::membership::connect::{self, Place};
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use super::join::failure;
 use crate::exit::{Failure, Outcome};
 use crate::output::{Format, print, remark};
+use crate::place::{self, refused};
 
 /// Who writes what the command line writes.
 const FIELD_MANAGER: &str = "meshfed-cli";
@@ -27,6 +29,8 @@ const MEMBERSHIP: &str = "meshfed";
 const TOKEN_SECRET: &str = "meshfed-join";
 /// The agent, as the chart names it.
 const AGENT: &str = "meshfed-agent";
+/// What to do where the fleet of a member is gone.
+const LOST_FLEET: &str = "docs/kubernetes/membership.md#a-fleet-that-is-gone";
 /// What stands in the place of the token where the objects are printed.
 const PLACEHOLDER: &str = "<the token; let a secret manager put it here, and keep it out of git>";
 
@@ -62,37 +66,39 @@ impl KubeArgs {
             context: self.context.clone(),
             namespace: Some(self.namespace.clone()),
         };
-        connect::connect(&options).await.map_err(|error| Failure::bad_input(chain(&error)))
+        place::at(options).await
     }
 }
 
-/// Writes and waits; with `-o yaml` prints.
-pub async fn run(federator: &str, token: &Token, token_text: &str, args: &KubeArgs, format: Format) -> Outcome {
-    if format == Format::Yaml {
-        let documents = [secret(&args.namespace, PLACEHOLDER), membership(&args.namespace, federator)];
-        for document in documents {
-            let yaml = serde_saphyr::to_string(&document).map_err(|error| Failure::failed(error.to_string()))?;
-            print(&format!("---\n{yaml}"));
-        }
-        return Ok(0);
+/// Prints the two objects instead of writing them. The token is no part of them.
+pub fn objects(federator: &str, args: &KubeArgs) -> Outcome {
+    for document in [secret(&args.namespace, PLACEHOLDER), membership(&args.namespace, federator)] {
+        let yaml = serde_saphyr::to_string(&document).map_err(|error| Failure::failed(error.to_string()))?;
+        print(&format!("---\n{yaml}"));
     }
-    let Place { client, namespace } = installation(args).await?;
-    let memberships: Api<Membership> = Api::namespaced(client.clone(), &namespace);
-    let found = memberships.get_opt(MEMBERSHIP).await.map_err(|error| api(&error))?;
+    Ok(0)
+}
+
+/// Writes and waits.
+pub async fn run(federator: &str, token: &Token, token_text: &str, args: &KubeArgs, format: Format) -> Outcome {
+    let place = installation(args).await?;
+    let namespace = &place.namespace;
+    let memberships: Api<Membership> = Api::namespaced(place.client.clone(), namespace);
+    let found = memberships.get_opt(MEMBERSHIP).await.map_err(|error| refused(&place, &error))?;
     if let Some(found) = found.as_ref().filter(|found| holds(found, "Joined", ConditionStatus::True)) {
         return already(federator, token, found, format).await;
     }
     // What was refused before says nothing of this token.
     let before = found.as_ref().and_then(|found| condition(found, "Stalled")).map(|c| c.last_transition_time.clone());
     let params = PatchParams::apply(FIELD_MANAGER);
-    let secrets: Api<Secret> = Api::namespaced(client, &namespace);
-    let written = secrets.patch(TOKEN_SECRET, &params, &Patch::Apply(secret(&namespace, token_text))).await;
-    written.map_err(|error| taken(&format!("Secret {TOKEN_SECRET}"), &error))?;
-    let written = memberships.patch(MEMBERSHIP, &params, &Patch::Apply(membership(&namespace, federator))).await;
-    let written = written.map_err(|error| taken(&format!("Membership {MEMBERSHIP}"), &error))?;
+    let secrets: Api<Secret> = Api::namespaced(place.client.clone(), namespace);
+    let written = secrets.patch(TOKEN_SECRET, &params, &Patch::Apply(secret(namespace, token_text))).await;
+    written.map_err(|error| taken(&place, &format!("Secret {TOKEN_SECRET}"), &error))?;
+    let written = memberships.patch(MEMBERSHIP, &params, &Patch::Apply(membership(namespace, federator))).await;
+    let written = written.map_err(|error| taken(&place, &format!("Membership {MEMBERSHIP}"), &error))?;
     remark(&format!("wrote Secret {TOKEN_SECRET} and Membership {MEMBERSHIP} in {namespace}; waiting for the agent"));
     let generation = written.metadata.generation.unwrap_or_default();
-    wait(memberships, (generation, before), args.timeout, format).await
+    wait(&place, memberships, (generation, before), args.timeout, format).await
 }
 
 /// The way to a cluster whose kinds and agent are there.
@@ -101,7 +107,7 @@ pub async fn run(federator: &str, token: &Token, token_text: &str, args: &KubeAr
 /// Bad input: a kubeconfig that cannot be used, no kinds, no release.
 pub async fn installation(args: &KubeArgs) -> Result<Place, Failure> {
     let place = args.connect().await?;
-    installed(&place.client, &place.namespace).await?;
+    installed(&place).await?;
     Ok(place)
 }
 
@@ -111,14 +117,15 @@ pub async fn installation(args: &KubeArgs) -> Result<Place, Failure> {
 /// An API server that does not answer.
 pub async fn joined_as(place: &Place) -> Result<Option<String>, Failure> {
     let memberships: Api<Membership> = Api::namespaced(place.client.clone(), &place.namespace);
-    let found = memberships.get_opt(MEMBERSHIP).await.map_err(|error| api(&error))?;
+    let found = memberships.get_opt(MEMBERSHIP).await.map_err(|error| refused(place, &error))?;
     let found = found.filter(|found| holds(found, "Joined", ConditionStatus::True));
     Ok(found.and_then(|found| found.status).and_then(|status| status.cluster))
 }
 
 /// Kinds and agent are there.
-async fn installed(client: &Client, namespace: &str) -> Result<(), Failure> {
-    let memberships: Api<Membership> = Api::namespaced(client.clone(), namespace);
+async fn installed(place: &Place) -> Result<(), Failure> {
+    let namespace = &place.namespace;
+    let memberships: Api<Membership> = Api::namespaced(place.client.clone(), namespace);
     match memberships.list(&kube::api::ListParams::default().limit(1)).await {
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.code == 404 => {
@@ -127,10 +134,10 @@ async fn installed(client: &Client, namespace: &str) -> Result<(), Failure> {
                  (or: meshfed crds | kubectl apply --server-side -f -)",
             ));
         }
-        Err(error) => return Err(api(&error)),
+        Err(error) => return Err(refused(place, &error)),
     }
-    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    match deployments.get_opt(AGENT).await.map_err(|error| api(&error))? {
+    let deployments: Api<Deployment> = Api::namespaced(place.client.clone(), namespace);
+    match deployments.get_opt(AGENT).await.map_err(|error| refused(place, &error))? {
         Some(_) => Ok(()),
         None => Err(Failure::bad_input(format!(
             "namespace {namespace} has no Deployment {AGENT}; install the release first: helm install meshfed \
@@ -139,25 +146,48 @@ async fn installed(client: &Client, namespace: &str) -> Result<(), Failure> {
     }
 }
 
-/// The cluster is a member: fine where the token is for the same one, which stays unused.
+/// The cluster is a member: fine where the token is for the same one, which stays unused, and the hub knows it.
 async fn already(federator: &str, token: &Token, found: &Membership, format: Format) -> Outcome {
+    let member = found.status.as_ref().and_then(|s| s.cluster.as_deref()).unwrap_or("a member");
     let mut contact = Contact::open(federator, token).await.map_err(|error| failure(&error))?;
-    let (_, placement) = contact.plan(token, Vec::new()).await.map_err(|error| failure(&error))?;
-    let cluster = found.status.as_ref().and_then(|s| s.cluster.as_deref());
-    if cluster != Some(placement.cluster.as_str()) {
-        remark(&format!(
-            "this cluster is {} already, and the token is for {}",
-            cluster.unwrap_or("a member"),
-            placement.cluster
-        ));
+    let (plan, placement) = contact.plan(token, Vec::new()).await.map_err(|error| {
+        if matches!(error, EnrollError::Refused) {
+            remark(&format!(
+                "this cluster is {member} already; a token that is used or unknown does not say whose it was"
+            ));
+        }
+        failure(&error)
+    })?;
+    if member != placement.cluster.as_str() {
+        other_cluster(member, placement.cluster.as_str());
         return Err(failure(&EnrollError::Refused));
+    }
+    if !is_known(&plan) {
+        return Err(Failure::failed(format!(
+            "this cluster is {member} of another fleet than this hub's, which has no member {member}: it is another hub, or \
+             its fleet was made anew: let it leave (meshfed leave --kube) and join again; {LOST_FLEET}"
+        )));
     }
     show(found, format);
     Ok(0)
 }
 
+/// Whether the hub that was asked has a member of the token's name: for it the name is not free.
+fn is_known(plan: &pb::PlanResponse) -> bool {
+    plan.checks.iter().any(|check| check.id == "NameFree" && check.result != "pass")
+}
+
+/// Says which of the two names it is that makes a token that is good the wrong one.
+pub fn other_cluster(member: &str, token: &str) {
+    remark(&format!(
+        "this cluster is {member} already, and the token is for {token}; to join as {token}, let it leave first: meshfed \
+         leave --kube"
+    ));
+}
+
 /// Waits for the word of the agent on this generation, which is none that was said before.
 async fn wait(
+    place: &Place,
     memberships: Api<Membership>,
     (generation, before): (i64, Option<String>),
     timeout: Duration,
@@ -176,7 +206,7 @@ async fn wait(
         Ok(Ok(membership)) => membership,
         Ok(Err(error)) => return Err(Failure::failed(chain(&error))),
         Err(_elapsed) => {
-            let seen = memberships.get_opt(MEMBERSHIP).await.map_err(|error| api(&error))?;
+            let seen = memberships.get_opt(MEMBERSHIP).await.map_err(|error| refused(place, &error))?;
             let said =
                 seen.as_ref().and_then(|m| condition(m, "Joined")).map(|c| format!("{}: {}", c.reason, c.message));
             let said = said.unwrap_or_else(|| {
@@ -255,12 +285,8 @@ fn membership(namespace: &str, federator: &str) -> Value {
     })
 }
 
-fn api(error: &kube::Error) -> Failure {
-    Failure::failed(format!("the API server: {}", chain(error)))
-}
-
 /// A field that somebody else owns is not taken from them.
-fn taken(what: &str, error: &kube::Error) -> Failure {
+fn taken(place: &Place, what: &str, error: &kube::Error) -> Failure {
     if let kube::Error::Api(status) = error
         && status.code == 409
     {
@@ -269,5 +295,5 @@ fn taken(what: &str, error: &kube::Error) -> Failure {
             status.message
         ));
     }
-    api(error)
+    refused(place, error)
 }

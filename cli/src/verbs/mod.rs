@@ -13,7 +13,6 @@ mod join;
 mod join_kube;
 mod later;
 mod leave;
-mod place;
 mod plan;
 mod proxy;
 mod reactor;
@@ -69,7 +68,8 @@ enum Verb {
     Join(join::JoinArgs),
     /// Leave the fleet: traffic goes elsewhere first, then the cluster is no member
     Leave(leave::LeaveArgs),
-    /// Check a member's installation on Kubernetes: exit 0 when nothing is amiss, 79 when something is
+    /// Check an installation on Kubernetes, a member's or a hub's, or before there is one (--pre): exit 0 when nothing is
+    /// amiss, 79 when something is
     Check(check::CheckArgs),
     /// Print what a cluster's own DNS needs for imported names
     Dns(dns::DnsArgs),
@@ -166,6 +166,24 @@ fn block_on(verb: impl Future<Output = Outcome>) -> Outcome {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+
+    /// Examples are pasted into a shell: no line of one is wrapped on a terminal of 80 columns.
+    ///
+    /// Mutation seen to fail: a longer comment behind the example of `join --kube -o yaml`.
+    #[test]
+    fn lines_of_examples_are_whole() {
+        fn walk(command: &clap::Command, seen: &mut usize) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines().filter(|line| line.starts_with("  ")) {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+                *seen += 1;
+            }
+            command.get_subcommands().for_each(|command| walk(command, seen));
+        }
+        let mut seen = 0;
+        walk(&super::Cli::command(), &mut seen);
+        assert!(seen > 5, "{seen} lines");
+    }
 
     /// Mutation seen to fail: the reactor has a flag `--version` of its own.
     #[test]

@@ -55,7 +55,7 @@ fn port(port: &Value) -> String {
 
 /// Lists the services, or shows one.
 pub async fn run(args: ServicesArgs) -> Outcome {
-    let client = Client::new(&args.server)?;
+    let client = Client::open(&args.server).await?;
     if let Some(service) = &args.service {
         let Target { namespace, name, .. } =
             Target::read(service, args.namespace.as_deref()).map_err(Failure::usage)?;

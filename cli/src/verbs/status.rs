@@ -67,7 +67,7 @@ const COLUMNS: &[Column] = &[
 
 /// Shows whether the fleet is ready; exit 0 when it is, 1 when it is not.
 pub async fn run(args: StatusArgs) -> Outcome {
-    let client = Client::new(&args.server)?;
+    let client = Client::open(&args.server).await?;
     let deadline = tokio::time::Instant::now() + args.timeout;
     let answer = loop {
         let asked = client.get("status").await.and_then(crate::answer::Answer::ok);

@@ -33,7 +33,8 @@ enum TokenVerb {
 #[command(
     override_usage = "meshfed token create --cluster <NAME> [--network <NET[=CIDR,…]>... --region <R>...] [OPTIONS]",
     after_help = "The token goes to stdout, and nothing else (with -o json or yaml the API's whole answer). Example:
-  meshfed token create --cluster east --network net-east=10.1.0.0/16 --region eu --zone eu-1 > east.token
+  meshfed token create --cluster east --network net-east=10.1.0.0/16 \\
+    --gateway-cidr 203.0.113.11/32 --region eu --zone eu-1 > east.token
 On Kubernetes a Cluster object of the cluster's name gives what is left out; what contradicts it is refused."
 )]
 struct CreateArgs {
@@ -133,13 +134,13 @@ pub async fn run(args: TokenArgs) -> Outcome {
     match args.verb {
         TokenVerb::Create(args) => create(args).await,
         TokenVerb::List(args) => {
-            let answer = Client::new(&args.server)?.list("tokens", args.output.output).await?;
+            let answer = Client::open(&args.server).await?.list("tokens", args.output.output).await?;
             show(args.output.output, &answer, items, COLUMNS)?;
             Ok(0)
         }
         TokenVerb::Revoke(args) => {
             let path = format!("tokens/{}", encode(&args.id));
-            Client::new(&args.server)?.call(Method::DELETE, &path, None).await?.ok()?;
+            Client::open(&args.server).await?.call(Method::DELETE, &path, None).await?.ok()?;
             Ok(0)
         }
     }
@@ -164,7 +165,7 @@ async fn create(args: CreateArgs) -> Outcome {
         return Err(Failure::usage(faults.join("\nerror: ")));
     }
     let body = json!(request);
-    let answer = Client::new(&args.server)?.call(Method::POST, "tokens", Some(&body)).await?;
+    let answer = Client::open(&args.server).await?.call(Method::POST, "tokens", Some(&body)).await?;
     let faults = refused(&answer);
     if !faults.is_empty() {
         return Err(Failure::usage(faults.join("\nerror: ")));

@@ -124,7 +124,7 @@ pub async fn run(args: TrustArgs) -> Outcome {
         TrustVerb::Remove(_) => return Err(Failure::later("meshfed trust remove")),
         TrustVerb::Approve(args) => return approve(&args),
     };
-    let answer = Client::new(&status.server)?.get("trust").await?.ok()?;
+    let answer = Client::open(&status.server).await?.get("trust").await?.ok()?;
     let rows = |body: &Value| {
         let mut bundles = body.get("bundles").and_then(Value::as_array).cloned().unwrap_or_default();
         for bundle in &mut bundles {

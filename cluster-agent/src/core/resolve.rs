@@ -71,7 +71,7 @@ impl Core {
                 let key = WorkloadKey { namespace: namespace.clone(), name: name.as_str().into() };
                 match self.index.workload_by_key(&key) {
                     Some(workload) => workload,
-                    None => return Resolution::Unknown(format!("no WorkloadEntry is {key}")),
+                    None => return Resolution::Unknown(format!("no workload is {key}")),
                 }
             }
         };

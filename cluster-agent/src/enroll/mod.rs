@@ -20,7 +20,7 @@ pub enum EnrollError {
     /// The token did not open the door. Always the same words: whether it is unknown, used or foreign is nobody's
     /// business who cannot see the audit log.
     #[error(
-        "join refused: the token is unknown, used, expired, revoked, or not for this federator and cluster; ask for a new one: meshfed token create"
+        "join refused: the token is unknown, used, expired, revoked, or not for this federator and cluster; see that the address is the hub's gRPC port (15600), else ask for a new one: meshfed token create"
     )]
     Refused,
     /// The federator refused for a reason that is no secret.

@@ -353,7 +353,10 @@ pub struct PolicyChoice {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
     /// None has that service account (and name).
-    #[error("no WorkloadEntry is {wanted}; {}", hint(others))]
+    #[error(
+        "no workload is {wanted} (NAMESPACE/SERVICE_ACCOUNT[/NAME], NAME of a pod or WorkloadEntry); {}",
+        hint(others)
+    )]
     NotFound {
         /// What was asked for.
         wanted: String,
@@ -372,7 +375,7 @@ pub enum LookupError {
 
 fn hint(others: &[String]) -> String {
     if others.is_empty() {
-        "the namespace has no WorkloadEntry".to_owned()
+        "the namespace has no workload".to_owned()
     } else {
         format!("its namespace has {}", others.join(", "))
     }

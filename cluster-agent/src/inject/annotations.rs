@@ -19,6 +19,14 @@ pub(super) const OUTBOUND_CIDRS: &str = "federation.meshfed.io/exclude-outbound-
 pub(super) const RESOURCES: &str = "federation.meshfed.io/proxy-resources";
 /// `none`: the workload has no sidecar (`contracts.md` 1.8).
 const SIDECAR: &str = "federation.meshfed.io/sidecar";
+/// What our annotations begin with.
+const PREFIX: &str = "federation.meshfed.io/";
+/// Those that a pod may have: what it wishes, and what was done.
+const KNOWN: [&str; 6] = [INBOUND_PORTS, OUTBOUND_PORTS, OUTBOUND_CIDRS, RESOURCES, SIDECAR, super::STATUS];
+/// Most unknown annotations that are told of one pod.
+const UNKNOWN_MAX: usize = 8;
+/// How much of an unknown name is shown: an API server cuts warnings that are longer than 256 bytes in all.
+const NAME_SHOWN: usize = 80;
 /// Most items of a list.
 const ITEMS_MAX: usize = 64;
 /// Longest annotation that is read.
@@ -46,7 +54,7 @@ fn get<'a>(pod: &'a Value, name: &'static str) -> Result<Option<&'a str>, Refusa
 fn items<T: Ord>(
     pod: &Value,
     name: &'static str,
-    example: &str,
+    (what, example): (&str, &str),
     parse: impl Fn(&str) -> Option<T>,
 ) -> Result<BTreeSet<T>, Refusal> {
     let mut found = BTreeSet::new();
@@ -56,7 +64,7 @@ fn items<T: Ord>(
     }
     for item in text.split(',').map(str::trim) {
         let refuse = |reason: String| Refusal::Annotation { name, reason };
-        let value = parse(item).ok_or_else(|| refuse(format!("'{item}' is none; write for example {example}")))?;
+        let value = parse(item).ok_or_else(|| refuse(format!("'{item}' is no {what}; write for example {example}")))?;
         found.insert(value);
         if found.len() > ITEMS_MAX {
             return Err(refuse(format!("names more than {ITEMS_MAX}")));
@@ -65,13 +73,27 @@ fn items<T: Ord>(
     Ok(found)
 }
 
+/// Annotations under our prefix that mean nothing on a pod, say by a slip of the pen, with what is known; at most
+/// [`UNKNOWN_MAX`]. The pod is admitted: a later version may know them.
+pub(super) fn unknown(pod: &Value) -> Vec<String> {
+    let annotations = pod.pointer("/metadata/annotations").and_then(Value::as_object);
+    let names = annotations.into_iter().flatten().map(|(name, _)| name.as_str());
+    let ours = names.filter(|name| name.starts_with(PREFIX) && !KNOWN.contains(name)).take(UNKNOWN_MAX);
+    ours.map(|name| {
+        let name: String = name.chars().take(NAME_SHOWN).collect();
+        let short = [INBOUND_PORTS, OUTBOUND_PORTS, OUTBOUND_CIDRS, RESOURCES].map(|known| &known[PREFIX.len()..]);
+        format!("annotation {name} is not known and without effect; of {PREFIX} there are {}", short.join(", "))
+    })
+    .collect()
+}
+
 /// Reads them.
 pub(super) fn read(pod: &Value) -> Result<Wishes, Refusal> {
     let port = |text: &str| text.parse::<u16>().ok().filter(|p| *p != 0);
-    let inbound_ports = items(pod, INBOUND_PORTS, "22,9090", port)?;
-    let outbound_ports = items(pod, OUTBOUND_PORTS, "3306,6379", port)?;
+    let inbound_ports = items(pod, INBOUND_PORTS, ("port", "22,9090"), port)?;
+    let outbound_ports = items(pod, OUTBOUND_PORTS, ("port", "3306,6379"), port)?;
     let cidr = |text: &str| text.parse::<Cidr>().ok().map(|c| c.to_string());
-    let outbound_cidrs = items(pod, OUTBOUND_CIDRS, "192.0.2.0/24,2001:db8::/32", cidr)?;
+    let outbound_cidrs = items(pod, OUTBOUND_CIDRS, ("range of addresses", "192.0.2.0/24,2001:db8::/32"), cidr)?;
     if get(pod, SIDECAR)? == Some("none") {
         let reason = "is 'none', but injection is enabled for this pod: remove the annotation, or label the pod \
                       federation.meshfed.io/injection=disabled";

@@ -23,8 +23,8 @@ pub enum Selection {
 #[derive(Debug, thiserror::Error)]
 pub enum InjectConfigError {
     /// Not of its form.
-    #[error("{0}")]
-    Form(#[source] Box<serde_saphyr::Error>),
+    #[error("{}", .0.without_snippet().to_string().trim_start_matches("error: "))]
+    Form(Box<serde_saphyr::Error>),
     /// A field's value.
     #[error("{field}: {reason}")]
     Field {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{InjectConfig, NamespaceFacts, Outcome, Refusal, Skip, inject};
+use super::{InjectConfig, NamespaceFacts, Outcome, Refusal, Skip, inject, warnings};
 
 /// Deepest `List` within a `List`.
 const DEPTH_MAX: usize = 4;
@@ -27,6 +27,8 @@ pub struct Injected {
     pub changed: usize,
     /// Those that were left as they are, with their names.
     pub skipped: Vec<(String, Skip)>,
+    /// What injected ones ask for that means nothing, with their names.
+    pub warnings: Vec<(String, String)>,
 }
 
 /// Where the pod, or its template, lies in an object of this kind; none where it has none.
@@ -80,6 +82,7 @@ fn walk(
     let shown = format!("{namespace}/{name}");
     match inject(pod, &facts(&namespace), config) {
         Ok(Outcome::Inject(new)) => {
+            done.warnings.extend(warnings(pod).into_iter().map(|warning| (format!("{kind} {shown}"), warning)));
             *pod = *new;
             done.changed += 1;
         }

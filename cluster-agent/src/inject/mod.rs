@@ -130,6 +130,12 @@ pub enum Outcome {
     Skip(Skip),
 }
 
+/// What a pod asks for that means nothing to us, a sentence each. It is no reason to refuse it.
+#[must_use]
+pub fn warnings(pod: &Value) -> Vec<String> {
+    annotations::unknown(pod)
+}
+
 /// Injects a pod, or the template of one. Done again, also after others have changed the result, it gives the same.
 ///
 /// # Errors

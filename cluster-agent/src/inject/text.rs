@@ -27,7 +27,7 @@ pub struct InjectedText {
     pub text: String,
     /// Pods and templates that were injected.
     pub changed: usize,
-    /// What was left as it is, with its line and the reason.
+    /// What was left as it is, and what was asked for in vain, with its line and the reason.
     pub notes: Vec<TextError>,
 }
 
@@ -130,6 +130,8 @@ pub fn inject_text(text: &str, config: &InjectConfig) -> Result<InjectedText, Ve
         let skipped = injected.skipped.into_iter();
         done.notes
             .extend(skipped.map(|(what, why)| TextError { line, message: format!("{what} stays as it is: {why}") }));
+        let warned = injected.warnings.into_iter();
+        done.notes.extend(warned.map(|(what, why)| TextError { line, message: format!("{what}: {why}") }));
         done.changed += injected.changed;
         if injected.changed == 0 {
             done.text.push_str(document.text);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use kube::Client;
-use meshfed_crds::api_server::{ConnectError, connect_and_namespace};
+use meshfed_crds::api_server::{self, ConnectError, Connected};
 
 /// Where the API server is and who asks.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +23,8 @@ pub struct Place {
     pub client: Client,
     /// The namespace.
     pub namespace: String,
+    /// For messages: the API server's URL, and where that is written.
+    pub whence: String,
 }
 
 /// Makes the client; nothing is asked yet.
@@ -30,6 +32,7 @@ pub struct Place {
 /// # Errors
 /// [`ConnectError`].
 pub async fn connect(options: &Options) -> Result<Place, ConnectError> {
-    let (client, namespace) = connect_and_namespace(options.kubeconfig.as_deref(), options.context.as_deref()).await?;
-    Ok(Place { client, namespace: options.namespace.clone().unwrap_or(namespace) })
+    let Connected { client, namespace, whence } =
+        api_server::reach(options.kubeconfig.as_deref(), options.context.as_deref()).await?;
+    Ok(Place { client, namespace: options.namespace.clone().unwrap_or(namespace), whence })
 }

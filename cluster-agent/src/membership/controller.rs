@@ -11,7 +11,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use meshfed_ca::token::Token;
-use meshfed_crds::api_server::{Standing, Steady, watch_config};
+use meshfed_crds::api_server::{Standing, Steady, said, watch_config};
 use meshfed_crds::custom::{Membership, MembershipStatus};
 use meshfed_runtime::backoff::{BASE, Backoff};
 use meshfed_runtime::clock;
@@ -434,10 +434,13 @@ impl Controller {
         let secret = match self.secrets.get_opt(name).await {
             Ok(Some(secret)) => secret,
             Ok(None) => {
-                let make = format!("kubectl create secret generic {name} --from-file={key}=FILE");
-                return Err(waiting(format!("Secret {name} is not there; make it with the token: {make}")));
+                let namespace = &self.settings.namespace;
+                let make = format!("kubectl -n {namespace} create secret generic {name} --from-file={key}=FILE");
+                return Err(waiting(format!(
+                    "Secret {name} is not there; make it with the token: {make}; it may go once the cluster has joined"
+                )));
             }
-            Err(error) => return Err(waiting(format!("Secret {name} cannot be read: {}", chain(&error)))),
+            Err(error) => return Err(waiting(format!("Secret {name} cannot be read: {}", said(&error)))),
         };
         let version = secret.metadata.resource_version.clone().unwrap_or_default();
         let bytes = secret.data.as_ref().and_then(|data| data.get(key));
@@ -445,7 +448,13 @@ impl Controller {
             return Err(waiting(format!("Secret {name} has no key {key}; it is to hold the token")));
         };
         let token = std::str::from_utf8(&bytes.0).ok().and_then(|text| text.trim().parse::<Token>().ok());
-        let token = token.ok_or_else(|| phase_of(&EnrollError::Refused))?;
+        let token = token.ok_or_else(|| {
+            let message = format!(
+                "Secret {name}, key {key}: this is no token, and no hub was asked; one begins with mf1. and is made by \
+                 meshfed token create; put it there in the place of what is there"
+            );
+            Phase::Refused { reason: "TokenRefused", message }
+        })?;
         Ok(FoundToken { token, version, secret })
     }
 

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use meshfed_ca::keys::SigningKey;
+use meshfed_crds::api_server::said;
 use meshfed_runtime::files::{self, FileError};
 use meshfed_runtime::tls::Identity;
 
@@ -30,7 +31,7 @@ pub enum KeeperError {
     #[error("Secret {0} is not there; it comes with the chart meshfed-cluster: install or upgrade the release")]
     Missing(String),
     /// The API server.
-    #[error("Secret {name}: {cause}")]
+    #[error("Secret {name}: {}", said(cause))]
     Api {
         /// The Secret.
         name: String,

@@ -192,7 +192,9 @@ async fn answer(State(webhook): State<Arc<Webhook>>, Extension(room): Extension<
     if let Answer::Deny(_, reason) = &answer {
         tracing::warn!(namespace = question.namespace, reason, "a pod is not admitted");
     }
-    axum::Json(answer.write(&question.uid)).into_response()
+    let injected = matches!(answer, Answer::Patch(_));
+    let warnings = if injected { inject::warnings(&question.object) } else { Vec::new() };
+    axum::Json(answer.write(&question.uid, &warnings)).into_response()
 }
 
 impl Webhook {

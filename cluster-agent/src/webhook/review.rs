@@ -83,9 +83,12 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    /// The body of the answer.
-    pub(super) fn write(&self, uid: &str) -> Value {
+    /// The body of the answer, with warnings for whoever makes the pod.
+    pub(super) fn write(&self, uid: &str, warnings: &[String]) -> Value {
         let mut response = json!({ "uid": uid, "allowed": !matches!(self, Self::Deny(..)) });
+        if !warnings.is_empty() {
+            response["warnings"] = json!(warnings);
+        }
         match self {
             Self::Allow => {}
             Self::Patch(patch) => {

@@ -70,10 +70,12 @@ fn only_new_pods_are_asked_about() {
     assert!(!question("Service", "CREATE", ""));
     assert!(Question::read(br#"{"apiVersion":"admission.k8s.io/v1beta1","request":{"uid":"u","kind":{"group":"","kind":"Pod"},"operation":"CREATE"}}"#).is_err());
     assert!(Question::read(b"{").is_err());
-    let answer = Answer::Deny(422, "why".to_owned()).write("u");
+    let answer = Answer::Deny(422, "why".to_owned()).write("u", &[]);
     assert_eq!(answer["response"]["allowed"], json!(false));
     assert_eq!(answer["response"]["status"]["message"], json!("meshfed: why"));
-    assert_eq!(Answer::Patch("[]".to_owned()).write("u")["response"]["patch"], json!("W10="));
+    let warned = Answer::Patch("[]".to_owned()).write("u", &["a slip".to_owned()]);
+    assert_eq!((&warned["response"]["patch"], &warned["response"]["warnings"]), (&json!("W10="), &json!(["a slip"])));
+    assert_eq!(answer["response"].get("warnings"), None);
 }
 
 /// A server of `router` on a loopback address, and a client that trusts it.

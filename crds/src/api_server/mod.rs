@@ -7,13 +7,13 @@
 //! A stream with no task of its own. What is listed again is compared with what was known: only what the complete list
 //! does not have is gone. Whatever fails is tried again, and takes nothing away.
 
+mod connect;
 mod kinds;
 mod ledger;
 mod reduce;
 mod standing;
 pub mod statuses;
 
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,13 +21,13 @@ use std::time::{Duration, Instant};
 use futures::stream::{ReadyChunks, SelectAll};
 use futures::{Stream, StreamExt as _};
 use kube::api::{ApiResource, DynamicObject};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::utils::{Backoff, ResetTimerBackoff};
 use kube::runtime::watcher;
 use kube::runtime::{WatchStreamExt as _, watcher::Event};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 
 use crate::object::{Kind, Scope};
+pub use connect::{ConnectError, Connected, connect, reach, said};
 use kinds::Step;
 pub use kinds::{Counts, Kinds, Watched};
 pub use standing::Standing;
@@ -48,48 +48,6 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
-/// Why there is no client.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// A kubeconfig cannot be read, or has no such context.
-    #[error("the kubeconfig cannot be used")]
-    Kubeconfig(#[from] kube::config::KubeconfigError),
-    /// Neither kubeconfig nor pod.
-    #[error("no API server: name a kubeconfig with --kubeconfig or KUBECONFIG, or run in a pod")]
-    Nowhere(#[from] kube::config::InferConfigError),
-    /// The client cannot be made.
-    #[error("no client of the API server can be made")]
-    Client(#[from] kube::Error),
-}
-
-/// A client by a kubeconfig and one of its contexts (none: the current one); without a file that of `KUBECONFIG`,
-/// `~/.kube/config`, or in a pod its service account. Connects to nobody yet.
-///
-/// # Errors
-/// [`ConnectError`].
-pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Client, ConnectError> {
-    connect_and_namespace(kubeconfig, context).await.map(|(client, _namespace)| client)
-}
-
-/// As [`connect`], with the namespace of the context or, in a pod, of the pod.
-///
-/// # Errors
-/// [`ConnectError`].
-pub async fn connect_and_namespace(
-    kubeconfig: Option<&Path>,
-    context: Option<&str>,
-) -> Result<(Client, String), ConnectError> {
-    let chosen = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-    let mut config = match kubeconfig {
-        Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &chosen).await?,
-        None if context.is_some() => Config::from_kubeconfig(&chosen).await?,
-        None => Config::infer().await?,
-    };
-    config.connect_timeout = Some(CONNECT_WITHIN);
-    config.read_timeout = Some(READ_WITHIN);
-    let namespace = config.default_namespace.clone();
-    Ok((Client::try_from(config)?, namespace))
-}
 
 /// How a kind is listed and watched, everywhere: a page at a time, and asked for again before a client of [`connect`] takes
 /// silence for the end of its connection.

@@ -44,7 +44,7 @@ pub struct ExportPolicySpec {
     /// Which services.
     #[schemars(length(min = 1, max = 256), extend("x-kubernetes-list-type" = "atomic"))]
     pub services: Vec<ServiceSelector>,
-    /// Which clusters.
+    /// Which clusters; the exporting one has to be among them for its own clients of the clusterset name.
     pub to: ExportTarget,
 }
 

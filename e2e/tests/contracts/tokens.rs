@@ -99,3 +99,20 @@ fn credentials_are_found_in_their_order() {
     }
     fleet.federator().assert_alive();
 }
+
+/// A join that lacks something says what, before anybody is asked: what joins; and of a text that is no token, that it is
+/// none, beside the sentence of all refusals. The objects for git need no token.
+///
+/// Mutations not tried yet: the remark of `join::run` left out; `join_kube::objects` asked after the token.
+#[test]
+fn a_join_says_what_it_lacks() {
+    let hub = "https://127.0.0.1:1";
+    let nothing = super::bare(&["join", hub, "--token", "x"]);
+    assert!(nothing.code == 64 && ["--kube", "--data-dir"].iter().all(|w| nothing.stderr.contains(w)), "{nothing:?}");
+    let garbage = super::bare(&["join", hub, "--token", "garbage", "--data-dir", "nowhere"]);
+    let told = ["this is no token", "mf1.", "join refused: the token is unknown"];
+    assert!(garbage.code == 1 && told.iter().all(|w| garbage.stderr.contains(w)), "{garbage:?}");
+    let objects = super::bare(&["join", hub, "--kube", "-o", "yaml"]);
+    assert!(objects.code == 0 && objects.stdout.contains("kind: Membership"), "{objects:?}");
+    assert!(objects.stdout.contains("<the token; "), "a placeholder: {objects:?}");
+}

@@ -24,7 +24,11 @@ fn an_agent_that_is_lost_while_it_leaves_goes_on_leaving() {
     assert_eq!(joined.code, 0, "{joined:?}");
     world.until_condition("Ready", "True Ready");
     world.fleet.federator().kill();
-    let _deleted = world.api.ok(&["-n", RELEASE, "delete", "membership", "meshfed"]);
+    let mut leave = Command::new(meshfed());
+    leave.args(["leave", "--kube", "--timeout", "1s", "--kubeconfig"]).arg(world.api.kubeconfig());
+    let not_yet = run(&mut leave);
+    assert_eq!(not_yet.code, 1, "the hub does not answer: {not_yet:?}");
+    assert!(not_yet.stderr.contains("goes on by itself") && not_yet.stderr.contains("logs"), "{not_yet:?}");
     until("it is kept that the cluster leaves", SOON, || match world.identity()["data"].get("leaving") {
         Some(_) => Ok(()),
         None => Err("not yet"),

@@ -20,7 +20,7 @@ use world::{RELEASE, SOON, World};
 /// the Membership leaves, keeps the CA key, and another join goes on with it.
 ///
 /// Mutations seen to fail: `keep` that writes nothing; `restore` that brings nothing back; `spend` that deletes nothing;
-/// `ca_from` None in `enroll`; `attend` that never ends.
+/// `ca_from` None in `enroll`; `attend` that never ends; `until_let_go` of `leave` blind to what the Secret holds.
 #[test]
 fn a_cluster_joins_and_leaves_by_an_object() {
     let mut world = World::start(&[]);
@@ -76,20 +76,50 @@ fn a_cluster_joins_and_leaves_by_an_object() {
 
     let left = run(Command::new(meshfed()).args(["leave", "--kube", "--kubeconfig"]).arg(world.api.kubeconfig()));
     assert_eq!(left.code, 0, "{left:?}");
-    until("the hub knows", SOON, || match world.member_state().as_str() {
-        "left" => Ok(()),
-        other => Err(other.to_owned()),
-    });
-    until("only the CA is kept", SOON, || {
-        let data = world.identity()["data"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-        if data.iter().all(|key| key.starts_with("ca.")) { Ok(()) } else { Err(format!("{data:?}")) }
-    });
+    assert!(left.stdout.ends_with("left: the hub has let go of this cluster\n"), "{left:?}");
+    assert_eq!(world.member_state(), "left", "whoever uninstalls next leaves no ghost behind");
+    let data = world.identity()["data"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert!(data.iter().all(|key| key.starts_with("ca.")), "only the CA is kept: {data:?}");
     let again = run(Command::new(meshfed()).args(["leave", "--kube", "--kubeconfig"]).arg(world.api.kubeconfig()));
     assert_eq!(again.code, 0, "{again:?}");
     assert!(again.stderr.contains("meshfed-system has no Membership"), "nothing is left without a word: {again:?}");
     assert_eq!(world.join(&second, "30s").code, 0);
     world.until_condition("Ready", "True Ready");
     assert_eq!(world.identity()["data"]["ca.key.pem"], before["data"]["ca.key.pem"], "nobody has to trust a new key");
+}
+
+/// A hub on Kubernetes is asked by whoever has its cluster's kubeconfig: its credentials are a Secret there, and it is reached
+/// by a forwarded port of its pod, or where `--server` says. What is missing on that way is named.
+///
+/// Mutation not tried yet: `args.kubeconfig.is_some()` left out of `Client::open`.
+#[test]
+fn a_hub_on_kubernetes_is_asked_by_a_kubeconfig() {
+    let world = World::start(&[]);
+    let kubeconfig = world.api.kubeconfig().display().to_string();
+    let nowhere = world.fleet.path("nowhere");
+    let ask = |more: &[&str]| {
+        let mut ask = Command::new(meshfed());
+        // What a flag says counts before the environment.
+        ask.args(["clusters", "--kubeconfig", &kubeconfig]).args(more).env("MESHFED_CONFIG", &nowhere);
+        run(&mut ask)
+    };
+    let fails = |more: &[&str], code: i32, words: &[&str]| {
+        let output = ask(more);
+        assert_eq!((output.code, output.stdout.as_str()), (code, ""), "{output:?}");
+        assert!(words.iter().all(|word| output.stderr.contains(word)), "{words:?}: {}", output.stderr);
+    };
+    let server = format!("https://localhost:{}", world.fleet.address("federator", "http").rsplit(':').next().unwrap());
+    fails(&[], 1, &["no Secret meshfed-admin of namespace meshfed-hub", &world.api.url(), "--hub-namespace"]);
+    let _made = world.api.ok(&["create", "namespace", "fleet"]);
+    let _made = world.api.ok(&["-n", "fleet", "create", "secret", "generic", "meshfed-admin"]);
+    fails(&["--hub-namespace", "fleet"], 1, &["has no admin.yaml yet"]);
+    let _gone = world.api.ok(&["-n", "fleet", "delete", "secret", "meshfed-admin"]);
+    let file = format!("--from-file=admin.yaml={}", world.fleet.path("federator/admin.yaml").display());
+    let _made = world.api.ok(&["-n", "fleet", "create", "secret", "generic", "meshfed-admin", &file]);
+    fails(&["--hub-namespace", "fleet"], 1, &["no pod of the hub is ready in namespace fleet"]);
+    fails(&["--config", "x"], 64, &["--config", "--kubeconfig"]);
+    let asked = ask(&["--hub-namespace", "fleet", "--server", &server]);
+    assert!(asked.code == 0 && asked.stdout.starts_with("NAME"), "{asked:?}");
 }
 
 /// Only the Secret that the release names is read, a Secret that somebody keeps is not deleted, and of two Memberships the
@@ -120,6 +150,15 @@ fn a_membership_reads_no_other_secret() {
     world.until_condition("Joined", "False TokenSecretNotAllowed");
     world.api.apply(&membership("meshfed", "meshfed-join"));
     world.until_condition("Joined", "False TokenSecretMissing");
+    let says = |words: &[&str]| {
+        let path = "jsonpath={.status.conditions[?(@.type=='Joined')].message}";
+        let said = world.api.ok(&["-n", RELEASE, "get", "membership", "meshfed", "-o", path]);
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    };
+    says(&["kubectl -n meshfed-system create secret generic meshfed-join", "may go once"]);
+    world.api.apply(&secret("meshfed-join").replace(token.trim(), "'<the token>'"));
+    world.until_condition("Joined", "False TokenRefused");
+    says(&["this is no token", "mf1."]);
     world.api.apply(&secret("meshfed-join"));
     world.until_condition("Joined", "True Joined");
     assert_eq!(world.api.kubectl(&["-n", RELEASE, "get", "secret", "meshfed-join"]).code, 0, "it is somebody's own");

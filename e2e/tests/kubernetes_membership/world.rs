@@ -24,7 +24,7 @@ metadata: {name: meshfed-system}
 ---
 apiVersion: v1
 kind: Secret
-metadata: {name: meshfed-identity, namespace: meshfed-system}
+metadata: {name: meshfed-identity, namespace: meshfed-system, labels: {app.kubernetes.io/managed-by: Helm}}
 ---
 apiVersion: apps/v1
 kind: Deployment

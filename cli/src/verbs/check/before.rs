@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
 use kube::api::ListParams;
 use kube::client::Body;
-use kube::{Api, Client};
+use meshfed_cluster_agent::membership::connect::Place;
 use meshfed_runtime::clock;
 
-use super::kinds::{Foreign, ISTIO, MCS, Served, served};
-use super::{Found, id, refused};
+use super::kinds::{self, Foreign, ISTIO, MCS, Release, Served, served};
+use super::{Found, id};
 use crate::exit::Failure;
+use crate::place::refused;
 
 /// The first version that has what the charts use (`matchConditions`, ValidatingAdmissionPolicy), as their `kubeVersion`.
 const MINOR_MIN: u32 = 30;
@@ -27,21 +29,21 @@ const INJECTED: &str = "federation.meshfed.io/injection=enabled";
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 
 /// All of them.
-pub(super) async fn look(client: &Client, hub: Option<&super::Hub>) -> Result<Vec<Found>, Failure> {
+pub(super) async fn look(place: &Place, hub: Option<&super::Hub>) -> Result<Vec<Found>, Failure> {
     let mut found = Vec::new();
-    found.push(version(client).await?);
-    found.push(kinds(client).await?);
-    found.push(pod_security(client).await?);
-    found.extend(super::release::injection_labels(client).await?);
-    found.push(clocks(client).await?);
+    found.push(version(place).await?);
+    found.push(kinds(place).await?);
+    found.push(pod_security(place).await?);
+    found.extend(super::release::injection_labels(place).await?);
+    found.push(clocks(place).await?);
     if let Some(hub) = hub {
         found.push(reach(hub).await);
     }
     Ok(found)
 }
 
-async fn version(client: &Client) -> Result<Found, Failure> {
-    let info = client.apiserver_version().await.map_err(|error| refused(&error))?;
+async fn version(place: &Place) -> Result<Found, Failure> {
+    let info = place.client.apiserver_version().await.map_err(|error| refused(place, &error))?;
     let digits: String = info.minor.chars().take_while(char::is_ascii_digit).collect();
     let recent = digits.parse::<u32>().is_ok_and(|minor| minor >= MINOR_MIN) || info.major != "1";
     let message = format!("the API server is of version {}", info.git_version);
@@ -52,24 +54,46 @@ async fn version(client: &Client) -> Result<Found, Failure> {
     })
 }
 
-/// With which values the chart of the kinds can be installed beside the kinds that are there.
-async fn kinds(client: &Client) -> Result<Found, Failure> {
+/// With which values the chart of the kinds can be installed beside the kinds that are there. Those that its own release has
+/// brought are no others': an upgrade with a flag against them would take them away, with all objects.
+async fn kinds(place: &Place) -> Result<Found, Failure> {
+    let ours = kinds::ours(place).await?;
     let mut flags = String::new();
     for foreign in [MCS, ISTIO] {
-        match beside(client, &foreign).await? {
+        match beside(place, &foreign).await? {
+            Ok(flag) if !flag.is_empty() && ours.is_some() && brought(place, &foreign, ours.as_ref()).await? => {}
             Ok(flag) => flags.push_str(&flag),
             Err(found) => return Ok(found),
         }
     }
-    Ok(Found::pass(id::FOREIGN, format!("helm install meshfed-crds helm/meshfed-crds{flags}")))
+    Ok(Found::pass(
+        id::FOREIGN,
+        match ours {
+            None => format!("nothing is in the way of: helm install meshfed-crds helm/meshfed-crds{flags}"),
+            Some(Release { namespace, name }) => format!(
+                "release {name} of namespace {namespace} has brought the kinds; to upgrade them: \
+                 helm upgrade {name} helm/meshfed-crds -n {namespace}{flags}"
+            ),
+        },
+    ))
+}
+
+/// Whether the release that brought our kinds brought these as well.
+async fn brought(place: &Place, foreign: &Foreign, ours: Option<&Release>) -> Result<bool, Failure> {
+    for kind in foreign.kinds {
+        if kinds::owner_of(place, kind).await?.as_ref() != ours {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The flag for kinds that are all there or all missing; a finding for those of which some are there.
-async fn beside(client: &Client, foreign: &Foreign) -> Result<Result<String, Found>, Failure> {
+async fn beside(place: &Place, foreign: &Foreign) -> Result<Result<String, Found>, Failure> {
     let (mut there, mut missing) = (Vec::new(), Vec::new());
     for kind in foreign.kinds {
         let name = format!("{} of {}/{}", kind.kind, kind.group, kind.version);
-        match served(client, kind).await? {
+        match served(place, kind).await? {
             Served::Yes => there.push(name),
             Served::No => missing.push(name),
             Served::Otherwise(versions) => {
@@ -94,10 +118,10 @@ async fn beside(client: &Client, foreign: &Foreign) -> Result<Result<String, Fou
 }
 
 /// Whether a namespace that is labelled for injection forbids what `meshfed-init` needs.
-async fn pod_security(client: &Client) -> Result<Found, Failure> {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
+async fn pod_security(place: &Place) -> Result<Found, Failure> {
+    let namespaces: Api<Namespace> = Api::all(place.client.clone());
     let params = ListParams::default().labels(INJECTED).limit(NAMESPACES_MAX);
-    let listed = namespaces.list(&params).await.map_err(|error| refused(&error))?.items;
+    let listed = namespaces.list(&params).await.map_err(|error| refused(place, &error))?.items;
     let count = listed.len();
     let forbids = |n: &Namespace| {
         let level = n.metadata.labels.as_ref()?.get(ENFORCE).filter(|level| level.as_str() != "privileged")?;
@@ -114,10 +138,10 @@ async fn pod_security(client: &Client) -> Result<Found, Failure> {
 }
 
 /// How far this machine's clock is from the API server's, by the Date of an answer.
-async fn clocks(client: &Client) -> Result<Found, Failure> {
+async fn clocks(place: &Place) -> Result<Found, Failure> {
     let request = http::Request::get("/version").body(Body::empty());
     let request = request.map_err(|error| Failure::failed(error.to_string()))?;
-    let answer = client.send(request).await.map_err(|error| refused(&error))?;
+    let answer = place.client.send(request).await.map_err(|error| refused(place, &error))?;
     let date = answer.headers().get(http::header::DATE).and_then(|d| d.to_str().ok());
     let Some(date) = date.and_then(|d| jiff::fmt::rfc2822::parse(d).ok()) else {
         return Ok(Found::fail(id::CLOCK, "the API server's answer has no Date", "ask it without a proxy in between"));

@@ -5,11 +5,13 @@ use std::time::Duration;
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
+use kube::Api;
 use kube::api::ListParams;
-use kube::{Api, Client};
+use meshfed_cluster_agent::membership::connect::Place;
 
-use super::{Found, id, refused};
+use super::{Found, id};
 use crate::exit::Failure;
+use crate::place::refused;
 use crate::verbs::dns;
 
 /// ConfigMaps that CoreDNS reads: what most installations have, and what some let their users write.
@@ -29,16 +31,16 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// Whether the cluster's own DNS hands imported names to the agent. It is what pods without a sidecar resolve by; those
 /// with one do without. None: there is no agent to hand them to.
-pub(super) async fn cluster_dns(client: &Client, namespace: &str) -> Result<Option<Found>, Failure> {
-    let services: Api<Service> = Api::namespaced(client.clone(), namespace);
-    let agent = services.get_opt("meshfed-agent").await.map_err(|error| refused(&error))?;
+pub(super) async fn cluster_dns(place: &Place, namespace: &str) -> Result<Option<Found>, Failure> {
+    let services: Api<Service> = Api::namespaced(place.client.clone(), namespace);
+    let agent = services.get_opt("meshfed-agent").await.map_err(|error| refused(place, &error))?;
     let Some(agent) = agent else { return Ok(None) };
     let addresses = dns::cluster_ips(&agent);
     let wanted = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let remedy = format!(
-        "append what 'meshfed dns corefile -n {namespace}' prints to the Corefile; pods with a sidecar do without it"
+        "add what 'meshfed dns corefile -n {namespace}' prints to the Corefile; pods with a sidecar do without it"
     );
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), SYSTEM);
+    let maps: Api<ConfigMap> = Api::namespaced(place.client.clone(), SYSTEM);
     let mut texts = Vec::new();
     for name in CORE_DNS {
         match maps.get_opt(name).await {
@@ -47,7 +49,7 @@ pub(super) async fn cluster_dns(client: &Client, namespace: &str) -> Result<Opti
                 let message = format!("not looked at: ConfigMap {name} of {SYSTEM} may not be read by whom we are");
                 return Ok(Some(Found::warn(id::DNS, message, format!("allow it, or leave out {}", id::DNS.0))));
             }
-            Err(error) => return Err(refused(&error)),
+            Err(error) => return Err(refused(place, &error)),
         }
     }
     let domain = dns::DOMAIN;
@@ -62,25 +64,33 @@ pub(super) async fn cluster_dns(client: &Client, namespace: &str) -> Result<Opti
         let host = target.strip_suffix(":53").unwrap_or(target).trim_matches(['[', ']']);
         host.parse().is_ok_and(|ip| addresses.contains(&ip))
     };
-    Ok(Some(if targets.iter().any(is_ours) {
+    let blocks: usize = texts.iter().map(|text| dns::blocks(text, domain)).sum();
+    let replace = format!(
+        "put what 'meshfed dns corefile -n {namespace}' prints in the place of every server block of {domain} in the \
+         Corefile: with two of them CoreDNS does not start"
+    );
+    Ok(Some(if blocks > 1 {
+        let message = format!("CoreDNS has {blocks} server blocks of {domain}, and does not start again with them");
+        Found::fail(id::DNS, message, replace)
+    } else if targets.iter().any(is_ours) {
         Found::pass(id::DNS, format!("CoreDNS forwards {domain} to the agent at {wanted}"))
     } else if targets.is_empty() {
         Found::warn(id::DNS, format!("CoreDNS does not know {domain}"), remedy)
     } else {
         let message = format!("CoreDNS forwards {domain} to {}, and the agent is at {wanted}", targets.join(" "));
-        Found::warn(id::DNS, message, remedy)
+        Found::warn(id::DNS, message, replace)
     }))
 }
 
 /// Whether a namespace's label for injection has a value that means nothing: no webhook is asked about its pods, which
 /// start without a sidecar. None: namespaces may not be listed by whom we are.
-pub(super) async fn injection_labels(client: &Client) -> Result<Option<Found>, Failure> {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
+pub(super) async fn injection_labels(place: &Place) -> Result<Option<Found>, Failure> {
+    let namespaces: Api<Namespace> = Api::all(place.client.clone());
     let odd = format!("{INJECTION},{INJECTION} notin (enabled,disabled)");
     let listed = match namespaces.list(&ListParams::default().labels(&odd).limit(NAMESPACES_MAX)).await {
         Ok(list) => list.items,
         Err(kube::Error::Api(status)) if status.code == 403 => return Ok(None),
-        Err(error) => return Err(refused(&error)),
+        Err(error) => return Err(refused(place, &error)),
     };
     let said = |n: &Namespace| {
         let value = n.metadata.labels.as_ref()?.get(INJECTION)?;
@@ -99,10 +109,10 @@ pub(super) async fn injection_labels(client: &Client) -> Result<Option<Found>, F
 }
 
 /// Whether the addresses at which other clusters are told to find this one's gateways accept connections.
-pub(super) async fn gateway_addresses(client: &Client, namespace: &str) -> Result<Found, Failure> {
+pub(super) async fn gateway_addresses(place: &Place, namespace: &str) -> Result<Found, Failure> {
     const SET: &str = "set gateway.addresses of helm/meshfed-cluster to addresses that other clusters reach";
-    let services: Api<Service> = Api::namespaced(client.clone(), namespace);
-    let gateway = services.get_opt("meshfed-eastwest").await.map_err(|error| refused(&error))?;
+    let services: Api<Service> = Api::namespaced(place.client.clone(), namespace);
+    let gateway = services.get_opt("meshfed-eastwest").await.map_err(|error| refused(place, &error))?;
     let addresses = gateway.as_ref().map(announced).unwrap_or_default();
     if addresses.is_empty() {
         let message = "Service meshfed-eastwest has no address outside of the cluster: nothing is offered to others";
@@ -120,8 +130,10 @@ pub(super) async fn gateway_addresses(client: &Client, namespace: &str) -> Resul
         Found::pass(id::ADDRESSES, format!("gateways accept connections from here at {}", addresses.join(", ")))
     } else {
         let message = format!("gateways do not accept connections from here: {}", lost.join("; "));
-        let remedy =
-            format!("{SET}, open the port, or leave this out where we cannot reach them: --skip {}", id::ADDRESSES.0);
+        let remedy = format!(
+            "wait some seconds after a join; else {SET}, open the port, or leave this out where we cannot reach them: --skip {}",
+            id::ADDRESSES.0
+        );
         Found::fail(id::ADDRESSES, message, remedy)
     })
 }
