@@ -198,7 +198,7 @@ mod tests {
 
     /// What is remembered of a Membership counts in the Secret that it was written into, and nowhere else.
     ///
-    /// Mutations not tried yet: `of == secret` answered `true`; `MEMBERSHIP` left out of `path_of`.
+    /// Mutations seen to fail: `of == secret` answered `true`; `MEMBERSHIP` left out of `path_of`.
     #[test]
     fn a_secret_that_was_copied_remembers_no_membership() {
         let data = [("membership".to_owned(), ByteString(membership_file("m-1", "s-1").into_bytes()))].into();

@@ -284,7 +284,7 @@ mod tests {
 
     /// A name is in one hand at a time, and what is heard meanwhile is not lost.
     ///
-    /// Mutations not tried yet: `turn.taken` of `at` answered `false`; the insertion left out of `release`.
+    /// Mutations seen to fail: `turn.taken` of `at` answered `false`; the insertion left out of `release`.
     #[test]
     fn a_name_that_is_being_written_is_given_to_nobody_else() {
         let start = meshfed_runtime::clock::instant();
@@ -305,7 +305,7 @@ mod tests {
 
     /// Names whose writes had no answer take only the places that are theirs, and are hurried when others are answered.
     ///
-    /// Mutations not tried yet: `filter(|_| suspects)` left out; `suspect` of `release` not noted; `hurry` that does nothing.
+    /// Mutations seen to fail: `filter(|_| suspects)` left out; `suspect` of `release` not noted; `hurry` that does nothing.
     #[test]
     fn what_hangs_waits_in_a_lane_of_its_own() {
         let start = meshfed_runtime::clock::instant();

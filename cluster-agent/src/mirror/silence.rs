@@ -63,7 +63,7 @@ mod tests {
     /// A write that hangs among others that are answered waits by itself; one that hung with all others is hurried when
     /// they are answered.
     ///
-    /// Mutations not tried yet: `answered < begun` answered `true`, and answered `false`.
+    /// Mutations seen to fail: `answered < begun` answered `true`, and answered `false`.
     #[test]
     fn what_hangs_alone_is_not_hurried() {
         let name = ServiceName::new("shop", "a").unwrap();
@@ -79,7 +79,7 @@ mod tests {
 
     /// Sixty writes that were under way when the API server went make one pause, not the longest one.
     ///
-    /// Mutation not tried yet: `begun >= pause.since` answered `true`.
+    /// Mutation seen to fail: `begun >= pause.since` answered `true`.
     #[test]
     fn writes_that_fail_together_are_one_failure() {
         let start = meshfed_runtime::clock::instant();

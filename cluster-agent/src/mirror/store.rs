@@ -217,7 +217,7 @@ mod tests {
 
     /// The answer to a write is taken up at once, unless the watch has told of the object since the write began.
     ///
-    /// Mutations not tried yet: `heard` that does nothing; `written` that never holds; `writing` not emptied by `written`.
+    /// Mutations seen to fail: `heard` that does nothing; `written` that never holds; `writing` not emptied by `written`.
     #[test]
     fn a_watch_is_believed_before_the_answer_to_a_write() {
         let owner = ServiceName::new("shop", "a").unwrap();

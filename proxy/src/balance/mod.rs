@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(turn(|i| weights[i], |_| false, &mut current), None);
     }
 
-    /// Mutations not tried yet: `endpoint.weight.max(1)` replaced by 1; `endpoint.address` left out of the hash.
+    /// Mutations seen to fail: `endpoint.weight.max(1)` replaced by 1; `endpoint.address` left out of the hash.
     #[test]
     fn clients_stay_and_follow_the_weights() {
         let all = [endpoint(1, 1), endpoint(2, 3), endpoint(3, 4)];

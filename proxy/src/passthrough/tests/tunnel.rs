@@ -120,7 +120,7 @@ async fn an_end_is_passed_on_and_the_other_way_goes_on() {
 /// answer arrives, and the end is no reset. One that waits for its answer is let be, however long it is quiet, and so is one
 /// of which a side has ended.
 ///
-/// Mutations not tried yet: `watched.answered.set(false)` left out; `left / 2` replaced by `left * 2`; `DRAINED` taken out of
+/// Mutations seen to fail: `watched.answered.set(false)` left out; `left / 2` replaced by `left * 2`; `DRAINED` taken out of
 /// the ends without reset; `!watched.half_closed.get()` left out.
 #[tokio::test]
 async fn a_drain_ends_tunnels_that_are_quiet_after_an_answer() {

@@ -126,7 +126,7 @@ fn many_endpoints_are_chosen_by_weight() {
 
 /// A client stays on its endpoint over new versions of the set; while that fails it is on its second one, and comes back.
 ///
-/// Mutation seen to fail: `last` kept when another client asks. Not tried yet: `is_usable(first)` replaced by `true`.
+/// Mutations seen to fail: `last` kept when another client asks; `is_usable(first)` replaced by `true`.
 #[test]
 fn a_client_stays_on_its_endpoint_and_comes_back_to_it() {
     let all: Vec<Arc<Endpoint>> = (1..=9).map(|port| endpoint(port, 1)).collect();
