@@ -179,7 +179,7 @@ fn another_filter_does_not_lose_what_was_still_to_be_sent() {
 /// An importer hears once that all was told: after the views, not while an origin has not offered to this hub, of which the
 /// importer may know more; and again of each interest that it says.
 ///
-/// Mutations not tried yet: `unheard` not looked at in `next`; `waited_for` not set in `interest`.
+/// Mutations seen to fail: `unheard` not looked at in `next`; `waited_for` not set in `interest`.
 #[test]
 fn an_importer_hears_when_all_was_told() {
     let mut world = World::new();
