@@ -103,7 +103,7 @@ impl Client {
             let hub = Some(hub).filter(|_| args.server.is_none());
             return Self::by(&credentials, from, hub, args);
         }
-        let named = given(args.config.as_ref()).or(given(args.environment_config.as_ref())).map(Path::to_owned);
+        let named = given(args.config.as_ref()).or_else(|| given(args.environment_config.as_ref())).map(Path::to_owned);
         let default = given(args.xdg_config_home.as_ref())
             .map(|base| base.join("meshfed/config.yaml"))
             .or_else(|| given(args.home.as_ref()).map(|home| home.join(".config/meshfed/config.yaml")));

@@ -47,11 +47,14 @@ pub async fn at(options: connect::Options) -> Result<Place, Failure> {
 /// The API server did not answer, or refused: which one, what it said, and what to see to.
 pub fn refused(place: &Place, error: &kube::Error) -> Failure {
     let (whence, said) = (&place.whence, said(error));
-    let remedy = match error {
-        kube::Error::Api(status) if status.code == 401 => "; see the credentials in the kubeconfig".to_owned(),
-        kube::Error::Api(status) if status.code == 403 => format!("; {RIGHTS} lists the rights that this needs"),
-        kube::Error::Api(_) => String::new(),
-        _ => "; see that it runs and can be reached from here, and that this is the cluster that is meant".to_owned(),
+    let code = if let kube::Error::Api(status) = error { Some(status.code) } else { None };
+    let remedy = match code {
+        Some(401) => "; see the credentials in the kubeconfig".to_owned(),
+        Some(403) => format!("; {RIGHTS} lists the rights that this needs"),
+        Some(_) => String::new(),
+        None => {
+            "; see that it runs and can be reached from here, and that this is the cluster that is meant".to_owned()
+        }
     };
     Failure::failed(format!("the API server {whence}: {said}{remedy}"))
 }

@@ -204,7 +204,8 @@ fn refusal(
     let difference = difference(&cluster.spec, live?)?;
     let message = format!(
         "{difference}; a member keeps what its token gave it: make the two equal, or have the cluster join again with \
-         meshfed token create --cluster {name} --replace"
+         meshfed token create --cluster {name} --replace (on Kubernetes: let it leave, meshfed leave --kube, and join again \
+         with a new token)"
     );
     Some(("DiffersFromToken", message))
 }
