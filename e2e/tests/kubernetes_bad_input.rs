@@ -47,7 +47,9 @@ impl World {
         install(&server, "meshfed-crds", "meshfed-crds");
         for kind in ["memberships.federation.meshfed.io", "serviceimports.multicluster.x-k8s.io"] {
             let name = format!("crd/{kind}");
-            let _established = server.ok(&["wait", "--for=condition=Established", &name, "--timeout=60s"]);
+            // Not by `kubectl wait`, which fails on a definition that has no conditions yet.
+            let path = "jsonpath={.status.conditions[?(@.type=='Established')].status}";
+            server.until(&["get", &name, "-o", path], "True", SOON);
         }
         install(&server, "meshfed", "meshfed-cluster");
         server.apply(
@@ -100,7 +102,8 @@ impl World {
         until(&format!("{object} has the event {reason}"), SOON, || {
             let path = "jsonpath={.items[*].message}";
             let found = self.server.kubectl(&["-n", "shop", "get", "events", &of_it, "-o", path]).stdout;
-            if found.contains(says) { Ok(()) } else { Err(found) }
+            let all = || self.server.kubectl(&["-n", "shop", "get", "events"]).stdout;
+            if found.contains(says) { Ok(()) } else { Err(format!("{found}; there are {}", all())) }
         });
     }
     fn admin(&self) -> SocketAddr {

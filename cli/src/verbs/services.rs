@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
 
-    /// Mutation seen to fail: `protocol == "TCP"` answered `true`.
+    /// Mutation not tried yet: `protocol == "TCP"` answered `true`.
     #[test]
     fn a_port_that_is_not_tcp_is_shown_as_what_it_is() {
         let service = json!({"ports": [

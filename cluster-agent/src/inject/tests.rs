@@ -332,7 +332,7 @@ proptest! {
 /// A quota on a resource asks every container for it: what the proxy is given by the pod or by the chart, `meshfed-init` is
 /// given, too, but for memory, of which it has little of its own.
 ///
-/// Mutation seen to fail: `init_resources` of an empty object.
+/// Mutation not tried yet: `init_resources` of an empty object.
 #[test]
 fn a_quota_that_asks_for_a_limit_is_met_by_both_containers() {
     let resources =

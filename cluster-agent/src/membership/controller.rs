@@ -567,7 +567,7 @@ mod tests {
 
     /// A token for another name than the one under which the CA key was made is somebody's to mend, in words of Kubernetes.
     ///
-    /// Mutation seen to fail: `IdentityOfAnother` a reason to wait.
+    /// Mutation not tried yet: `IdentityOfAnother` a reason to wait.
     #[test]
     fn a_token_for_another_name_is_refused_with_what_to_do() {
         let wanted = "east.mesh.example".parse().unwrap();

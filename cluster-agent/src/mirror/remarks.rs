@@ -14,6 +14,7 @@ use meshfed_crds::{Kind, ObjectError};
 use meshfed_runtime::clock;
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::rate::{Bucket, Rate};
+use meshfed_runtime::telemetry::chain;
 use tokio::sync::watch;
 
 use super::names::CONTROLLER;
@@ -56,7 +57,8 @@ pub async fn tell(
             let retry = async { if failed { tokio::time::sleep(PAUSE).await } else { std::future::pending().await } };
             let ended = tokio::select! {
                 changed = faults.changed() => changed.is_err(),
-                changed = leads.changed() => changed.is_err(),
+                // Nobody changes it where there is one agent alone.
+                Ok(()) = leads.changed() => false,
                 () = retry => false,
             };
             if ended {
@@ -101,9 +103,14 @@ impl Teller {
                 }
                 Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
                     // Its namespace ends, or the object has gone meanwhile: nothing is to be told there any more.
+                    tracing::warn!(error = status.message, "an event on an object was not written");
                     self.told.insert(fault.clone());
                 }
-                Ok(Err(_)) | Err(_) => all = false,
+                Ok(Err(error)) => {
+                    tracing::warn!(error = chain(&error), "an event on an object was not written; it is tried again");
+                    all = false;
+                }
+                Err(_elapsed) => all = false,
             }
         }
         all

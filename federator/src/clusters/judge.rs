@@ -374,7 +374,7 @@ mod tests {
     /// A Cluster that no cluster could join by, beside those that are there, is not accepted: the clash is told before
     /// somebody joins.
     ///
-    /// Mutations seen to fail: `clash` passed over in `refusal`; ranges compared as they are written; the cluster's own
+    /// Mutations not tried yet: `clash` passed over in `refusal`; ranges compared as they are written; the cluster's own
     /// networks compared with themselves.
     #[test]
     fn networks_of_one_name_with_other_ranges_are_told() {

@@ -497,7 +497,7 @@ fn ports_of_others_are_what_kubernetes_takes() {
 /// What is there and cannot be exported is told as such: nobody is told to create a Service that he has, and what is left
 /// out of an export is named in a condition of it.
 ///
-/// Mutations seen to fail: `InvalidService` told as `NoService`; `remarks` left out of `Valid`; `unreachable` left out of
+/// Mutations not tried yet: `InvalidService` told as `NoService`; `remarks` left out of `Valid`; `unreachable` left out of
 /// `exported`.
 #[test]
 fn an_export_says_what_of_it_is_not_taken() {
@@ -520,7 +520,7 @@ fn an_export_says_what_of_it_is_not_taken() {
 
 /// A name that no Service can have is told once.
 ///
-/// Mutation seen to fail: `same` answered `false`.
+/// Mutation not tried yet: `same` answered `false`.
 #[test]
 fn an_export_whose_name_no_service_can_have_is_told_so() {
     let mut export = Server::with_export().seen.export.unwrap();
@@ -537,7 +537,7 @@ fn an_export_whose_name_no_service_can_have_is_told_so() {
 /// A slice of ours that somebody has put behind a Service of Kubernetes is taken away and made anew: its label is no field of
 /// ours, and kube-proxy would send that Service's clients to where the import leads.
 ///
-/// Mutation seen to fail: `is_behind_a_service` answered `false`.
+/// Mutation not tried yet: `is_behind_a_service` answered `false`.
 #[test]
 fn a_slice_that_was_put_behind_a_service_is_made_anew() {
     let mut server = Server::default();
