@@ -184,7 +184,8 @@ mod tests {
     /// kstatus reads `Ready` that was never set as fine: it is there from the first write on, with the generation; and
     /// `Reconciling` and `Stalled` stand only while they are true.
     ///
-    /// Mutations seen to fail: `starting` without Ready; `Stalled` set to false for a member; `unreachable` passed over.
+    /// Mutations seen to fail: `starting` without Ready; `Stalled` set to false for a member. Not tried yet:
+    /// `unreachable` passed over.
     #[test]
     fn conditions_are_what_kstatus_reads() {
         let (one, now) = (membership("meshfed", 1), Timestamp::from_second(100).unwrap());

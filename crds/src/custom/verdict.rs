@@ -146,7 +146,7 @@ mod tests {
     /// Each state has its conditions, and `Reconciling` and `Stalled` stand only while they are true.
     ///
     /// Mutations seen to fail: `is_error` not asked; `NamespaceNotAllowed` told as `Invalid`; names that nobody has
-    /// passed over, or not told of in `Ready`.
+    /// passed over. Not tried yet: they are not told of in `Ready`.
     #[test]
     fn a_status_says_what_was_found() {
         use ConditionStatus::{False, True, Unknown};

@@ -347,8 +347,8 @@ fn there_is_a_slice_for_each_exporting_cluster() {
 /// Conformance 26: "Only labels and annotations specified as exported in the ServiceExport should be propagated to the
 /// ServiceImport"; what Kubernetes would not take, and what is ours, is nobody else's to say.
 ///
-/// Mutations seen to fail: `may_be(k) && is_value(v)` answered `true`; `written` of `meta` answering nothing; `is_reserved`
-/// not asked.
+/// Mutations seen to fail: `may_be(k) && is_value(v)` answered `true`; `written` of `meta` answering nothing. Not
+/// tried yet: `is_reserved` not asked.
 #[test]
 fn only_exported_labels_and_annotations_are_on_the_import() {
     let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
