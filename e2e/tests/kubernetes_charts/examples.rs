@@ -135,13 +135,13 @@ fn filled(value: &Value) -> Value {
         }
         Value::Array(all) => all.iter().map(filled).collect(),
         Value::Object(all) => all.iter().map(|(key, value)| (key.clone(), filled(value))).collect(),
-        other => other.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
     }
 }
 
 /// The charts that an object installs, with their values; and the folders of this repository's example that it reads.
 fn sources(object: &Value) -> (Vec<(String, Value)>, Vec<String>) {
-    let spec = object.pointer("/spec/template/spec").unwrap_or(&object["spec"]);
+    let spec = object.pointer("/spec/template/spec").unwrap_or_else(|| &object["spec"]);
     let mut charts = Vec::new();
     let mut folders = Vec::new();
     let several = spec["sources"].as_array().into_iter().flatten();
