@@ -304,22 +304,11 @@ impl Agent {
         let source_config = source_of(&config, state.join("source"), &readiness, &metrics);
         let anchors = client.clone().filter(|_| injects).map(|client| {
             let (told, anchors) = watch::channel(Some(anchors_of(&config)));
-            let injection = Injection {
-                release: config.namespace.to_string(),
-                inject: config.inject.clone(),
-                args: &config.args,
-                listeners: bound.webhook,
-                client,
-            };
-            injection.start(tasks, anchors, &metrics, &watch);
+            injection_of(&config, bound.webhook, client).start(tasks, anchors, &metrics, &watch);
             told
         });
-        let (kept, shared) = (loaded.is_some() && loaded.missing.is_empty(), !host.instance.is_empty());
-        let mut core = core_of(&config.agent, config.namespace.clone(), config.authority, loaded, &bundles);
-        // What one agent alone has kept is never older than what it has told. Others of the cluster hear more meanwhile.
-        if shared || !kept {
-            core.await_news(kept, shared);
-        }
+        let shared = !host.instance.is_empty();
+        let mut core = core_of(&config.agent, config.namespace.clone(), config.authority, loaded, &bundles, shared);
         let (proxies_file, hosts_file) = (state.join("proxies.json"), state.join("hosts.json"));
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
         let imports = restore(&mut core, &state, clock::instant());
@@ -335,7 +324,6 @@ impl Agent {
         tasks.spawn("proxies-file", kept::keep(proxies_file, actor.kept()));
         let (answers, lookups) = mpsc::channel(LOOKUPS_MAX);
         tasks.spawn("lookup", lookup::run(hosts_file, lookup::System, Pauses::default(), actor.hosts(), answers));
-
         let (updates, scanned) = mpsc::channel(SOURCE_UPDATES_MAX);
         tasks.spawn("source", source::run(source_config, updates, watch.clone()));
         let inputs = Inputs { commands: received, downlink, source: scanned, lookups };
@@ -462,6 +450,17 @@ fn lock(data_dir: &Path) -> Result<std::fs::File, Problems> {
     Err(problems)
 }
 
+/// The injection of an agent that was joined by command.
+fn injection_of(config: &Config, listeners: Vec<TcpListener>, client: kube::Client) -> Injection<'_> {
+    Injection {
+        release: config.namespace.to_string(),
+        inject: config.inject.clone(),
+        args: &config.args,
+        listeners,
+        client,
+    }
+}
+
 /// The core with what was known when the agent ended.
 fn core_of(
     agent: &AgentFile,
@@ -469,8 +468,10 @@ fn core_of(
     authority: Authority,
     loaded: Loaded,
     bundles: &BTreeMap<TrustDomain, Bundle>,
+    shared: bool,
 ) -> Core {
     let (now, wall) = (clock::instant(), clock::wall());
+    let kept = loaded.is_some() && loaded.missing.is_empty();
     let mut index = Index::new(IndexSettings {
         cluster: agent.cluster.clone(),
         fleet: agent.fleet.clone(),
@@ -496,6 +497,10 @@ fn core_of(
     core.set_shared_networks(loaded.shared_networks, now, wall);
     // The last: what was saved of a part is no word of the hub on it.
     core.miss(loaded.missing);
+    // What one agent alone has kept is never older than what it has told. Others of the cluster hear more meanwhile.
+    if shared || !kept {
+        core.await_news(kept, shared);
+    }
     core
 }
 
