@@ -275,6 +275,9 @@ fn relayed(server: &ApiServer, cut: &Arc<AtomicBool>) -> (PathBuf, relay::Relay)
     (file, relay)
 }
 
+/// The identity that west's offer of c names.
+const WHO_SERVES_C: &str = "/ns/shop/sa/c";
+
 fn west(fleet: &Fleet) -> (Cluster, Vec<Process>) {
     let range = Range::take();
     let (gateway, c) = (range.host(1), range.host(11));
@@ -445,9 +448,10 @@ fn a_pod_that_is_lost_while_the_hub_is_away_has_its_imports() {
         let template = "go-template={{if .data}}{{.data.piece | base64decode}}{{end}}";
         world.api.ok(&["-n", RELEASE, "get", "secret", &format!("meshfed-view-{n}"), "-o", template])
     };
-    until("the view is kept", SOON, || match (0..8).map(kept).find(|piece| piece.contains("shop")) {
+    // What is kept first may be older than what west has told.
+    until("the view is kept", SOON, || match (0..8).map(kept).find(|piece| piece.contains(WHO_SERVES_C)) {
         Some(_) => Ok(()),
-        None => Err("no Secret names the namespace shop"),
+        None => Err("no Secret says who serves c"),
     });
     world.fleet.federator().kill();
     world.pods[0].lose();
@@ -474,9 +478,9 @@ fn who_leads_takes_nothing_away_that_it_has_not_heard_of() {
         world.api.ok(&["-n", RELEASE, "get", "secret", &format!("meshfed-view-{n}"), "-o", template])
     };
     let pieces = |world: &World| (0..8).map(|n| kept(world, n)).collect::<Vec<_>>();
-    until("the view is kept", SOON, || match pieces(&world).iter().any(|piece| piece.contains("shop")) {
+    until("the view is kept", SOON, || match pieces(&world).iter().any(|piece| piece.contains(WHO_SERVES_C)) {
         true => Ok(()),
-        false => Err("no Secret names the namespace shop"),
+        false => Err("no Secret says who serves c"),
     });
     let import = |world: &World, name: &str| {
         let uid = ["-n", "shop", "get", "serviceimport", name, "-o", "jsonpath={.metadata.uid} {.spec.ips}"];

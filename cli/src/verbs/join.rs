@@ -78,7 +78,11 @@ pub async fn run(args: JoinArgs) -> Outcome {
     // A text that is no token cannot be known to any federator: the same sentence.
     let text = read_token(&args)?;
     let token = text.trim().parse::<Token>().map_err(|_no_token| {
-        remark("note: this is no token; one begins with mf1. and is made by 'meshfed token create'; nobody was asked");
+        if !text.trim().starts_with("mf1.") {
+            remark(
+                "note: this is no token; one begins with mf1. and is made by 'meshfed token create'; nobody was asked",
+            );
+        }
         failure(&EnrollError::Refused)
     })?;
     if args.plan {
