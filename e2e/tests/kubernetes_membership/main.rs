@@ -247,7 +247,7 @@ fn a_user_takes_over_a_cluster_that_the_hub_made() {
     cluster(".spec.regions[0]", "us");
     cluster(".status.conditions[?(@.type=='Accepted')].reason", "Accepted");
     let written = "{apiVersion: federation.meshfed.io/v1alpha1, kind: Cluster, metadata: {name: east}, \
-        spec: {networks: [{name: net-east, cidrs: [127.1.0.0/16]}], regions: [eu], labels: {tier: one}}}";
+        spec: {networks: [{name: net-east, cidrs: [127.1.0.0/16]}], labels: {tier: one}}}";
     let applied = world.api.kubectl_with(&["apply", "--server-side", "--field-manager=git", "-f", "-"], written);
     assert_eq!(applied.code, 0, "{applied:?}");
     // The hub lets go of what it wrote: the next apply without a field takes the field away.
@@ -261,12 +261,16 @@ fn a_user_takes_over_a_cluster_that_the_hub_made() {
         let regions = found["spec"]["regions"].to_string();
         if of_spec == ["\"git\""] && !regions.contains("us") { Ok(()) } else { Err(format!("{of_spec:?} {regions}")) }
     });
-    // A region is bound to the token; labels are the member's at once.
-    cluster(".status.conditions[?(@.type=='Accepted')].reason", "DiffersFromToken");
     until("the member has the label", SOON, || match world.fleet.cli(None, &["clusters", "-l", "tier=one"]).stdout {
         found if found.contains("east") => Ok(()),
         found => Err(found),
     });
+    cluster(".status.conditions[?(@.type=='Accepted')].reason", "Accepted");
+    // Labels are the member's at once; a region is bound to the token.
+    let other = written.replace("labels:", "regions: [eu], labels:");
+    let applied = world.api.kubectl_with(&["apply", "--server-side", "--field-manager=git", "-f", "-"], &other);
+    assert_eq!(applied.code, 0, "{applied:?}");
+    cluster(".status.conditions[?(@.type=='Accepted')].reason", "DiffersFromToken");
     let refused =
         world.fleet.cli(None, &["token", "create", "--cluster", "east", "--network", "other", "--region", "eu"]);
     assert_eq!(refused.code, 64, "{refused:?}");
