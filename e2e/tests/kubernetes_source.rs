@@ -216,6 +216,8 @@ impl Following {
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
     fn stop(self) {
+        // As the core does at its end: who is told something more must not wait for it.
+        drop(self.updates);
         self.drain.start();
         self.runtime.block_on(self.task).unwrap().unwrap();
     }
