@@ -1,30 +1,34 @@
 #!/bin/bash
 # down.sh CLUSTER: removes processes, mounts, namespaces, control groups and files of a cluster, also of one whose up.sh
-# was interrupted.
+# was interrupted, and of one that another checkout left, whose files may be gone.
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 need_cluster
-[ -d "$dir" ] || { echo "cluster $name is not up" >&2; exit 0; }
+group=k8s-$name$pair
+groups() { find /sys/fs/cgroup -type d -name "$group"; }
+at=$(cat "$cache/$name$pair.at" 2> /dev/null)
+[ -d "$dir" ] || [ -e "/run/netns/$net" ] || [ -n "$at" ] || [ -n "$(groups)" ] || { echo "cluster $name is not up" >&2; exit 0; }
 
-# With its process 1 the kernel ends every process of the node; with the last of them its mounts go.
-if pid=$(cat "$dir/pid" 2> /dev/null); then
-    init=$(pgrep -P "$pid")
-    kill -KILL $init "$pid" 2> /dev/null
-    for p in $init $pid; do
-        while kill -0 "$p" 2> /dev/null && ! grep -q '^State:.Z' "/proc/$p/status" 2> /dev/null; do sleep 0.05; done
+# With its process 1 the kernel ends every process of the node; with the last of them its mounts go. What is in the
+# node's network is that process and its children, and whoever still starts it.
+if [ -e "/run/netns/$net" ]; then
+    for _ in {1..400}; do
+        pids=$(ip netns pids "$net")
+        [ -n "$pids" ] || break
+        kill -KILL $pids 2> /dev/null
+        sleep 0.05
     done
 fi
-if [ -e "$dir/cgroups" ]; then
-    while read -r _ group; do
-        for _ in {1..200}; do
-            find "$group" -depth -type d -exec rmdir {} + 2> /dev/null
-            [ ! -e "$group" ] && break
-            sleep 0.05
-        done
-    done < "$dir/cgroups"
-fi
+for _ in {1..400}; do
+    left=$(groups)
+    [ -n "$left" ] || break
+    # In another network are the pods, which end with process 1.
+    find $left -depth -type d -exec rmdir {} + 2> /dev/null || sleep 0.05
+done
 [ ! -e "/run/netns/$net" ] || ip netns delete "$net"
-rm -rf "$dir" "$cache/$name$pair.at"
+at=${at#STATE=} # where up.sh was called, which may be another checkout
+at=${at%% *}
+rm -rf "$dir" ${at:+"$at/$name"} "$cache/$name$pair.at"
 
 # The last one removes the bridge.
 (

@@ -9,7 +9,7 @@ need_cluster
     exit 1
 }
 "$kube/images.sh" > /dev/null
-[ ! -e /run/netns/$net ] || { echo "cluster $name is up already; this takes it down: $(cat "$cache/$name$pair.at")" >&2; exit 1; }
+[ ! -e /run/netns/$net ] || { echo "cluster $name is up already; this takes it down: $kube/down.sh $name" >&2; exit 1; }
 mkdir "$dir" || { echo "cluster $name was not taken down: $kube/down.sh $name" >&2; exit 1; }
 mkdir "$dir"/{lib,log}
 echo "STATE=$STATE $kube/down.sh $name" > "$cache/$name$pair.at"
