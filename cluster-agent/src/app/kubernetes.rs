@@ -21,7 +21,7 @@ use super::{Agent, Host, chain, leaving};
 use crate::config::{AgentArgs, Config, admin_listeners, injection};
 use crate::downlink;
 use crate::enroll::AgentFile;
-use crate::lease::{Election, LeaseMetrics, Role};
+use crate::lease::{Election, LeaseMetrics};
 use crate::membership::connect::{self, Place};
 use crate::membership::{Attended, Controller, Facts, Settings};
 use crate::mirror::{self, policies};
@@ -108,13 +108,12 @@ async fn life(
 fn among(args: &AgentArgs, place: &Place, metrics: &Arc<Metrics>) -> (Option<Election>, Host) {
     let metrics = Arc::clone(metrics);
     let Some(instance) = args.instance.clone().filter(|name| !name.is_empty()) else {
-        let (role, writes) = (watch::channel(Role::Alone).1, watch::channel(true).1);
-        return (None, Host { metrics, instance: String::new(), role, writes });
+        return (None, Host { metrics, ..Host::none() });
     };
     let counted = LeaseMetrics::register(&metrics);
     let election = Election::new(place.client.clone(), &place.namespace, LEASE, &instance, counted);
-    let (role, writes) = (election.role(), election.writes());
-    (Some(election), Host { metrics, instance, role, writes })
+    let (role, latest, writes) = (election.role(), election.latest(), election.writes());
+    (Some(election), Host { metrics, instance, role, latest, writes })
 }
 
 /// Waits for a membership, and runs the agent of it.

@@ -16,6 +16,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use meshfed_api::border::LeaseEpoch;
 use meshfed_crds::ObjectError;
 use meshfed_model::bundle::Bundle;
 use meshfed_model::identity::TrustDomain;
@@ -156,6 +157,8 @@ struct Host {
     instance: String,
     /// What it is among them.
     role: watch::Receiver<Role>,
+    /// The latest holding of their Lease that the hub has seen.
+    latest: watch::Sender<LeaseEpoch>,
     /// Whether it may write to the API server.
     writes: watch::Receiver<bool>,
 }
@@ -164,7 +167,7 @@ impl Host {
     /// Of an agent that is run by itself.
     fn none() -> Self {
         let (role, writes) = (watch::channel(Role::Alone).1, watch::channel(true).1);
-        Self { metrics: Arc::default(), instance: String::new(), role, writes }
+        Self { metrics: Arc::default(), instance: String::new(), role, latest: watch::Sender::default(), writes }
     }
 }
 
@@ -209,6 +212,7 @@ impl Agent {
             replica: 0,
             instance: host.instance.clone(),
             role: host.role.clone(),
+            latest: host.latest.clone(),
             identity: Arc::clone(identity),
             trust: Arc::clone(&trust),
         });

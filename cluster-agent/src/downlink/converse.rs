@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use meshfed_api::border::{HeldOrigin, Hello, Interest, Lease, Refusal, bundle_serial_message};
+use meshfed_api::border::{HeldOrigin, Hello, Interest, Lease, LeaseEpoch, Refusal, bundle_serial_message};
 use meshfed_api::proto::federation as wire;
 use meshfed_api::proto::federation::federation_client::FederationClient;
 use meshfed_api::stream::Delta;
@@ -180,9 +180,12 @@ impl Link {
         let follows = welcome.follows;
         tracing::info!(federator = welcome.federator, version = welcome.version, follows, "session opened");
         if follows && role.leads() {
+            let latest = welcome.latest.map(|l| LeaseEpoch { since: l.since, transitions: l.transitions });
             tracing::warn!(
+                latest = latest.map(|latest| latest.to_string()),
                 "the hub has seen a later holder of the Lease: nothing is offered until this agent holds it"
             );
+            self.config.latest.send_replace(latest.unwrap_or_default());
         }
         self.know(welcome.federators);
         let held = welcome.held_offer.map(Version::from).unwrap_or_default();

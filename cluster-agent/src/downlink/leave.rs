@@ -61,6 +61,7 @@ pub async fn leave(data_dir: &Path, timeout: Duration) -> Result<AgentFile, Leav
         replica: 0,
         instance: String::new(),
         role: tokio::sync::watch::channel(Role::Alone).1,
+        latest: tokio::sync::watch::Sender::default(),
         file: file.clone(),
     };
     let deadline = clock::instant() + timeout;

@@ -63,6 +63,8 @@ pub struct LinkConfig {
     pub instance: String,
     /// What it is among them.
     pub role: watch::Receiver<Role>,
+    /// Where it is told which holding of their Lease is the latest that the hub has seen.
+    pub latest: watch::Sender<LeaseEpoch>,
     /// The agent's identity, see [`super::renew::load`]; may be empty or expired.
     pub identity: Arc<IdentityStore>,
     /// Filled from `E/bundles/`, and kept fresh.

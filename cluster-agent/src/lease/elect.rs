@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::Role;
-use super::judge::{Act, LEASE, RENEW_WITHIN, Seen, Watched};
+use super::judge::{Act, LEASE, RENEW_WITHIN, SINCE, Seen, Watched, holding};
 
 /// How often it is looked at, and renewed.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -58,6 +58,8 @@ pub struct Election {
     watched: Watched,
     role: watch::Sender<Role>,
     writes: watch::Sender<bool>,
+    /// The latest holding that the hub has seen.
+    latest: watch::Sender<LeaseEpoch>,
     /// When the Lease was last known to be ours.
     renewed: Option<Instant>,
     metrics: LeaseMetrics,
@@ -74,6 +76,7 @@ impl Election {
             watched: Watched::default(),
             role: watch::channel(Role::Follows(LeaseEpoch::default())).0,
             writes: watch::channel(false).0,
+            latest: watch::Sender::default(),
             renewed: None,
             metrics,
         }
@@ -89,6 +92,12 @@ impl Election {
     #[must_use]
     pub fn writes(&self) -> watch::Receiver<bool> {
         self.writes.subscribe()
+    }
+
+    /// Where the latest holding is told that the hub has seen: one that holds the Lease raises it above that.
+    #[must_use]
+    pub fn latest(&self) -> watch::Sender<LeaseEpoch> {
+        self.latest.clone()
     }
 
     /// Takes part until `stop` or the drain, and gives the Lease up then, so that nobody has to wait for its end.
@@ -165,14 +174,14 @@ impl Election {
             return written(self.create().await, now);
         };
         let seen = Seen::of(&found);
-        match self.watched.judge(&seen, &self.me, now) {
-            Act::Wait => Ok(Some((Role::Follows(seen.epoch), None))),
-            Act::Renew => written(self.patch(&seen.version, self.held(seen.epoch.transitions, false)).await, now),
-            Act::Take => {
-                let next = seen.epoch.transitions.saturating_add(1);
-                written(self.patch(&seen.version, self.held(next, true)).await, now)
-            }
-        }
+        let taken = match self.watched.judge(&seen, &self.me, now) {
+            Act::Wait => return Ok(Some((Role::Follows(seen.epoch), None))),
+            Act::Renew => false,
+            Act::Take => true,
+        };
+        let epoch = holding(seen.epoch, *self.latest.borrow(), taken);
+        let since = (epoch.since != seen.epoch.since).then_some(epoch.since);
+        written(self.patch(&seen.version, since, self.held(epoch.transitions, taken)).await, now)
     }
 
     /// The fields of a Lease that is ours.
@@ -198,8 +207,11 @@ impl Election {
     }
 
     /// The version is a precondition: of two that take it at the same time one does.
-    async fn patch(&self, version: &str, spec: Value) -> kube::Result<Lease> {
-        let patch = json!({ "metadata": { "resourceVersion": version }, "spec": spec });
+    async fn patch(&self, version: &str, since: Option<u64>, spec: Value) -> kube::Result<Lease> {
+        let mut patch = json!({ "metadata": { "resourceVersion": version }, "spec": spec });
+        if let Some(since) = since {
+            patch["metadata"]["annotations"] = json!({ SINCE: since.to_string() });
+        }
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         self.leases.patch(&self.name, &params, &Patch::Merge(patch)).await
     }
@@ -211,7 +223,7 @@ impl Election {
             let Some(found) = self.leases.get_opt(&self.name).await? else { return Ok(()) };
             let seen = Seen::of(&found);
             if seen.holder == self.me {
-                self.patch(&seen.version, json!({ "holderIdentity": "", "leaseDurationSeconds": 1 })).await?;
+                self.patch(&seen.version, None, json!({ "holderIdentity": "", "leaseDurationSeconds": 1 })).await?;
             }
             Ok::<_, kube::Error>(())
         };

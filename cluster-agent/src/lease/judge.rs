@@ -12,6 +12,9 @@ pub const RENEW_WITHIN: Duration = Duration::from_secs(10);
 /// The longest that is believed of a Lease that somebody else wrote.
 const LEASE_MAX: Duration = Duration::from_secs(60);
 
+/// Since when a Lease counts, in Unix seconds, where that is later than its creation.
+pub(super) const SINCE: &str = "federation.meshfed.io/lease-since";
+
 /// A Lease, as far as it counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -41,18 +44,32 @@ impl Seen {
     pub(super) fn of(lease: &Lease) -> Self {
         let spec = lease.spec.clone().unwrap_or_default();
         let number = |n: Option<i32>| u64::try_from(n.unwrap_or_default()).unwrap_or_default();
-        let since = lease.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second());
+        let created = lease.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second());
+        let raised = lease.metadata.annotations.as_ref().and_then(|a| a.get(SINCE)?.parse().ok()).unwrap_or_default();
         let duration = Duration::from_secs(number(spec.lease_duration_seconds));
         Self {
             version: lease.metadata.resource_version.clone().unwrap_or_default(),
             holder: spec.holder_identity.unwrap_or_default(),
             epoch: LeaseEpoch {
-                since: u64::try_from(since).unwrap_or_default(),
+                since: u64::try_from(created).unwrap_or_default().max(raised),
                 transitions: number(spec.lease_transitions),
             },
             duration: if duration.is_zero() { LEASE } else { duration.min(LEASE_MAX) },
         }
     }
+}
+
+/// The epoch of a holding that goes on, or is `taken` anew, over a Lease of epoch `seen`. It is above the `latest` that the hub
+/// has seen, which takes no offer of an earlier one: the Lease of an API server that was restored from a backup counts from
+/// an earlier number.
+pub(super) fn holding(seen: LeaseEpoch, latest: LeaseEpoch, taken: bool) -> LeaseEpoch {
+    let next = |epoch: LeaseEpoch| match epoch.transitions.saturating_add(1) {
+        transitions if i32::try_from(transitions).is_ok() => LeaseEpoch { transitions, ..epoch },
+        // What `spec.leaseTransitions` cannot hold.
+        _ => LeaseEpoch { since: epoch.since.saturating_add(1), transitions: 0 },
+    };
+    let own = if taken { next(seen) } else { seen };
+    if own < latest { next(latest) } else { own }
 }
 
 /// Leases as one agent has seen them.
@@ -107,6 +124,24 @@ mod tests {
         assert_eq!(at(29, "3", "me"), Act::Renew);
         assert_eq!(at(90, "3", "me"), Act::Renew);
         assert_eq!(at(90, "4", ""), Act::Take);
+    }
+
+    /// A holding follows on the one before, and on what the hub has seen.
+    ///
+    /// Mutations seen to fail: `own < latest` answered `false`; `next(latest)` replaced by `latest`; the arm of what cannot be
+    /// held left out; `max(raised)` left out.
+    #[test]
+    fn a_holding_is_above_what_the_hub_has_seen() {
+        let epoch = |since, transitions| LeaseEpoch { since, transitions };
+        assert_eq!(holding(epoch(5, 3), epoch(5, 3), false), epoch(5, 3));
+        assert_eq!(holding(epoch(5, 3), epoch(5, 3), true), epoch(5, 4));
+        assert_eq!(holding(epoch(5, 0), epoch(5, 3), false), epoch(5, 4));
+        assert_eq!(holding(epoch(5, 1), epoch(7, 0), true), epoch(7, 1));
+        let most = u64::try_from(i32::MAX).unwrap();
+        assert_eq!(holding(epoch(5, 0), epoch(5, most), false), epoch(6, 0));
+        let raised = serde_json::json!({ "metadata": {
+            "creationTimestamp": "1970-01-01T00:00:05Z", "annotations": { SINCE: "7" } } });
+        assert_eq!(Seen::of(&serde_json::from_value(raised).unwrap()).epoch, epoch(7, 0));
     }
 
     /// What others wrote into it is taken for what it can mean: no time, or one for ever, is no reason to wait for ever.

@@ -221,6 +221,8 @@ impl Reader {
         let held = self.hub.with(|s| s.catalog().history(&self.cluster).map(meshfed_api::stream::History::version));
         let held = held.filter(|v| *v != meshfed_model::version::Version::default());
         tracing::debug!(cluster = %self.cluster, ?held, %offer, "the agent's offer stands");
+        let latest = self.hub.with(|s| s.latest_lease(&self.cluster));
+        let latest = latest.map(|l| wire::Lease { held: false, since: l.since, transitions: l.transitions });
         let welcome = wire::Welcome {
             protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -229,6 +231,7 @@ impl Reader {
             held_offer: held.map(Into::into),
             federators: self.hub.inputs.federators.clone(),
             follows,
+            latest,
         };
         let message = wire::HubMessage { message: Some(wire::hub_message::Message::Welcome(welcome)) };
         self.count("out", message.encoded_len());

@@ -2,7 +2,7 @@
 //! Lease with the highest epoch that was shown here. One that has lost its API server goes on until then; a session ends
 //! nothing.
 
-use meshfed_api::border::Lease;
+use meshfed_api::border::{Lease, LeaseEpoch};
 use meshfed_model::names::ClusterName;
 
 use super::{AGENTS_MAX, Session, SessionId, State};
@@ -22,6 +22,11 @@ impl State {
         let Some(lease) = lease else { return true };
         let highest = self.known.get(cluster).and_then(|known| known.lease);
         lease.held && highest.is_none_or(|highest| highest <= lease.epoch)
+    }
+
+    /// The latest holding of the cluster's Lease that was shown here.
+    pub fn latest_lease(&self, cluster: &ClusterName) -> Option<LeaseEpoch> {
+        self.known.get(cluster)?.lease
     }
 
     /// Ends the sessions that a new one follows on: those of the same agent, and where it offers that of the agent which
