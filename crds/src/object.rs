@@ -61,6 +61,19 @@ impl Kind {
         Self::PeerAuthentication,
         Self::Mesh,
     ];
+    /// Whether it is not one of Kubernetes itself.
+    #[must_use]
+    pub const fn is_custom(self) -> bool {
+        match self {
+            Self::Namespace | Self::Service | Self::EndpointSlice | Self::Pod | Self::Node => false,
+            Self::WorkloadEntry
+            | Self::ServiceExport
+            | Self::ExportPolicy
+            | Self::FailoverPolicy
+            | Self::PeerAuthentication
+            | Self::Mesh => true,
+        }
+    }
     /// As it is written in `kind:`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

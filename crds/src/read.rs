@@ -23,8 +23,16 @@ use common::Reader;
 
 /// The largest file, in bytes.
 pub const FILE_MAX: usize = 16 << 20;
-/// The longest text of one object, in characters.
+/// The longest text of one object of Kubernetes itself, in characters: a slice names up to 1,000 endpoints.
 pub const OBJECT_MAX: usize = 1 << 20;
+/// Likewise of any other kind: who may make one of those in a namespace of his own must not fill the memory of the agent of
+/// all. Nothing larger crosses between clusters anyway.
+pub const CUSTOM_OBJECT_MAX: usize = 64 << 10;
+
+/// How long the text of an object of a kind may be, in characters.
+const fn object_max(kind: Kind) -> usize {
+    if kind.is_custom() { CUSTOM_OBJECT_MAX } else { OBJECT_MAX }
+}
 /// The most objects of one file.
 pub const OBJECTS_MAX: usize = 200_000;
 /// The most faults that are listed for one file.
@@ -294,8 +302,10 @@ impl FileReader<'_> {
         let mut errors = Vec::new();
         let allowed = !self.scope.is_fleet() || matches!(kind, Kind::FailoverPolicy | Kind::ExportPolicy | Kind::Mesh);
         let mut object = None;
-        if node.length > OBJECT_MAX {
-            let message = format!("the object has {} characters, at most {OBJECT_MAX} are read", node.length);
+        let most = object_max(kind);
+        if node.length > most {
+            let message =
+                format!("the object has {} characters, at most {most} are read; make it smaller", node.length);
             errors.push(ObjectError::new(Code::TooLarge, message).in_file(self.path).at(node.place));
         } else if !allowed {
             let error =

@@ -6,7 +6,8 @@ use k8s_openapi::api::core::v1::SessionAffinityConfig;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::Resource;
 use kube::core::NamespaceResourceScope;
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A kind of `multicluster.x-k8s.io/v1beta1`. Written by hand and not derived: an object without `spec` is a valid one, and
 /// one object that cannot be read would keep all others from being listed.
@@ -36,6 +37,19 @@ macro_rules! mcs_kind {
         }
     };
 }
+
+/// What cannot be read reads as nothing, and is written anew where it is ours. A schema lets more through than its types can
+/// hold (`format: date-time` takes `+99:99` for a zone, `format: int32` a greater number), also in what others write.
+fn lossy<'de, D: Deserializer<'de>, T: Default + DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
+    Ok(serde_json::from_value(serde_json::Value::deserialize(deserializer)?).unwrap_or_default())
+}
+
+/// The items of a list that can be read.
+fn readable<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let items: Vec<serde_json::Value> = lossy(deserializer)?;
+    Ok(items.into_iter().filter_map(|item| serde_json::from_value(item).ok()).collect())
+}
+
 mcs_kind!(ServiceImport, "serviceimports");
 mcs_kind!(ServiceExport, "serviceexports");
 
@@ -46,10 +60,10 @@ pub struct ServiceImport {
     #[serde(default)]
     pub metadata: ObjectMeta,
     /// What it is.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lossy")]
     pub spec: ServiceImportSpec,
     /// How it is; written apart from the rest.
-    #[serde(default, skip_serializing)]
+    #[serde(default, skip_serializing, deserialize_with = "lossy")]
     pub status: Option<ServiceImportStatus>,
 }
 
@@ -60,9 +74,26 @@ pub struct ServiceExport {
     #[serde(default)]
     pub metadata: ObjectMeta,
     /// How it is; written apart from the rest.
-    #[serde(default, skip_serializing)]
+    #[serde(default, skip_serializing, deserialize_with = "lossy")]
     pub status: Option<ServiceExportStatus>,
 }
+
+impl ServiceExport {
+    /// Leaves what is read of it: whoever may write exports in a namespace of his own must not fill the memory of the agent
+    /// of all.
+    pub fn slim(&mut self) {
+        let meta = std::mem::take(&mut self.metadata);
+        let (name, namespace, uid) = (meta.name, meta.namespace, meta.uid);
+        let (generation, resource_version) = (meta.generation, meta.resource_version);
+        self.metadata = ObjectMeta { name, namespace, uid, generation, resource_version, ..ObjectMeta::default() };
+        if let Some(status) = &mut self.status {
+            status.conditions.retain(|c| EXPORT_CONDITIONS.contains(&c.type_.as_str()));
+        }
+    }
+}
+
+/// The conditions of a ServiceExport that are ours to write.
+pub const EXPORT_CONDITIONS: [&str; 3] = ["Valid", "Ready", "Conflict"];
 
 /// `ServiceImport.spec`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -119,7 +150,7 @@ pub struct ServiceImportStatus {
     #[serde(default)]
     pub clusters: Vec<ClusterStatus>,
     /// `Ready`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "readable")]
     pub conditions: Vec<Condition>,
 }
 
@@ -134,7 +165,7 @@ pub struct ClusterStatus {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServiceExportStatus {
     /// `Valid`, `Ready`, `Conflict`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "readable")]
     pub conditions: Vec<Condition>,
 }
 
@@ -152,5 +183,29 @@ mod tests {
             let export: ServiceExport = serde_json::from_str(text).unwrap();
             assert_eq!((import.metadata.name.as_deref(), export.metadata.name.as_deref()), (Some("b"), Some("b")));
         }
+    }
+
+    /// What a schema lets through and a type cannot hold costs itself alone: a condition the condition, a part the part, and
+    /// never the list of all.
+    ///
+    /// Mutations seen to fail: `deserialize_with` left out of `conditions`; of `status`; of `spec`.
+    #[test]
+    fn what_cannot_be_read_costs_itself_alone() {
+        let condition = |type_: &str, time: &str| {
+            format!(r#"{{"type":"{type_}","status":"True","reason":"X","message":"","lastTransitionTime":"{time}"}}"#)
+        };
+        let (odd, good) = (condition("Foo", "2026-11-29T10:00:00+99:99"), condition("Ready", "2026-11-29T10:00:00Z"));
+        let text = format!(r#"{{"metadata":{{"name":"b"}},"status":{{"conditions":[{odd},{good}]}}}}"#);
+        let export: ServiceExport = serde_json::from_str(&text).unwrap();
+        let types: Vec<_> = export.status.unwrap().conditions.into_iter().map(|c| c.type_).collect();
+        assert_eq!(types, ["Ready"]);
+        for part in [r#""status":{"conditions":null}"#, r#""status":{"clusters":[1]}"#, r#""status":null"#] {
+            let text = format!(r#"{{"metadata":{{"name":"b"}},{part}}}"#);
+            let _import: ServiceImport = serde_json::from_str(&text).unwrap();
+            let _export: ServiceExport = serde_json::from_str(&text).unwrap();
+        }
+        let port = r#"{"metadata":{"name":"b"},"spec":{"type":"Headless","ports":[{"port":99999999999}]}}"#;
+        let import: ServiceImport = serde_json::from_str(port).unwrap();
+        assert_eq!(import.spec, ServiceImportSpec::default());
     }
 }

@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
-use meshfed_crds::api_server::{Steady, watch_config};
+use meshfed_crds::api_server::{Steady, custom_watch_config, watch_config};
 use meshfed_model::names::ServiceName;
 use meshfed_model::service::IpFamily;
 use meshfed_runtime::clock;
@@ -140,13 +140,11 @@ pub struct Mirror {
     unseen: BTreeMap<Cow<'static, str>, String>,
 }
 
-/// A watch of all objects of a kind, with the labels.
-fn watched<K>(client: &Client, labels: Option<String>) -> impl Stream<Item = Result<Event<K>, Unseen>> + use<K>
+/// A watch of all objects of a kind as `config` says.
+fn watched<K>(client: &Client, config: watcher::Config) -> impl Stream<Item = Result<Event<K>, Unseen>> + use<K>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
-    let config = watch_config();
-    let config = labels.iter().fold(config, |config, labels| config.labels(labels));
     let events = watcher(Api::<K>::all(client.clone()), config).backoff(Steady::default());
     events.map(|event| event.map_err(|error| (K::kind(&()), error)))
 }
@@ -161,12 +159,18 @@ pub(super) fn our_slices() -> String {
     format!("{SLICE_MANAGED_BY}={SLICE_MANAGER},{MANAGED_BY}={MESHFED}")
 }
 
+fn labelled(labels: &str) -> watcher::Config {
+    watch_config().labels(labels)
+}
+
 fn watches(client: &Client) -> Watches {
     select_all([
-        watched(client, None).map(|e| e.map(|e| News::Import(Box::new(e)))).boxed(),
-        watched(client, None).map(|e| e.map(|e| News::Export(Box::new(e)))).boxed(),
-        watched(client, Some(our_services())).map(|e| e.map(|e| News::Service(Box::new(e)))).boxed(),
-        watched(client, Some(our_slices())).map(|e| e.map(|e| News::Slice(Box::new(e)))).boxed(),
+        watched(client, custom_watch_config()).map(|e| e.map(|e| News::Import(Box::new(e)))).boxed(),
+        watched(client, custom_watch_config())
+            .map(|e| e.map(|e| News::Export(Box::new(e.modify(ServiceExport::slim)))))
+            .boxed(),
+        watched(client, labelled(&our_services())).map(|e| e.map(|e| News::Service(Box::new(e)))).boxed(),
+        watched(client, labelled(&our_slices())).map(|e| e.map(|e| News::Slice(Box::new(e)))).boxed(),
     ])
 }
 

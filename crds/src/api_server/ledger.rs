@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
 
+use super::reduce::is_read;
+
 /// An object among those that are watched.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
@@ -64,8 +66,9 @@ impl Ledger {
     }
 
     fn put(&mut self, kind: usize, mut object: DynamicObject) {
-        // Nobody reads who wrote what, and it is most of an object.
+        // Nobody reads who wrote what, and it is most of an object; nor what tools of others have noted.
         object.metadata.managed_fields = None;
+        object.metadata.annotations.iter_mut().for_each(|all| all.retain(|key, _| is_read(key)));
         let key = Key::of(kind, &object);
         // The watch may be behind what a write was answered: judged by what stood before, it would be written once more.
         if self.objects.get(&key).is_none_or(|known| !is_newer(known, &object)) {

@@ -34,6 +34,8 @@ pub use standing::Standing;
 
 /// The objects of one page of a list. A page is held in memory whole, before it is reduced.
 const PAGE: u32 = 500;
+/// Likewise of kinds whose objects may be as large as the API server's store takes, and are made by whoever has a namespace.
+const CUSTOM_PAGE: u32 = 50;
 /// The events that are taken together, so that a rollout is few revisions and a flood keeps nobody from being heard.
 const TOGETHER: usize = 256;
 /// How long a watch lasts before it is asked for again, in seconds. A connection that died without a word is noticed
@@ -54,6 +56,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(3);
 #[must_use]
 pub fn watch_config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS)
+}
+
+/// Likewise of a kind that is not Kubernetes' own: in smaller pages.
+#[must_use]
+pub fn custom_watch_config() -> watcher::Config {
+    watch_config().page_size(CUSTOM_PAGE)
 }
 
 /// How long nothing fails before pauses are short again.
@@ -142,7 +150,8 @@ impl ApiServer {
                 None => Api::all_with(client.clone(), &resource),
             };
             let kind = *kind;
-            let events = watcher(api, watch_config()).backoff(Steady::default());
+            let config = if kind.is_custom() { custom_watch_config() } else { watch_config() };
+            let events = watcher(api, config).backoff(Steady::default());
             Box::pin(events.map(move |event| (kind, event))) as Events
         });
         let events = futures::stream::select_all(all).ready_chunks(TOGETHER);

@@ -11,6 +11,11 @@ use crate::schema::Shape;
 /// The domains of the annotations that are read.
 const ANNOTATIONS: &[&str] = &["federation.meshfed.io/", "topology.istio.io/"];
 
+/// Whether anybody reads an annotation of this key.
+pub(super) fn is_read(annotation: &str) -> bool {
+    ANNOTATIONS.iter().any(|domain| annotation.starts_with(domain))
+}
+
 /// An object as its reader wants it.
 pub(super) fn reduce(kind: Kind, object: DynamicObject) -> Value {
     let DynamicObject { metadata, mut data, .. } = object;
@@ -36,24 +41,13 @@ pub(super) fn reduce(kind: Kind, object: DynamicObject) -> Value {
     };
     let labels = metadata.labels.unwrap_or_default();
     map("labels", labels.into_iter().map(|(k, v)| (k, Value::String(v))).collect());
-    let ours = |key: &str| ANNOTATIONS.iter().any(|domain| key.starts_with(domain));
-    let annotations = metadata.annotations.unwrap_or_default().into_iter().filter(|(key, _)| ours(key));
+    let annotations = metadata.annotations.unwrap_or_default().into_iter().filter(|(key, _)| is_read(key));
     map("annotations", annotations.map(|(k, v)| (k, Value::String(v))).collect());
 
-    match kind {
-        Kind::Namespace | Kind::Service | Kind::EndpointSlice | Kind::Pod | Kind::Node => {
-            keep(&mut data, shape_of(kind));
-        }
-        Kind::WorkloadEntry
-        | Kind::ServiceExport
-        | Kind::ExportPolicy
-        | Kind::FailoverPolicy
-        | Kind::PeerAuthentication
-        | Kind::Mesh => {
-            if let Value::Object(fields) = &mut data {
-                fields.remove("status");
-            }
-        }
+    if !kind.is_custom() {
+        keep(&mut data, shape_of(kind));
+    } else if let Value::Object(fields) = &mut data {
+        fields.remove("status");
     }
     let mut whole = match data {
         Value::Object(fields) => fields,

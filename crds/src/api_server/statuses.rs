@@ -21,7 +21,7 @@ use serde_json::json;
 
 use super::ledger::{Key, Ledger};
 use super::reduce::reduce;
-use super::{Steady, resource_of, watch_config};
+use super::{Steady, custom_watch_config, resource_of};
 use crate::custom::verdict::{Force, Verdict, policy_status};
 use crate::custom::{PolicyStatus, say_the_same};
 use crate::error::ObjectError;
@@ -186,7 +186,7 @@ fn tell(told: &mut BTreeSet<String>, means: &Means, text: String) {
 
 fn watches(watched: &[Watched], client: &Client) -> SelectAll<Events> {
     let all = watched.iter().enumerate().map(|(kind, watched)| {
-        let events = watcher::watcher(api(client, watched, watched.namespace.as_deref()), watch_config());
+        let events = watcher::watcher(api(client, watched, watched.namespace.as_deref()), custom_watch_config());
         events.backoff(Steady::default()).map(move |event| (kind, event)).boxed()
     });
     futures::stream::select_all(all)

@@ -331,6 +331,13 @@ fn limits_and_encodings_are_refused_by_file() {
     let huge = format!("{SERVICE}  ports: [{{port: 1}}]\n  selector: {{a: \"{}\"}}\n", "x".repeat(OBJECT_MAX));
     let found = read(&huge);
     assert_eq!((found.errors[0].code, found.declared.len(), objects(&found).len()), (Code::TooLarge, 1, 0));
+    let much = format!("{SERVICE}  ports: [{{port: 1}}]\n  selector: {{a: \"{}\"}}\n", "x".repeat(CUSTOM_OBJECT_MAX));
+    assert_eq!(read(&much).errors, [], "only kinds of others are held so short");
+    let head =
+        "apiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceExport\nmetadata: {name: b, namespace: shop}\nspec:\n";
+    let heavy = format!("{head}  exportedAnnotations: {{a: \"{}\"}}\n", "x".repeat(CUSTOM_OBJECT_MAX));
+    let found = read(&heavy);
+    assert_eq!((found.errors[0].code, found.declared.len(), objects(&found).len()), (Code::TooLarge, 1, 0));
     let many = read(&format!("{SERVICE}  ports: [{{port: 1}}]\n---\n").repeat(1000));
     assert_eq!(many.errors.len(), ERRORS_MAX + 1);
 }

@@ -11,7 +11,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use meshfed_api::http;
-use meshfed_crds::api_server::{ConnectError, Standing, Steady, connect, watch_config};
+use meshfed_crds::api_server::{ConnectError, Standing, Steady, connect, custom_watch_config};
 use meshfed_crds::custom::{Cluster, ClusterStatus};
 use meshfed_model::names::ClusterName;
 use meshfed_runtime::clock;
@@ -84,7 +84,7 @@ struct Objects {
 impl Objects {
     fn new(client: Client) -> Self {
         let api: Api<Cluster> = Api::all(client);
-        let events = watcher(api.clone(), watch_config()).backoff(Steady::default()).boxed();
+        let events = watcher(api.clone(), custom_watch_config()).backoff(Steady::default()).boxed();
         Self { api, events, seen: Standing::default(), told: None }
     }
 
