@@ -7,10 +7,7 @@ use meshfed_model::import::Import;
 
 use super::{Context, Said, Seen, Write, condition, meta};
 use crate::mirror::facts::{ExportFacts, ExportState};
-use crate::mirror::objects::{ServiceExport, ServiceExportStatus};
-
-/// The conditions that are ours to write.
-const OURS: [&str; 3] = ["Valid", "Ready", "Conflict"];
+use crate::mirror::objects::{EXPORT_CONDITIONS, ServiceExport, ServiceExportStatus};
 
 pub(super) fn plan(
     export: &ExportFacts,
@@ -31,7 +28,7 @@ pub(super) fn plan(
             if export.unserved.len() == 1 { "has" } else { "have" }
         )));
     }
-    let ours = before.iter().filter(|c| OURS.contains(&c.type_.as_str())).collect::<Vec<&Condition>>();
+    let ours = before.iter().filter(|c| EXPORT_CONDITIONS.contains(&c.type_.as_str())).collect::<Vec<&Condition>>();
     let same = ours.len() == conditions.len() && conditions.iter().all(|c| ours.contains(&c));
     if !same {
         let status = Some(ServiceExportStatus { conditions: conditions.to_vec() });

@@ -47,11 +47,16 @@ pub(super) fn remove(seen: &Seen) -> Vec<Write> {
     seen.service.iter().map(delete).collect()
 }
 
+/// The longest `namespace/service:port`, in bytes: in its nftables mode kube-proxy writes it as the comment of a Service without
+/// endpoints, nft takes 128 bytes, and one that it refuses keeps all Services of the cluster from being programmed.
+const COMMENT_MAX: usize = 128;
+
 fn wanted(name: &ServiceName, import: &Import, seen: &Seen, context: &Context, asked: &[IpFamily]) -> Service {
-    let known: Vec<_> = import.ports.iter().map(|p| &p.port).filter(|p| ports::is_known(p)).collect();
-    let several = known.len() > 1;
-    let port = |p: &meshfed_model::service::ServicePort| ServicePort {
-        name: Some(ports::name(p, several)).filter(|name| !name.is_empty()),
+    let known = import.ports.iter().map(|p| &p.port).filter(|p| ports::is_known(p));
+    let (object, namespace) = (derived_service(name), name.namespace.as_str());
+    let longest = COMMENT_MAX.saturating_sub(namespace.len() + object.len() + "/:".len());
+    let port = |(p, name): (&meshfed_model::service::ServicePort, String)| ServicePort {
+        name: Some(name).filter(|name| !name.is_empty()),
         protocol: Some(p.protocol.clone()),
         app_protocol: ports::app_protocol(p),
         port: p.port.into(),
@@ -72,7 +77,7 @@ fn wanted(name: &ServiceName, import: &Import, seen: &Seen, context: &Context, a
     let uid = seen.service.as_ref().and_then(|s| s.metadata.uid.clone());
     let annotations = BTreeMap::from([(IMPORT_NAME.to_owned(), name.name().to_owned())]);
     Service {
-        metadata: meta::ours(name, derived_service(name), uid, BTreeMap::new(), annotations),
+        metadata: meta::ours(name, object, uid, BTreeMap::new(), annotations),
         spec: Some(ServiceSpec {
             type_: Some("ClusterIP".to_owned()),
             cluster_ip: held.first().map(ToString::to_string),
@@ -81,7 +86,7 @@ fn wanted(name: &ServiceName, import: &Import, seen: &Seen, context: &Context, a
             ip_family_policy: Some(policy.to_owned()),
             internal_traffic_policy: Some("Cluster".to_owned()),
             session_affinity: Some("None".to_owned()),
-            ports: Some(known.into_iter().map(port).collect()),
+            ports: Some(known.clone().zip(ports::names(known, longest)).map(port).collect()),
             ..ServiceSpec::default()
         }),
         status: None,

@@ -105,23 +105,23 @@ fn one(
     let labels = labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
     let exposed: Vec<&ImportPort> =
         import.ports.iter().filter(|p| p.clusters.contains(cluster) && ports::is_known(&p.port)).collect();
-    let several = exposed.len() > 1;
+    let names = ports::names(exposed.iter().map(|p| &p.port), ports::NAME_MAX);
     EndpointSlice {
         address_type: family_name(&family),
         endpoints: sorted.into_iter().take(ENDPOINTS_MAX).map(endpoint).collect(),
         metadata: meta::ours(name, object_name, uid, labels, BTreeMap::new()),
-        ports: Some(exposed.into_iter().map(|p| port(p, several, backends)).collect()),
+        ports: Some(exposed.into_iter().zip(names).map(|(p, name)| port(p, name, backends)).collect()),
     }
 }
 
 /// A port with the number that is dialled; none where that is not one number.
-fn port(port: &ImportPort, several: bool, backends: &[&Backend]) -> EndpointPort {
+fn port(port: &ImportPort, name: String, backends: &[&Backend]) -> EndpointPort {
     let served = port.port.is_served();
     let dialled = backends.iter().filter(|b| served && b.port == port.port.port).map(|b| b.target);
     let targets: BTreeSet<u16> = dialled.collect();
     let number = if targets.is_empty() { Some(port.port.port) } else { targets.first().copied() };
     EndpointPort {
-        name: Some(ports::name(&port.port, several)),
+        name: Some(name),
         protocol: Some(port.port.protocol.clone()),
         app_protocol: ports::app_protocol(&port.port),
         port: number.filter(|_| targets.len() < 2).map(i32::from),
