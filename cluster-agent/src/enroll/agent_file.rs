@@ -74,6 +74,16 @@ impl AgentFile {
         serde_saphyr::from_str(&text).map_err(|error| AgentFileError::Form { path, message: error.to_string() })
     }
 
+    /// Whether two files are of one join: of the same token at the same fleet. Files that say nothing are.
+    #[must_use]
+    pub fn are_of_one_join(one: &[u8], other: &[u8]) -> bool {
+        let read = |bytes| serde_saphyr::from_str::<Self>(std::str::from_utf8(bytes).ok()?).ok();
+        match (read(one), read(other)) {
+            (Some(one), Some(other)) => (&one.token_id, &one.fleet) == (&other.token_id, &other.fleet),
+            _ => true,
+        }
+    }
+
     /// Writes the file of a data directory, atomically.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use meshfed_ca::token::Token;
-use meshfed_crds::api_server::{Standing, Steady, said, watch_config};
+use meshfed_crds::api_server::{Standing, Steady, custom_watch_config, said};
 use meshfed_crds::custom::{Membership, MembershipStatus};
 use meshfed_runtime::backoff::{BASE, Backoff};
 use meshfed_runtime::clock;
@@ -85,7 +85,7 @@ impl Controller {
         let secrets: Api<Secret> = Api::namespaced(client, &settings.namespace);
         let keeper = Keeper::new(secrets.clone(), IDENTITY_SECRET.to_owned(), settings.data_dir.clone());
         let views = settings.keep_view.then(|| Views::new(secrets.clone(), &settings.data_dir));
-        let events = watcher(memberships.clone(), watch_config()).backoff(Steady::default()).boxed();
+        let events = watcher(memberships.clone(), custom_watch_config()).backoff(Steady::default()).boxed();
         Self {
             settings,
             memberships,
@@ -295,6 +295,10 @@ impl Controller {
             // Where a Membership is still there, somebody may have emptied the Secret, and the agent that leads fills it.
             Ok(Followed::NoMember) if self.seen.values().next().is_some() => missed + 1,
             Ok(Followed::NoMember) => MISSED_MAX,
+            Ok(Followed::Anew) => {
+                tracing::info!("the cluster has left and joined anew: this agent begins anew, too");
+                MISSED_MAX
+            }
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "what the agent that leads has kept cannot be taken");
                 missed
@@ -372,6 +376,12 @@ impl Controller {
         match self.keeper.follow().await {
             Ok(Followed::Member { .. }) => AgentFile::read(&self.settings.data_dir)
                 .map_err(|error| Some(Phase::Refused { reason: "IdentityDamaged", message: chain(&error) })),
+            Ok(Followed::Anew) => {
+                if let Err(error) = self.keeper.forget_here() {
+                    tracing::warn!(error = %chain(&error), "the membership of before cannot be forgotten");
+                }
+                Err(None)
+            }
             Ok(Followed::NoMember) => Err(None),
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "what the agent that leads has kept cannot be taken");

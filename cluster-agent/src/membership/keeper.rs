@@ -14,11 +14,15 @@ use meshfed_crds::api_server::said;
 use meshfed_runtime::files::{self, FileError};
 use meshfed_runtime::tls::Identity;
 
+use crate::enroll::AgentFile;
+
 use super::identity::{
     AGENT_FILE, CA_KEY, DIRECTORIES, Files, Kept, LEAVING, MEMBERSHIP, OtherCa, SIZE_MAX, changes, membership_file,
     unpack,
 };
 
+/// A member's file with the root of its fleet.
+const ROOT: &str = "ca/root.pem";
 /// The largest file of a member, in bytes.
 const FILE_MAX: usize = 512 << 10;
 /// How often a write is tried that another one came before.
@@ -80,6 +84,8 @@ pub(super) enum Followed {
         /// Whether its identity is another one than the directory had.
         renewed: bool,
     },
+    /// A member by another join than the directory is: the cluster has left, and joined anew, between two looks.
+    Anew,
     /// No member: nobody has joined, or the cluster has left.
     NoMember,
 }
@@ -200,6 +206,9 @@ impl Keeper {
         if found.get(CA_KEY) != kept.member.get(CA_KEY) {
             return Err(OtherCa.into());
         }
+        if is_another_join(&found, &kept.member) {
+            return Ok(Followed::Anew);
+        }
         if kept.member.contains_key(LEAVING) {
             files::write_secret(&self.data_dir.join(LEAVING), b"")?;
         }
@@ -214,18 +223,18 @@ impl Keeper {
         Ok(Followed::Member { renewed })
     }
 
-    /// Brings back what the Secret holds. A directory that is a member's already is the fresher one, and is kept.
+    /// Brings back what the Secret holds. A directory that is a member's by the same join is the fresher one, and is kept.
     pub(super) async fn restore(&self) -> Result<Restored, KeeperError> {
         let kept = unpack(&self.read().await?.0);
         let found = read_files(&self.data_dir)?;
-        if found.contains_key(AGENT_FILE) {
+        if found.contains_key(AGENT_FILE) && !is_another_join(&found, &kept.member) {
             if kept.member.get(CA_KEY).is_some_and(|key| found.get(CA_KEY) != Some(key)) {
                 return Err(OtherCa.into());
             }
             self.keep().await?;
             return Ok(Restored { member: true, ca: None });
         }
-        // What is there without its own file was left by a restart in the middle.
+        // What is there without its own file was left by a restart in the middle; another join came later, by another agent.
         remove_dir(&self.data_dir)?;
         if kept.is_member() {
             write_files(&self.data_dir, &kept.member)?;
@@ -243,6 +252,14 @@ impl Keeper {
         write_files(&ca, &kept.member)?;
         Ok(Restored { member: false, ca: Some(ca) })
     }
+}
+
+/// Whether both are members, and by another join each. The hub, the networks and the root may be others then, and the identity of
+/// the one before is refused.
+fn is_another_join(one: &Files, other: &Files) -> bool {
+    let both = |name| one.get(name).zip(other.get(name));
+    both(AGENT_FILE).is_some_and(|(one, other)| !AgentFile::are_of_one_join(one, other))
+        || both(ROOT).is_some_and(|(one, other)| one != other)
 }
 
 /// When the identity among these files ends; `None`: there is none that can be used.
