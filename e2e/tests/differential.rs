@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,15 +30,25 @@ struct Pair {
     fleet: Fleet,
     cluster: Cluster,
     _processes: Vec<Process>,
-    _servers: [Server; 2],
+    _servers: [Server; 3],
     range: Range,
     // Given up last.
     _turn: MutexGuard<'static, ()>,
 }
 
 /// `(service, address)` of what stands behind the two.
-const SERVERS: &[(&str, u8)] =
-    &[("echo", 30), ("half", 30), ("half", 31), ("dead", 32), ("odd", 33), ("a", 10), ("e", 20), ("b", 40)];
+const SERVERS: &[(&str, u8)] = &[
+    ("echo", 30),
+    ("half", 30),
+    ("half", 31),
+    ("dead", 32),
+    ("odd", 33),
+    ("ends", 30),
+    ("ends", 34),
+    ("a", 10),
+    ("e", 20),
+    ("b", 40),
+];
 
 impl Pair {
     fn start() -> Self {
@@ -72,7 +82,8 @@ impl Pair {
             objects: text,
         };
         let cluster = Cluster::start(&fleet, None, None, &spec);
-        let servers = [serve((range.host(30), 8080).into(), echo), serve((range.host(33), 8080).into(), odd)];
+        let servers = [(30, echo as fn(&mut TcpStream, &str, &[u8]) -> bool), (33, odd), (34, ending)]
+            .map(|(last, answer)| serve((range.host(last), 8080).into(), answer));
         until("the agent listens", SOON, || if cluster.socket().exists() { Ok(()) } else { Err("no socket") });
         let ours = cluster.proxy(None, "shop/a", &["--app-probe", "off"]);
         let theirs = envoy::start(&fleet.path("logs"), None, cluster.socket(), "shop/e");
@@ -222,6 +233,15 @@ fn odd(stream: &mut TcpStream, head: &str, _body: &[u8]) -> bool {
     let answer = ODD.iter().find(|(p, _)| *p == path).map_or("", |(_, a)| a);
     let _gone = stream.write_all(answer.as_bytes());
     // Closed after each answer: where the end is the framing, it comes at once.
+    false
+}
+
+/// Requests that [`ending`] got.
+static ENDED: AtomicUsize = AtomicUsize::new(0);
+
+/// Takes a request and closes, as an application that is told to end does.
+fn ending(_stream: &mut TcpStream, _head: &str, _body: &[u8]) -> bool {
+    ENDED.fetch_add(1, Ordering::SeqCst);
     false
 }
 
@@ -465,6 +485,30 @@ fn failed_connects_are_tried_elsewhere_alike() {
         }
         assert_eq!(send(proxy, &to("dead", "GET /", "", "")).status, 503, "{proxy}");
     }
+}
+
+/// What an application took and did not answer: no `POST` is ever asked twice, by either. What may be done twice we ask of
+/// another endpoint; an Envoy does not, as its policies do not know methods (decision 28).
+///
+/// Mutations not tried yet: `is_repeatable` always true in `proxy/forward/attempt`; `reset` among the agent's `retry_on`.
+#[test]
+fn what_may_have_been_served_is_never_posted_twice() {
+    const REQUESTS: usize = 20;
+    let pair = Pair::start();
+    let [ours, _theirs] = pair.proxies();
+    for proxy in pair.proxies() {
+        let before = ENDED.load(Ordering::SeqCst);
+        let answers = (0..REQUESTS).map(|_| send(proxy, &to("ends", "POST /", "Content-Length: 3\r\n", "abc")).status);
+        let served = answers.filter(|status| *status == 200).count();
+        let ended = ENDED.load(Ordering::SeqCst) - before;
+        assert_eq!(served + ended, REQUESTS, "{proxy}: {served} served, {ended} ended");
+        assert!(ended > 0, "{proxy}: both endpoints were asked");
+    }
+    let before = ENDED.load(Ordering::SeqCst);
+    for _ in 0..REQUESTS {
+        assert_eq!(send(ours, &to("ends", "GET /", "", "")).status, 200);
+    }
+    assert!(ENDED.load(Ordering::SeqCst) > before, "both endpoints were asked");
 }
 
 /// Envoy's answer to a subscription, as far as a file that stands for it needs it.

@@ -260,9 +260,10 @@ fn next_address() -> RetryPolicy {
     }
 }
 
-/// A failed connect tries another address, and so does the word of a peer's proxy that it reached no application; nothing
-/// that may have reached one is repeated. The second retry goes to the next priority: left to itself Envoy stays in the
-/// first as long as its hosts count as healthy.
+/// A failed connect tries another address, and so do a connection that ended before the request was sent and the word of a
+/// peer's proxy that it reached no application. What may have reached one an Envoy does not repeat: its policies do not
+/// know methods (decision 28). The second retry goes to the next priority: left to itself Envoy stays in the first as long
+/// as its hosts count as healthy.
 fn retries() -> RetryPolicy {
     let next_priority = RetryPriority {
         name: "envoy.retry_priorities.previous_priorities".to_owned(),
@@ -279,7 +280,7 @@ fn retries() -> RetryPolicy {
         ))),
     };
     RetryPolicy {
-        retry_on: "connect-failure,refused-stream,retriable-headers".to_owned(),
+        retry_on: "connect-failure,refused-stream,reset-before-request,retriable-headers".to_owned(),
         retriable_headers: NEVER_REACHED.iter().map(|word| reason_is(word)).collect(),
         retry_priority: Some(next_priority),
         num_retries: uint32(2),

@@ -31,7 +31,8 @@ pub(super) struct Unanswered {
     pub(super) attempts: u32,
 }
 
-/// Sends the planned request and forwards the answer; to another endpoint where it certainly reached no application.
+/// Sends the planned request and forwards the answer; to another endpoint where it certainly reached no application, or
+/// where nobody answered and doing it twice is doing it once.
 ///
 /// # Errors
 /// The answer to give instead.
@@ -89,7 +90,7 @@ async fn run_tries(
         let (end, outcome) = exchange(connection, planned, &mut upstream, tries, &slot).await;
         let again = match end {
             End::NotServed => true,
-            End::NoAnswer => may_repeat(connection, planned, &upstream) && tries.after_stale(&connection.core),
+            End::NoAnswer => is_unanswered(connection) && goes_on(connection, planned, &upstream, tries, &slot),
             End::Complete
             | End::Timeout
             | End::Malformed(_)
@@ -107,6 +108,11 @@ async fn run_tries(
             continue;
         }
         return finish(connection, &slot, upstream, end, &outcome, tries);
+    }
+    if tries.may_have_been_served() {
+        let (flag, reason) = failure(End::NoAnswer);
+        let text = format!("meshfed: an endpoint of {} ended the request, and no other could be asked", shown(cluster));
+        return Err(Reply::new(503, flag, reason.unwrap_or(Reason::UpstreamReset), text));
     }
     let flag = tries.unconnected_flag();
     match &tries.last {
@@ -247,6 +253,7 @@ async fn exchange(
         keep,
         strip_identity: !is_mesh,
         heed: is_mesh && planned.policy.heed_peers,
+        repeatable: is_repeatable(connection.side.reporter, planned),
         guest: connection.side.guest.as_ref(),
         limit: tries.limit(),
         deadline: tries.deadline,
@@ -254,11 +261,12 @@ async fn exchange(
     };
     exchange.begin();
     let mut end = poll_fn(|cx| exchange.poll(cx)).await;
-    if end == End::NotServed && !tries.after_refusal(&core, &planned.pool, slot) {
+    let reached_nobody = exchange.state.said.is_some_and(Reason::reached_nobody);
+    if end == End::NotServed && !tries.after_word(&core, &planned.pool, slot, reached_nobody) {
         // Nobody else can be asked: the answer goes on to the client.
         end = poll_fn(|cx| exchange.poll(cx)).await;
     }
-    if end != End::NotServed && exchange.state.said.is_some() {
+    if end != End::NotServed && exchange.state.said.is_some_and(Reason::reached_nobody) {
         tries.after_answered_refusal(&core, &planned.pool, slot);
     }
     (tries.deadline, tries.trust_seen) = (exchange.deadline, exchange.state.trust_seen);
@@ -273,6 +281,12 @@ async fn exchange(
     (end, outcome)
 }
 
+/// Whether a request may be asked of another endpoint after one that may have served it. The proxy of the one who calls
+/// decides, and alone: if every proxy on the way repeated it, the attempts would multiply (security L7-12).
+fn is_repeatable(reporter: Reporter, planned: &Planned) -> bool {
+    reporter == Reporter::Source && planned.method.is_idempotent()
+}
+
 /// What is known after an exchange.
 struct Outcome {
     reusable: bool,
@@ -280,18 +294,29 @@ struct Outcome {
     answer_begun: bool,
     keep: bool,
     status: Option<u16>,
-    /// The upstream's proxy said that the request reached no application.
+    /// What the upstream's proxy said: that the request reached no application, or that one ended it.
     said: Option<Reason>,
 }
 
-/// A kept connection that ended before the first byte of an answer: nobody served the request, or doing it twice is the
-/// same as doing it once.
-fn may_repeat(connection: &Connection, planned: &Planned, upstream: &Upstream) -> bool {
-    upstream.reused
-        && connection.request.is_replayable()
-        && connection.response.input.is_empty()
-        && !connection.response.wrote
-        && (planned.method.is_idempotent() || !connection.request.wrote)
+/// Whether no byte of an answer came, and the whole request is still here.
+fn is_unanswered(connection: &Connection) -> bool {
+    connection.request.is_replayable() && connection.response.input.is_empty() && !connection.response.wrote
+}
+
+/// After a connection that ended before the first byte of an answer: whether the request is sent again. A kept connection
+/// is replaced where nothing was sent over it, or where doing it twice is doing it once (RFC 9112 9.3.1, RFC 9110 9.2.2):
+/// as a rule nobody served it. After that, and after a connection of its own, another endpoint is asked.
+fn goes_on(
+    connection: &Connection,
+    planned: &Planned,
+    upstream: &Upstream,
+    tries: &mut Tries<'_>,
+    slot: &Slot,
+) -> bool {
+    let core = &connection.core;
+    let is_stale = upstream.reused && (planned.method.is_idempotent() || !connection.request.wrote);
+    (is_stale && tries.after_stale(core))
+        || (is_repeatable(connection.side.reporter, planned) && tries.after_reset(core, &planned.pool, slot))
 }
 
 fn finish(
@@ -309,11 +334,11 @@ fn finish(
         reason = outcome.said;
         if let Some(limited) = tries.limited_flag() {
             flag = limited;
-        } else if !connection.request.is_replayable() {
+        } else if outcome.said.is_some_and(Reason::reached_nobody) && !connection.request.is_replayable() {
             tries.refusal = Some(RetryOutcome::NotReplayable);
         }
     }
-    if outcome.status.is_some() && outcome.said.is_none() {
+    if outcome.status.is_some() && !outcome.said.is_some_and(Reason::reached_nobody) {
         slot.answered();
     }
     let address = upstream.address;

@@ -54,8 +54,8 @@ pub(super) enum End {
     ClientUntrusted,
     /// No bundle of the upstream's trust domain is held any more.
     UpstreamUntrusted,
-    /// The upstream's proxy says that the request reached no application, and it can be sent again. Nothing was taken:
-    /// polled again, the exchange goes on with that answer.
+    /// The upstream's proxy says that the request reached no application, or that one ended it without an answer and it may
+    /// be done twice; and it can be sent again. Nothing was taken: polled again, the exchange goes on with that answer.
     NotServed,
 }
 
@@ -78,6 +78,8 @@ pub(super) struct Exchange<'a> {
     pub(super) strip_identity: bool,
     /// Whether the upstream is a mesh peer whose word about what it reached counts.
     pub(super) heed: bool,
+    /// Whether the request may be done twice, if an application may have had it.
+    pub(super) repeatable: bool,
     /// The client, where it is a mesh peer.
     pub(super) guest: Option<&'a Guest>,
     /// Ticks from the end of the request to the end of the answer, where the route limits them.
@@ -97,7 +99,7 @@ pub(super) struct State {
     /// The final status, once its head is on its way to the client.
     pub(super) status: Option<u16>,
     persistent: bool,
-    /// What the upstream's proxy said about an answer of its own.
+    /// What the upstream's proxy said about an answer of its own: why it is none of an application.
     pub(super) said: Option<Reason>,
     /// The number of the trust that both peers were last seen to have.
     pub(super) trust_seen: u64,
@@ -228,9 +230,10 @@ impl Exchange<'_> {
         let data = self.response.input.data();
         let head = parse_response(data, length, self.method, &mut scratch).map_err(End::Malformed)?;
         if head.status == 503 && self.heed && self.state.said.is_none() {
-            self.state.said = scratch.value_of(data, super::REASON_HEADER).and_then(Reason::never_reached);
+            self.state.said = scratch.value_of(data, super::REASON_HEADER).and_then(Reason::of_peer);
+            let again = self.state.said.is_some_and(|said| said.reached_nobody() || self.repeatable);
             let untouched = self.response.out.is_empty() && !self.response.wrote;
-            if self.state.said.is_some() && untouched && self.request.is_replayable() {
+            if again && untouched && self.request.is_replayable() {
                 return Err(End::NotServed);
             }
         }

@@ -10,11 +10,14 @@ use meshfed_runtime::clock;
 use super::Core;
 use super::wheel::TICK_MILLISECONDS;
 use crate::pool::{ClusterPool, ConnectError, Slot};
-use crate::state::{Cluster, ClusterCounters, RoutePolicy};
+use crate::state::{Cluster, ClusterCounters, Endpoint, RoutePolicy};
 use crate::telemetry::{Flag, RetryOutcome, RetryReason};
 
 /// Kept connections that may turn out dead for one request; they die together when a server restarts.
 const STALE_MAX: u32 = 1;
+/// How often a request that an application may have had is asked of another one. A request that ends whatever gets it
+/// must not be brought to all of them, and RFC 9110 9.2.2 asks not to repeat what was repeated.
+const RESET_MAX: u32 = 1;
 /// The time for all connects of one request.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
@@ -26,6 +29,15 @@ impl Drop for Retrying {
     fn drop(&mut self) {
         self.0.retries.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Where a request may go after an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Elsewhere {
+    OtherAddress,
+    /// To one that it leads to over another connection.
+    SameGateway,
+    Nowhere,
 }
 
 /// The attempts of one request.
@@ -41,6 +53,7 @@ pub(super) struct Tries<'a> {
     pub(super) attempts: u32,
     retries: u32,
     stale: u32,
+    resets: u32,
     /// Kept connections are not used any more: they may lead where the last one led.
     pub(super) fresh: bool,
     /// Why the last connect failed.
@@ -64,6 +77,7 @@ impl<'a> Tries<'a> {
             attempts: 0,
             retries: 0,
             stale: 0,
+            resets: 0,
             fresh: false,
             last: None,
             refusal: None,
@@ -111,20 +125,46 @@ impl<'a> Tries<'a> {
         core.telemetry.retried(self.service(), RetryReason::Stale);
         true
     }
-    /// After a peer said that the request reached no application: whether it may be tried elsewhere. A gateway stands for
-    /// many, so its own address counts as elsewhere, over another connection, when there is no other.
-    pub(super) fn after_refusal(&mut self, core: &Core, pool: &ClusterPool, slot: &Slot) -> bool {
+    /// After a peer said that the request reached no application, or that one ended it: whether it may be tried elsewhere.
+    pub(super) fn after_word(&mut self, core: &Core, pool: &ClusterPool, slot: &Slot, reached_nobody: bool) -> bool {
+        if !reached_nobody {
+            return self.after_reset(core, pool, slot);
+        }
         let endpoint = slot.endpoint();
-        self.tried.push(endpoint.address);
-        let other = pool.has_other(&self.tried);
-        if other && !endpoint.via_gateway {
+        let elsewhere = self.leave(pool, &endpoint);
+        if elsewhere == Elsewhere::OtherAddress && !endpoint.via_gateway {
             core.mark_failing(&endpoint);
         }
-        if !other && endpoint.via_gateway {
-            self.tried.pop();
-            self.fresh = true;
+        self.take(core, elsewhere != Elsewhere::Nowhere, RetryReason::Peer)
+    }
+    /// After an endpoint, or the application behind its proxy, ended a request without a byte of an answer that may be
+    /// done twice: whether it may be tried elsewhere. Others may be served there all the same, so it is not passed over.
+    pub(super) fn after_reset(&mut self, core: &Core, pool: &ClusterPool, slot: &Slot) -> bool {
+        if self.resets >= RESET_MAX {
+            return false;
         }
-        self.take(core, other || endpoint.via_gateway, RetryReason::Peer)
+        let elsewhere = self.leave(pool, &slot.endpoint());
+        let again = self.take(core, elsewhere != Elsewhere::Nowhere, RetryReason::Reset);
+        self.resets += u32::from(again);
+        again
+    }
+    /// Whether an application may have had the request, although nobody answered it.
+    pub(super) const fn may_have_been_served(&self) -> bool {
+        self.resets > 0
+    }
+    /// Away from an endpoint. A gateway stands for many, so its own address counts as elsewhere, over another connection,
+    /// when there is no other.
+    fn leave(&mut self, pool: &ClusterPool, endpoint: &Endpoint) -> Elsewhere {
+        self.tried.push(endpoint.address);
+        if pool.has_other(&self.tried) {
+            return Elsewhere::OtherAddress;
+        }
+        if !endpoint.via_gateway {
+            return Elsewhere::Nowhere;
+        }
+        self.tried.pop();
+        self.fresh = true;
+        Elsewhere::SameGateway
     }
     /// After such an answer that the client got, because the request could not be sent again: the next ones go elsewhere.
     pub(super) fn after_answered_refusal(&self, core: &Core, pool: &ClusterPool, slot: &Slot) {

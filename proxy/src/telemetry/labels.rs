@@ -127,7 +127,19 @@ impl Reason {
     /// What a peer's word means, where it means that the request reached no application.
     #[must_use]
     pub fn never_reached(word: &[u8]) -> Option<Self> {
-        [Self::UpstreamConnect, Self::NoEndpoints].into_iter().find(|r| r.as_str().as_bytes() == word)
+        Self::of_peer(word).filter(|r| r.reached_nobody())
+    }
+    /// What a peer's word means, where it means that the request got no answer of an application: that it reached none,
+    /// or that one ended it.
+    #[must_use]
+    pub fn of_peer(word: &[u8]) -> Option<Self> {
+        let known = [Self::UpstreamConnect, Self::NoEndpoints, Self::UpstreamReset];
+        known.into_iter().find(|r| r.as_str().as_bytes() == word)
+    }
+    /// Whether the request certainly reached no application.
+    #[must_use]
+    pub const fn reached_nobody(self) -> bool {
+        matches!(self, Self::UpstreamConnect | Self::NoEndpoints)
     }
 }
 

@@ -16,6 +16,8 @@ pub enum RetryReason {
     Peer,
     /// A kept connection had ended.
     Stale,
+    /// The endpoint, or the application behind its proxy, ended the request without an answer.
+    Reset,
 }
 
 /// How a request ended that was tried more than once, or would have been.
@@ -41,6 +43,7 @@ impl RetryReason {
             Self::Connect => "connect",
             Self::Peer => "peer",
             Self::Stale => "stale",
+            Self::Reset => "reset",
         }
     }
 }

@@ -80,6 +80,11 @@ impl Mesh {
     }
     /// The same in front of another application.
     pub(super) fn of(backend: Backend) -> Self {
+        let address = backend.address;
+        Self::in_front_of(backend, &[address])
+    }
+    /// The same in front of applications at these addresses.
+    pub(super) fn in_front_of(backend: Backend, applications: &[SocketAddr]) -> Self {
         install_provider();
         let (east, west) = (Authority::new("east.mesh.example"), Authority::new("west.mesh.example"));
         let accepted = trust(&[&east, &west]);
@@ -96,7 +101,7 @@ impl Mesh {
         let kind = ListenerKind::InboundHttp {
             port: 8080,
             tls: ServerTls { config, trust: Arc::clone(&accepted) },
-            routes: table(&[("c.shop.svc.clusterset.local", RouteAction::Respond(421))], Some(to(&[backend.address]))),
+            routes: table(&[("c.shop.svc.clusterset.local", RouteAction::Respond(421))], Some(to(applications))),
             services: ["b.shop.svc.cluster.local", "b.shop.svc.clusterset.local"].map(Arc::from).into(),
         };
         let held = trust(&[&east, &west]);
