@@ -21,7 +21,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
 
 use super::state::{self, Keeper};
-use super::{SourceConfig, SourceError, SourceUpdate, path_of, tell_faults};
+use super::{SourceConfig, SourceError, SourceUpdate, path_of, send, tell_faults};
 
 /// How long an agent that has objects of its last run waits for the first complete lists. Then it begins with those:
 /// what has changed follows when the lists are there, and nothing is taken away before.
@@ -176,14 +176,20 @@ impl Following {
                 }
                 () = drain.signaled() => return,
             };
-            if !self.take(changes, late, updates).await {
+            if !self.take(changes, late, updates, drain).await {
                 return;
             }
         }
     }
 
-    /// Takes changes, and sends what they are. False: nobody listens.
-    async fn take(&mut self, files: Vec<FileChange>, late: bool, updates: &mpsc::Sender<SourceUpdate>) -> bool {
+    /// Takes changes, and sends what they are. False: nobody listens, or the drain began while nobody took them.
+    async fn take(
+        &mut self,
+        files: Vec<FileChange>,
+        late: bool,
+        updates: &mpsc::Sender<SourceUpdate>,
+        drain: &Watch,
+    ) -> bool {
         let now = clock::instant();
         let paths: Vec<Arc<str>> = files.iter().map(path_of).collect();
         let mut changes = self.last_good.apply(files);
@@ -201,14 +207,14 @@ impl Following {
                 self.version.revision += 1;
             }
             if !changes.is_empty() || told {
-                heard = updates.send(self.update(changes)).await.is_ok();
+                heard = send(self.update(changes), updates, drain.signaled()).await;
             }
         } else if late || self.server.kinds().is_settled(now) {
             // Everything at once: a part of a cluster is nothing to tell others of.
             changes = self.last_good.objects().map(|o| Change::Put(Arc::clone(o))).collect();
             self.version.revision = 1;
             self.guards.clear();
-            heard = updates.send(self.update(changes)).await.is_ok();
+            heard = send(self.update(changes), updates, drain.signaled()).await;
         }
         self.keeper.keep(paths.into_iter(), &self.last_good);
         heard

@@ -100,6 +100,15 @@ pub async fn run(config: SourceConfig, updates: mpsc::Sender<SourceUpdate>, drai
     ended.unwrap_or(Err(SourceError::Panicked))
 }
 
+/// Sends an update, as long as nobody is told to stop: who listens may be at its end, and take nothing more. False: it was
+/// not taken.
+async fn send(update: SourceUpdate, updates: &mpsc::Sender<SourceUpdate>, stopped: impl Future<Output = ()>) -> bool {
+    tokio::select! {
+        sent = updates.send(update) => sent.is_ok(),
+        () = stopped => false,
+    }
+}
+
 /// The most new faults of one scan that are logged; all are in `/debug/source`.
 const LOGGED_MAX: usize = 20;
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use meshfed_crds::directory::Walker;
 use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
 use notify::{Event, EventKind};
+use tokio::sync::watch;
 
 /// Events that wait for the watching thread. A checkout of some hundred files fits; more is a full walk anyway.
 const EVENTS_MAX: usize = 4096;
@@ -20,7 +21,7 @@ const EVENTS_MAX: usize = 4096;
 pub(super) struct Sender {
     events: SyncSender<Option<Event>>,
     lost: Arc<AtomicBool>,
-    stopped: Arc<AtomicBool>,
+    stopped: watch::Sender<bool>,
 }
 
 /// Stops the watching thread when it is dropped.
@@ -28,7 +29,7 @@ pub(super) struct StopOnDrop(Sender);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.stopped.store(true, Ordering::SeqCst);
+        self.0.stopped.send_replace(true);
         // A full mailbox wakes the thread as well.
         drop(self.0.events.try_send(None));
     }
@@ -61,7 +62,7 @@ pub(super) struct Mailbox {
 
 pub(super) fn channel() -> (Mailbox, Sender) {
     let (events, received) = sync_channel(EVENTS_MAX);
-    let sender = Sender { events, lost: Arc::default(), stopped: Arc::default() };
+    let sender = Sender { events, lost: Arc::default(), stopped: watch::Sender::new(false) };
     (Mailbox { events: received, sender: sender.clone() }, sender)
 }
 
@@ -78,7 +79,13 @@ impl Mailbox {
             Ok(None) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
         all.extend(self.events.try_iter().flatten());
-        if self.sender.stopped.load(Ordering::SeqCst) { None } else { Some(all) }
+        if *self.sender.stopped.borrow() { None } else { Some(all) }
+    }
+    /// Waits until the thread is told to stop.
+    pub(super) async fn stopped(&self) {
+        let mut stopped = self.sender.stopped.subscribe();
+        // Its sender is ours: it does not end before.
+        let _told = stopped.wait_for(|told| *told).await;
     }
     /// Whether events were lost since the last time it was asked.
     pub(super) fn lost(&self) -> bool {

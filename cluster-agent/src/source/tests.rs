@@ -84,6 +84,24 @@ fn dirs() -> (tempfile::TempDir, PathBuf, PathBuf) {
     (dir, root, state)
 }
 
+/// Whoever listens may be at its end before the source is, and take nothing more while it still holds the channel.
+///
+/// Mutation not tried yet: `() = stopped => false` left out of `send`.
+#[tokio::test]
+async fn a_source_that_is_to_stop_waits_for_nobody() {
+    let (_dir, root, state) = dirs();
+    fs::write(root.join("a.yaml"), service("a", 80)).unwrap();
+    let (updates, received) = mpsc::channel(1);
+    let full = SourceUpdate { version: Version::default(), changes: Vec::new(), objects: 0, errors: Arc::from([]) };
+    updates.send(full).await.unwrap();
+    let (drain, watch) = drain::channel();
+    let config = SourceConfig { place: Place::Directory(root), state, bounds: Bounds::default() };
+    let task = tasks::spawn("test", run(config, updates, watch));
+    drain.start();
+    timeout(DEADLINE, task).await.unwrap().unwrap().unwrap();
+    assert_eq!(received.len(), 1, "nothing was sent beyond what fits");
+}
+
 /// Mutation seen to fail: `Err(error) => self.keep(path, error)` of `LastGood` replaced by a removal; `restore` left
 /// out of `load`.
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::signals::{Look, Mailbox};
 use super::state::{self, Keeper};
-use super::{SourceConfig, SourceError, SourceUpdate, path_of, tell_faults};
+use super::{SourceConfig, SourceError, SourceUpdate, path_of, send, tell_faults};
 
 /// How often everything is looked at, for file systems and moments that inotify misses. With [`SETTLED`] below the
 /// second in which changes must be noticed.
@@ -51,7 +51,7 @@ pub(super) fn run(
         errors: Arc::from([]),
     };
     watch.follow_root(mailbox);
-    if watch.first(updates) {
+    if watch.first(mailbox, updates) {
         watch.follow(mailbox, updates);
     }
     // The last state is written before the process ends.
@@ -81,13 +81,13 @@ struct Watching {
 
 impl Watching {
     /// Reads everything, and sends it as revision 1.
-    fn first(&mut self, updates: &mpsc::Sender<SourceUpdate>) -> bool {
+    fn first(&mut self, mailbox: &Mailbox, updates: &mpsc::Sender<SourceUpdate>) -> bool {
         let walk = self.walker.walk(true, |_, _| false);
         let paths: Vec<Arc<str>> = walk.changes.iter().map(path_of).collect();
         self.last_good.apply(walk.changes);
         self.refresh_errors();
         let changes: Vec<Change> = self.last_good.objects().map(|o| Change::Put(Arc::clone(o))).collect();
-        let heard = self.send(changes, updates);
+        let heard = self.send(changes, mailbox, updates);
         self.keeper.keep(paths.into_iter(), &self.last_good);
         heard
     }
@@ -161,7 +161,7 @@ impl Watching {
         } else {
             self.read(look)
         };
-        self.take_and_send(changes, updates)
+        self.take_and_send(changes, mailbox, updates)
     }
 
     /// The written files alone.
@@ -198,7 +198,12 @@ impl Watching {
         changes
     }
 
-    fn take_and_send(&mut self, files: Vec<FileChange>, updates: &mpsc::Sender<SourceUpdate>) -> bool {
+    fn take_and_send(
+        &mut self,
+        files: Vec<FileChange>,
+        mailbox: &Mailbox,
+        updates: &mpsc::Sender<SourceUpdate>,
+    ) -> bool {
         if files.is_empty() && self.last_good.walk_errors() == self.walker.errors() {
             return true;
         }
@@ -208,7 +213,7 @@ impl Watching {
         if !changes.is_empty() {
             self.version.revision += 1;
         }
-        let heard = (changes.is_empty() && !errors_changed) || self.send(changes, updates);
+        let heard = (changes.is_empty() && !errors_changed) || self.send(changes, mailbox, updates);
         self.keeper.keep(paths.into_iter(), &self.last_good);
         heard
     }
@@ -218,14 +223,15 @@ impl Watching {
         tell_faults(&self.last_good, &mut self.errors)
     }
 
-    fn send(&self, changes: Vec<Change>, updates: &mpsc::Sender<SourceUpdate>) -> bool {
+    /// False: nobody listens, or the source is to stop while nobody takes it.
+    fn send(&self, changes: Vec<Change>, mailbox: &Mailbox, updates: &mpsc::Sender<SourceUpdate>) -> bool {
         let update = SourceUpdate {
             version: self.version,
             changes,
             objects: self.last_good.len(),
             errors: Arc::clone(&self.errors),
         };
-        updates.blocking_send(update).is_ok()
+        tokio::runtime::Handle::current().block_on(send(update, updates, mailbox.stopped()))
     }
 }
 
