@@ -30,6 +30,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const MISSED_MAX: u32 = 3;
 /// How often what changed in the data directory is brought into the Secret.
 const KEEP_PERIOD: Duration = Duration::from_secs(30);
+/// How often it is looked whether the view changed.
+const VIEW_LOOK: Duration = Duration::from_secs(1);
 /// The Secret of the member, made by the chart.
 const IDENTITY_SECRET: &str = "meshfed-identity";
 /// Who made a Secret that may be deleted after use.
@@ -179,6 +181,8 @@ impl Controller {
         let phase = joined(member);
         let mut keep = tokio::time::interval(KEEP_PERIOD);
         keep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(VIEW_LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let uid = |seen: &Standing<Membership>| chosen(seen.values()).and_then(|m| m.uid());
         let (mut of, mut deleted, mut missed, mut unkept) = (uid(&self.seen), false, 0, None);
         let mut looked_back = false;
@@ -216,11 +220,13 @@ impl Controller {
                 _ = keep.tick() => {
                     if !writes {
                         missed = self.follow(missed, &renewed).await;
-                    } else {
-                        if let Err(error) = self.keeper.keep().await {
-                            tracing::warn!(error = %chain(&error), "the member's files cannot be kept");
-                        }
-                        unkept = self.keep_view().await;
+                    } else if let Err(error) = self.keeper.keep().await {
+                        tracing::warn!(error = %chain(&error), "the member's files cannot be kept");
+                    }
+                }
+                _ = look.tick(), if writes => {
+                    if let Some(kept) = self.keep_view().await {
+                        unkept = kept.err();
                     }
                 }
             }
@@ -259,12 +265,12 @@ impl Controller {
         }
     }
 
-    /// Keeps the last good view; gives why it is not kept.
-    async fn keep_view(&mut self) -> Option<(&'static str, String)> {
-        let error = self.views.as_mut()?.keep().await.err()?;
+    /// Keeps the last good view, where that is due; gives why it is not kept.
+    async fn keep_view(&mut self) -> Option<Result<(), (&'static str, String)>> {
+        let Err(error) = self.views.as_mut()?.keep(clock::instant()).await? else { return Some(Ok(())) };
         let reason = if matches!(error, ViewsError::TooLarge(_)) { "ViewTooLarge" } else { "ViewNotKept" };
         tracing::warn!(error = %chain(&error), "the last good view is not kept in the Secrets of the release");
-        Some((reason, format!("the last good view is not kept for the next pod: {}", chain(&error))))
+        Some(Err((reason, format!("the last good view is not kept for the next pod: {}", chain(&error)))))
     }
 
     /// Brings the last good view back, for an agent that starts while the hub is away. Without it the hub tells all.

@@ -9,7 +9,7 @@ mod origin;
 mod part;
 pub mod persist;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use apply::{RESOURCES_MAX, Refusal, View, ViewChange, ViewDirty, ViewError, follows};
 pub use origin::OriginService;

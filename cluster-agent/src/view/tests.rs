@@ -24,7 +24,7 @@ fn name(s: &str) -> ServiceName {
     s.parse().unwrap()
 }
 
-pub(super) fn members(cidr: &str) -> Members {
+pub(crate) fn members(cidr: &str) -> Members {
     let member = Member {
         cluster: east(),
         trust_domain: "east.f".parse().unwrap(),
@@ -105,7 +105,7 @@ fn change(
 }
 
 /// All that east shows.
-pub(super) fn change_of_east() -> ViewChange {
+pub(crate) fn change_of_east() -> ViewChange {
     change(0, 5, true, vec![service("shop/a"), group("shop/a", 1), gateway("10.1.0.1")], &[])
 }
 
