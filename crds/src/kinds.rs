@@ -364,6 +364,7 @@ const POD: &[Field] = &[
             used("serviceAccountName", Text),
             used("nodeName", Text),
             used("hostNetwork", Bool),
+            used("readinessGates", List(&Open(&[used("conditionType", Text)]))),
             used("containers", CONTAINERS),
             used("initContainers", CONTAINERS),
         ]),
@@ -379,4 +380,7 @@ const POD: &[Field] = &[
     ),
 ];
 
-const NODE: &[Field] = &[used("metadata", JUDGED)];
+const NODE: &[Field] = &[
+    used("metadata", JUDGED),
+    used("status", Open(&[used("conditions", List(&Open(&[used("type", Text), used("status", Text)])))])),
+];

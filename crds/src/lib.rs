@@ -29,7 +29,7 @@ pub use error::{Code, ObjectError, Severity};
 pub use last_good::{Change, Changes, FileChange, LastGood};
 pub use object::{
     Body, EndpointSliceObject, ExportObject, ExportPolicyObject, FailoverPolicyObject, Kind, Labels, MeshObject,
-    MtlsMode, NamespaceObject, NodeObject, Object, ObjectKey, Origin, OutboundPolicy, PeerAuthenticationObject, Place,
-    PodObject, PolicyTarget, Scope, ServiceObject, ServicePattern, ServicePortObject, SliceEndpoint, TargetPort,
-    WorkloadObject, WorkloadPorts,
+    MtlsMode, NamespaceObject, NodeHealth, NodeObject, Object, ObjectKey, Origin, OutboundPolicy,
+    PeerAuthenticationObject, Place, PodObject, PolicyTarget, Scope, ServiceObject, ServicePattern, ServicePortObject,
+    SliceEndpoint, TargetPort, WorkloadObject, WorkloadPorts,
 };

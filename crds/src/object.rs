@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 mod kubernetes;
 
 pub use kubernetes::{
-    EndpointSliceObject, MeshObject, MtlsMode, NodeObject, OutboundPolicy, PeerAuthenticationObject, PodObject,
-    SliceEndpoint,
+    EndpointSliceObject, MeshObject, MtlsMode, NodeHealth, NodeObject, OutboundPolicy, PeerAuthenticationObject,
+    PodObject, SliceEndpoint,
 };
 
 /// The kinds that this version serves.

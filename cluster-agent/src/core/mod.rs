@@ -254,7 +254,11 @@ impl Core {
     pub fn apply_source(&mut self, update: SourceUpdate, now: Instant, wall: SystemTime) {
         let first = self.source.version.revision == 0;
         self.source = SourceState { version: update.version, objects: update.objects, errors: update.errors };
+        let silent = self.index.is_silent();
         let dirty = self.index.apply(&update.changes);
+        if silent != self.index.is_silent() {
+            tell::tell_silence(!silent);
+        }
         self.note_refused();
         if first {
             self.effects.gateways = Some(self.index.gateway_offers());

@@ -42,3 +42,15 @@ impl Core {
         Some(why.to_owned())
     }
 }
+
+/// Logs that the last word of the kubelets counts, or does no longer.
+pub(super) fn tell_silence(silent: bool) {
+    if silent {
+        tracing::warn!(
+            "Kubernetes hears nothing of any node of this cluster, as when its API server was away: pods that it took for \
+             unready meanwhile count as ready where their kubelets said so last"
+        );
+    } else {
+        tracing::info!("Kubernetes hears of this cluster's nodes again: what it says of their pods counts");
+    }
+}

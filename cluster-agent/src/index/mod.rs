@@ -14,6 +14,7 @@ mod pods;
 mod policies;
 mod select;
 mod services;
+mod silence;
 mod slices;
 mod types;
 mod workloads;
@@ -124,6 +125,7 @@ impl Index {
                 Change::Removed(key) => self.remove(key, &mut dirty),
             }
         }
+        self.hear_nodes(&mut dirty);
         dirty
     }
 

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use meshfed_crds::{Body, Code, NodeObject, Object, ObjectKey, PodObject, bounds};
+use meshfed_crds::{Body, Code, NodeHealth, NodeObject, Object, ObjectKey, PodObject, bounds};
 use meshfed_model::identity::SpiffeId;
 use meshfed_model::locality::Locality;
 use meshfed_model::sorted::SortedSet;
 
+use super::silence::Silence;
 use super::{Dirty, Index, PodFacts, Workload, WorkloadKey};
 
 /// Pods and nodes.
@@ -16,6 +17,34 @@ pub(super) struct Pods {
     pub(super) objects: BTreeMap<WorkloadKey, Arc<Object>>,
     nodes: BTreeMap<Arc<str>, Arc<Object>>,
     on_node: BTreeMap<Arc<str>, BTreeSet<WorkloadKey>>,
+    pub(super) silence: Silence,
+}
+
+impl Pods {
+    /// What is heard of the node of a pod; well where it is not known.
+    pub(super) fn health_under(&self, pod: &PodObject) -> NodeHealth {
+        let node = pod.node.as_ref().and_then(|name| self.nodes.get(name)).and_then(|object| node_of(object));
+        node.map(|node| node.health).unwrap_or_default()
+    }
+    pub(super) fn nodes(&self) -> impl ExactSizeIterator<Item = Option<&NodeObject>> {
+        self.nodes.values().map(|object| node_of(object))
+    }
+}
+
+fn node_of(object: &Object) -> Option<&NodeObject> {
+    match &object.body {
+        Body::Node(node) => Some(node),
+        Body::Namespace(_)
+        | Body::Service(_)
+        | Body::WorkloadEntry(_)
+        | Body::ServiceExport(_)
+        | Body::ExportPolicy(_)
+        | Body::FailoverPolicy(_)
+        | Body::EndpointSlice(_)
+        | Body::Pod(_)
+        | Body::PeerAuthentication(_)
+        | Body::Mesh(_) => None,
+    }
 }
 
 pub(super) fn pod_of(object: &Object) -> Option<&PodObject> {
@@ -38,7 +67,9 @@ impl Index {
     pub(super) fn put_pod(&mut self, object: &Arc<Object>, pod: &PodObject, dirty: &mut Dirty) {
         let key = WorkloadKey { namespace: pod.namespace.clone(), name: Arc::clone(&pod.name) };
         let before = self.pods.objects.insert(key.clone(), Arc::clone(object));
-        let was_on = before.as_ref().and_then(|o| pod_of(o)).and_then(|p| p.node.clone());
+        let before = before.as_ref().and_then(|o| pod_of(o));
+        self.pods.silence.hear_pod(&key, before, pod);
+        let was_on = before.and_then(|p| p.node.clone());
         if was_on != pod.node {
             self.leave_node(was_on.as_ref(), &key);
             if let Some(node) = &pod.node {
@@ -51,6 +82,7 @@ impl Index {
 
     pub(super) fn remove_pod(&mut self, key: &WorkloadKey, dirty: &mut Dirty) {
         let Some(before) = self.pods.objects.remove(key) else { return };
+        self.pods.silence.forget(key);
         let was_on = pod_of(&before).and_then(|p| p.node.clone());
         self.leave_node(was_on.as_ref(), key);
         self.settle_workload(key, dirty);
@@ -76,6 +108,7 @@ impl Index {
 
     pub(super) fn put_node(&mut self, object: &Arc<Object>, node: &NodeObject, dirty: &mut Dirty) {
         self.pods.nodes.insert(Arc::clone(&node.name), Arc::clone(object));
+        self.pods.silence.nodes_changed();
         let errors = if self.locality_on(node).1 {
             Vec::new()
         } else {
@@ -96,6 +129,7 @@ impl Index {
 
     pub(super) fn remove_node(&mut self, key: &ObjectKey, dirty: &mut Dirty) {
         self.pods.nodes.remove(&key.name);
+        self.pods.silence.nodes_changed();
         self.set_errors(key.clone(), Vec::new(), dirty);
         self.move_pods(&key.name, dirty);
     }
@@ -135,11 +169,11 @@ impl Index {
         }?;
         let account = &pod.service_account;
         let identity = SpiffeId::workload(self.settings.trust_domain.clone(), key.namespace.clone(), account).ok()?;
-        let node = pod.node.as_ref().and_then(|name| self.pods.nodes.get(name));
-        let locality = match node.map(|object| &object.body) {
-            Some(Body::Node(node)) => self.locality_on(node).0,
+        let node = pod.node.as_ref().and_then(|name| self.pods.nodes.get(name)).and_then(|object| node_of(object));
+        let locality = match node {
+            Some(node) => self.locality_on(node).0,
             // Until its node is known.
-            Some(_) | None => Locality::new(self.settings.regions.first().map_or("", String::as_str), ""),
+            None => Locality::new(self.settings.regions.first().map_or("", String::as_str), ""),
         };
         let outside = pod.addresses.iter().any(|a| bounds::check_address(*a, &network.cidrs).is_err());
         Some(Workload {
@@ -154,7 +188,12 @@ impl Index {
             labels: pod.labels.clone(),
             sidecar: pod.injected && !pod.host_network,
             outside,
-            pod: Some(PodFacts { uid: Arc::clone(&pod.uid), ready: pod.ready, terminating: pod.terminating }),
+            pod: Some(PodFacts {
+                uid: Arc::clone(&pod.uid),
+                ready: pod.ready,
+                spared: self.pods.silence.spares(key, self.pods.health_under(pod)),
+                terminating: pod.terminating,
+            }),
             unix_uid: None,
             state: self.states.get(key).copied().unwrap_or_default(),
             services: SortedSet::default(),

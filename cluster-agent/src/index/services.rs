@@ -166,6 +166,7 @@ fn endpoint_listed(
     settings: &IndexSettings,
 ) -> Option<Endpoint> {
     let (mut number, mut ready, mut pod) = (None, false, false);
+    let is_spared = workload.and_then(|w| w.pod.as_ref()).is_some_and(|p| p.spared && !p.terminating);
     let mut addresses = Vec::new();
     for (ports, endpoint) in listed.iter().filter_map(Listed::get) {
         let here = ports.get(&port.name);
@@ -174,7 +175,7 @@ fn endpoint_listed(
             continue;
         }
         number = here;
-        ready |= endpoint.ready;
+        ready |= endpoint.ready || (is_spared && !endpoint.terminating);
         pod |= endpoint.pod.is_some();
         // Whose address it is not cannot speak for the workload.
         let its = |a: &IpAddr| workload.is_none_or(|w| w.addresses.contains(a));

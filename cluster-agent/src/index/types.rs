@@ -76,6 +76,8 @@ pub struct PodFacts {
     pub uid: Arc<str>,
     /// Whether its condition `Ready` is true.
     pub ready: bool,
+    /// Whether its kubelet's last word counts, which is that it is ready, whatever Kubernetes says since.
+    pub spared: bool,
     /// Whether it is being deleted.
     pub terminating: bool,
 }
@@ -120,7 +122,7 @@ impl Workload {
     #[must_use]
     pub const fn ready(&self) -> bool {
         match &self.pod {
-            Some(pod) => pod.ready && !pod.terminating,
+            Some(pod) => (pod.ready || pod.spared) && !pod.terminating,
             None => !self.sidecar || (self.state.connected && self.state.app_ready),
         }
     }

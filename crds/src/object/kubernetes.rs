@@ -34,12 +34,28 @@ pub struct PodObject {
     pub network: Option<NetworkName>,
     /// Whether its condition `Ready` is true.
     pub ready: bool,
+    /// Whether its kubelet's last word is that it is ready: `ContainersReady` and the conditions of all its
+    /// `readinessGates` (KEP-580) are true. Where nothing is heard of its node, Kubernetes makes `Ready` alone false.
+    #[serde(default)]
+    pub kubelet_ready: bool,
     /// Whether it has a `deletionTimestamp`.
     pub terminating: bool,
     /// Whether it has ended (phase `Succeeded` or `Failed`): its addresses may be another's already.
     pub ended: bool,
     /// Whether it has a sidecar: annotation `federation.meshfed.io/status`, which the injection writes.
     pub injected: bool,
+}
+
+/// What Kubernetes hears of a node: its condition `Ready`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum NodeHealth {
+    /// `True`, or nobody says: its kubelet is well.
+    #[default]
+    Well,
+    /// `False`: its kubelet says that something is wrong.
+    Unwell,
+    /// `Unknown`: nothing was heard of its kubelet for as long as the controller waits.
+    Unheard,
 }
 
 /// A node (`core/v1`): where its pods run.
@@ -51,6 +67,9 @@ pub struct NodeObject {
     pub region: Arc<str>,
     /// Label `topology.kubernetes.io/zone`; empty: none.
     pub zone: Arc<str>,
+    /// What is heard of it.
+    #[serde(default)]
+    pub health: NodeHealth,
 }
 
 /// An endpoint slice (`discovery.k8s.io/v1`).

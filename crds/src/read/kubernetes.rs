@@ -8,7 +8,7 @@ use meshfed_model::names::{Namespace, NetworkName, ServiceName, check_object_nam
 
 use super::common::{INJECTED, NETWORK, Reader};
 use crate::error::Code;
-use crate::object::{EndpointSliceObject, NodeObject, PodObject, SliceEndpoint, WorkloadPorts};
+use crate::object::{EndpointSliceObject, NodeHealth, NodeObject, PodObject, SliceEndpoint, WorkloadPorts};
 use crate::tree::{Node, Value};
 
 /// Label of a node (`k8s.io/api/core/v1`, LabelTopologyRegion).
@@ -43,6 +43,12 @@ fn text<'a>(r: &Reader<'a>, path: &[&str]) -> Option<&'a str> {
     r.get(path).and_then(Node::text).filter(|t| !t.is_empty())
 }
 
+/// The status of a condition.
+fn condition<'a>(r: &Reader<'a>, name: &str) -> Option<&'a str> {
+    let all = r.get(&["status", "conditions"]).map(Node::items).unwrap_or_default();
+    all.iter().find(|c| c.get("type").and_then(Node::text) == Some(name))?.get("status").and_then(Node::text)
+}
+
 pub(super) fn read_pod(r: &mut Reader<'_>) -> Option<PodObject> {
     let namespace = r.checked("metadata.namespace", Namespace::new(&*r.key.namespace))?;
     let account = text(r, &["spec", "serviceAccountName"]).unwrap_or(DEFAULT_ACCOUNT);
@@ -59,10 +65,11 @@ pub(super) fn read_pod(r: &mut Reader<'_>) -> Option<PodObject> {
         r.mark(field, node);
         r.parsed(node, field, "write the name of a network of the cluster's token", |t| NetworkName::new(t))
     });
-    let ready = r.get(&["status", "conditions"]).map(Node::items).unwrap_or_default().iter().any(|condition| {
-        let is = |key, value| condition.get(key).and_then(Node::text) == Some(value);
-        is("type", "Ready") && is("status", "True")
-    });
+    let is_true = |name: &str| condition(r, name) == Some("True");
+    let (ready, containers_ready) = (is_true("Ready"), is_true("ContainersReady"));
+    let gates = r.get(&["spec", "readinessGates"]).map(Node::items).unwrap_or_default().iter();
+    let mut gates = gates.filter_map(|gate| gate.get("conditionType").and_then(Node::text));
+    let kubelet_ready = containers_ready && gates.all(is_true);
     let phase = text(r, &["status", "phase"]);
     Some(PodObject {
         namespace,
@@ -76,6 +83,7 @@ pub(super) fn read_pod(r: &mut Reader<'_>) -> Option<PodObject> {
         labels: r.labels(&["metadata", "labels"]),
         network,
         ready,
+        kubelet_ready,
         terminating: r.get(&["metadata", "deletionTimestamp"]).is_some(),
         ended: matches!(phase, Some("Succeeded" | "Failed")),
         injected: r.annotation(INJECTED).is_some(),
@@ -118,7 +126,12 @@ fn container_ports(r: &Reader<'_>) -> WorkloadPorts {
 
 pub(super) fn read_node(r: &Reader<'_>) -> NodeObject {
     let label = |name| text(r, &["metadata", "labels", name]).unwrap_or_default().into();
-    NodeObject { name: Arc::clone(&r.key.name), region: label(REGION), zone: label(ZONE) }
+    let health = match condition(r, "Ready") {
+        Some("Unknown") => NodeHealth::Unheard,
+        Some("False") => NodeHealth::Unwell,
+        Some(_) | None => NodeHealth::Well,
+    };
+    NodeObject { name: Arc::clone(&r.key.name), region: label(REGION), zone: label(ZONE), health }
 }
 
 pub(super) fn read_slice(r: &mut Reader<'_>) -> Option<EndpointSliceObject> {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use crate::error::Code;
-use crate::object::{Body, Kind, MtlsMode, Object, OutboundPolicy, PolicyTarget, Scope};
+use crate::object::{Body, Kind, MtlsMode, NodeHealth, Object, OutboundPolicy, PolicyTarget, Scope};
 use crate::read::{FileObjects, read_file};
 
 fn read(scope: Scope, text: &str) -> FileObjects {
@@ -60,6 +60,45 @@ fn a_pod_is_read_and_what_a_later_server_adds_is_no_fault() {
             _ => !pod.injected,
         };
         assert!(got, "{field}");
+    }
+}
+
+/// What a kubelet says of its pod, whatever became of `Ready` since, and what is heard of a node.
+///
+/// Mutations not tried yet: `gates.all(is_true)` left out; `"Unknown"` of `read_node` made `"False"`.
+#[test]
+fn the_word_of_a_kubelet_is_read_beside_that_of_the_controllers() {
+    let gates = "\"readinessGates\": [{\"conditionType\": \"example.com/gate\"}], \"containers\": [";
+    let containers = "{\"type\": \"ContainersReady\", \"status\": \"True\"}";
+    let gate = "{\"type\": \"example.com/gate\", \"status\": \"True\"}";
+    for (gates, conditions, wanted) in [
+        ("\"containers\": [", "", false),
+        ("\"containers\": [", containers, true),
+        (gates, containers, false),
+        (gates, &format!("{containers}, {gate}"), true),
+        (gates, gate, false),
+    ] {
+        let text = POD
+            .replacen("\"containers\": [", gates, 1)
+            .replace("\"Ready\", \"status\": \"True\"", "\"Ready\", \"status\": \"False\"");
+        let last = "{\"type\": \"Later\", \"status\": \"Odd\"}";
+        let text = if conditions.is_empty() { text } else { text.replace(last, conditions) };
+        let object = only(&read(Scope::Member, &text));
+        let Body::Pod(pod) = &object.body else { panic!() };
+        assert_eq!((pod.ready, pod.kubelet_ready), (false, wanted), "{gates} {conditions}");
+    }
+    for (status, wanted) in [
+        ("", NodeHealth::Well),
+        ("status: {conditions: [{type: Ready, status: 'True'}]}", NodeHealth::Well),
+        (
+            "status: {conditions: [{type: DiskPressure, status: 'True'}, {type: Ready, status: 'False'}]}",
+            NodeHealth::Unwell,
+        ),
+        ("status: {conditions: [{type: Ready, status: Unknown, reason: NodeStatusUnknown}]}", NodeHealth::Unheard),
+    ] {
+        let text = format!("apiVersion: v1\nkind: Node\nmetadata: {{name: n1}}\n{status}\n");
+        let object = only(&read(Scope::Member, &text));
+        assert!(matches!(&object.body, Body::Node(node) if node.health == wanted), "{status}");
     }
 }
 
