@@ -82,8 +82,8 @@ impl Pair {
             objects: text,
         };
         let cluster = Cluster::start(&fleet, None, None, &spec);
-        let servers = [(30, echo as fn(&mut TcpStream, &str, &[u8]) -> bool), (33, odd), (34, ending)]
-            .map(|(last, answer)| serve((range.host(last), 8080).into(), answer));
+        let servers: [(u8, Answer); 3] = [(30, echo), (33, odd), (34, ending)];
+        let servers = servers.map(|(last, answer)| serve((range.host(last), 8080).into(), answer));
         until("the agent listens", SOON, || if cluster.socket().exists() { Ok(()) } else { Err("no socket") });
         let ours = cluster.proxy(None, "shop/a", &["--app-probe", "off"]);
         let theirs = envoy::start(&fleet.path("logs"), None, cluster.socket(), "shop/e");
@@ -117,8 +117,11 @@ impl Drop for Server {
     }
 }
 
-/// Serves connections with `answer`, which says whether the connection stays.
-fn serve(at: SocketAddr, answer: fn(&mut TcpStream, &str, &[u8]) -> bool) -> Server {
+/// Answers a request, head and body; whether the connection stays.
+type Answer = fn(&mut TcpStream, &str, &[u8]) -> bool;
+
+/// Serves connections with `answer`.
+fn serve(at: SocketAddr, answer: Answer) -> Server {
     let listener = until("the address is free", SOON, || TcpListener::bind(at));
     listener.set_nonblocking(true).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
