@@ -4,8 +4,9 @@
 use std::time::{Duration, SystemTime};
 
 use meshfed_model::identity::SpiffeId;
+use meshfed_model::metadata::WorkloadMetadata;
 use meshfed_runtime::tls;
-use rcgen::{DistinguishedName, ExtendedKeyUsagePurpose};
+use rcgen::{CustomExtension, DistinguishedName, ExtendedKeyUsagePurpose};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::X509Certificate;
 
@@ -32,6 +33,22 @@ pub fn issue(
     ttl: Duration,
     now: SystemTime,
 ) -> Result<Vec<u8>, IssueError> {
+    issue_described(issuer_key, issuer_cert_der, id, None, subject_spki_der, ttl, now)
+}
+
+/// As [`issue`], and says of the workload what metrics call it. It is no part of the identity.
+///
+/// # Errors
+/// [`IssueError`].
+pub fn issue_described(
+    issuer_key: &SigningKey,
+    issuer_cert_der: &[u8],
+    id: &SpiffeId,
+    metadata: Option<&WorkloadMetadata>,
+    subject_spki_der: &[u8],
+    ttl: Duration,
+    now: SystemTime,
+) -> Result<Vec<u8>, IssueError> {
     if ttl.as_secs() == 0 || ttl > TTL_MAX {
         return Err(IssueError::Ttl { seconds: ttl.as_secs(), max: TTL_MAX.as_secs() });
     }
@@ -52,9 +69,14 @@ pub fn issue(
     // The subject stays empty, so that nothing but the URI SAN, which is critical then, can be taken for a name.
     let mut params = params(&id.to_string(), DistinguishedName::new(), now, not_after)?;
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let described = |of| CustomExtension::from_oid_content(tls::DESCRIPTION_EXTENSION, tls::description(of));
+    params.custom_extensions.extend(metadata.map(described));
     let key = subject_key(subject_spki_der)?;
     let der = params.signed_by(&key, &issuer(issuer_cert_der, issuer_key)?)?.der().to_vec();
     check(&der, &parent, issuer_cert_der, id, subject_spki_der, ttl, now).map_err(IssueError::Output)?;
+    if tls::described(&CertificateDer::from(der.as_slice())).as_ref() != metadata {
+        return Err(IssueError::Output("description"));
+    }
     Ok(der)
 }
 

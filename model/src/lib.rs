@@ -14,6 +14,7 @@ pub mod identity;
 pub mod import;
 pub mod locality;
 pub mod member;
+pub mod metadata;
 pub mod names;
 pub mod network;
 pub mod offer;

@@ -3,11 +3,14 @@
 use std::process::Command;
 use std::time::Duration;
 
-use meshfed_runtime::tls::SvidError;
+use meshfed_model::metadata::WorkloadMetadata;
+use meshfed_runtime::tls::{self, SvidError};
 use proptest::prelude::*;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, PublicKeyData as _, SanType,
 };
+use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{Ca, HOUR, YEAR, ca, domain, id, now, trust, verify};
@@ -207,4 +210,49 @@ fn openssl_agrees() {
     assert!(text.contains("URI:spiffe://east.mesh.example\n"), "{text}");
     let (_, text) = openssl(&["x509", "-in", "east", "-noout", "-text"]);
     assert!(text.contains("CA:TRUE, pathlen:0") && text.contains("Certificate Sign"), "{text}");
+}
+
+/// What metrics call a workload stands beside its identity, is not critical, and lets nobody in: the certificate is taken
+/// with it and without it. Of another form it is nothing, and hurts nobody.
+///
+/// Mutations not tried yet: `issue_described` leaves the extension out (the output check refuses); `described` takes the
+/// first of two; `read` does not compare the attribute's type.
+#[test]
+fn what_a_workload_is_called_is_no_part_of_its_identity() {
+    let east = ca("east.mesh.example");
+    let uri = "spiffe://east.mesh.example/ns/shop/sa/a";
+    let key = KeyPair::generate().unwrap();
+    let spki = key.subject_public_key_info();
+    let ttl = Duration::from_secs(60);
+    let metadata = "front;a;v1;a;v1".parse::<WorkloadMetadata>().unwrap();
+    let leaf = svid::issue_described(&east.key, &east.anchor, &id(uri), Some(&metadata), &spki, ttl, now()).unwrap();
+    assert_eq!(tls::described(&CertificateDer::from(leaf.as_slice())), Some(metadata.clone()));
+    assert_eq!(verify(&trust(&[&east]), &leaf, now()).unwrap().to_string(), uri);
+    let (_rest, parsed) = X509Certificate::from_der(&leaf).unwrap();
+    let extension = parsed.extensions().iter().find(|e| e.oid.to_id_string() == "2.5.29.9").unwrap();
+    assert!(!extension.critical);
+    let plain = svid::issue(&east.key, &east.anchor, &id(uri), &spki, ttl, now()).unwrap();
+    assert_eq!(tls::described(&CertificateDer::from(plain)), None);
+
+    let good = tls::description(&metadata);
+    let with = |contents: &[&[u8]]| {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        let extension = |c: &&[u8]| CustomExtension::from_oid_content(tls::DESCRIPTION_EXTENSION, c.to_vec());
+        params.custom_extensions = contents.iter().map(extension).collect();
+        tls::described(params.self_signed(&key).unwrap().der())
+    };
+    assert_eq!(with(&[&good]), Some(metadata));
+    assert_eq!(with(&[&good, &good]), None, "twice");
+    let replaced = |from: &[u8], to: &[u8]| {
+        let at = good.windows(from.len()).position(|w| w == from).unwrap();
+        [&good[..at], to, &good[at + from.len()..]].concat()
+    };
+    // 2.5.4.3, the common name, in the place of 2.5.4.13.
+    assert_eq!(with(&[&replaced(&[0x55, 4, 13], &[0x55, 4, 3])]), None, "another attribute");
+    assert_eq!(with(&[&replaced(b"front;", b"fron\";")]), None, "no label");
+    assert_eq!(with(&[&[&good[..], &[0]].concat()]), None, "a byte behind it");
+    for length in 0..good.len() {
+        assert_eq!(with(&[&good[..length]]), None, "{length} bytes of it");
+    }
 }

@@ -6,6 +6,7 @@ mod api_server;
 mod floods;
 mod gate;
 mod own;
+mod owner;
 mod review;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use meshfed_api::proto::workload::attestation_server::{Attestation, AttestationS
 use meshfed_api::proto::workload::{AttestAnswer, AttestRequest};
 use meshfed_ca::csr;
 use meshfed_model::identity::{SpiffeId, TrustDomain};
+use meshfed_model::metadata::WorkloadMetadata;
 use meshfed_runtime::grpc::PeerInfo;
 use meshfed_runtime::metrics::Metrics;
 use meshfed_runtime::{clock, telemetry};
@@ -74,6 +76,15 @@ pub struct Attester<R> {
     metrics: AttestationMetrics,
 }
 
+/// Who is certified.
+struct Certified {
+    id: SpiffeId,
+    /// What metrics call the workload, where that is known.
+    metadata: Option<WorkloadMetadata>,
+    /// Only the certificate that it has stands for it, and an object's word: the API server could not be asked.
+    kept: bool,
+}
+
 /// Why there is no certificate.
 enum Without {
     Refused(Refused),
@@ -100,8 +111,8 @@ impl<R: Reviewer> Attester<R> {
         self.floods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who the bearer of the token is, by the API server.
-    async fn bearer(&self, token: &str) -> Result<Bearer, Without> {
+    /// Who the bearer of the token is, by the API server, and what metrics call its pod.
+    async fn bearer(&self, token: &str) -> Result<(Bearer, WorkloadMetadata), Without> {
         if !review::is_token(token) {
             return Err(Without::Refused(Refused::Shape));
         }
@@ -111,6 +122,7 @@ impl<R: Reviewer> Attester<R> {
         let mut hash = [0u8; 32];
         hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
         let known = self.floods().recent(&hash, clock::instant());
+        tracing::debug!(remembered = known.is_some(), "attestation: a token is reviewed");
         let said: Reviewed = match known {
             Some(said) => said,
             None => {
@@ -121,27 +133,27 @@ impl<R: Reviewer> Attester<R> {
         };
         let bearer = said.map_err(Without::Refused)?;
         let pod = self.api.pod(&bearer).await.map_err(away)?;
-        review::check_pod(&bearer, pod.as_ref()).map_err(Without::Refused)?;
+        let metadata = owner::metadata(review::check_pod(&bearer, pod.as_ref()).map_err(Without::Refused)?);
         if !self.floods().may_be_issued(&bearer.uid, clock::instant()) {
             return Err(Without::Limited("this pod asks for certificates too often"));
         }
-        Ok(bearer)
+        Ok((bearer, metadata))
     }
 
-    /// The identity to issue, and whether only an object's word stands for it.
-    async fn identity(&self, peer: Option<SpiffeId>, token: &str) -> Result<(SpiffeId, bool), Without> {
+    /// The identity to issue.
+    async fn identity(&self, peer: PeerInfo, token: &str) -> Result<Certified, Without> {
         match self.bearer(token).await {
-            Ok(bearer) => {
+            Ok((bearer, metadata)) => {
                 let id = bearer.identity(&self.trust_domain);
                 let id = id.ok_or_else(|| Without::Refused(Refused::User(bearer.service_account.to_string())))?;
                 tracing::info!(pod = bearer.pod_name(), uid = &*bearer.uid, %id, "attested by TokenReview");
-                Ok((id, false))
+                Ok(Certified { id, metadata: Some(metadata), kept: false })
             }
             // Who shows a certificate that is valid still was attested when it was issued.
-            Err(Without::Unavailable(why)) => match peer {
+            Err(Without::Unavailable(why)) => match peer.id {
                 Some(id) => {
                     tracing::warn!(%id, reason = why, "renewed by its valid certificate: the API server cannot be asked");
-                    Ok((id, true))
+                    Ok(Certified { id, metadata: peer.metadata, kept: true })
                 }
                 None => Err(Without::Unavailable(why)),
             },
@@ -149,10 +161,12 @@ impl<R: Reviewer> Attester<R> {
         }
     }
 
-    async fn certify(&self, id: SpiffeId, key: &csr::PublicKey, named: bool) -> Result<Vec<u8>, Status> {
+    async fn certify(&self, certified: Certified, key: &csr::PublicKey) -> Result<Vec<u8>, Status> {
         let ending = |_gone| Status::unavailable("the agent is ending");
         let (answer, certificate) = oneshot::channel();
-        let command = Command::Certify { id: Box::new(id), key: key.spki_der().to_vec(), named, answer };
+        let Certified { id, metadata, kept } = certified;
+        let (id, metadata, key) = (Box::new(id), metadata.map(Box::new), key.spki_der().to_vec());
+        let command = Command::Certify { id, metadata, key, named: kept, answer };
         self.core.send(command).await.map_err(|_closed| Status::unavailable("the agent is ending"))?;
         certificate.await.map_err(ending)?.map_err(Status::unavailable)
     }
@@ -192,8 +206,10 @@ impl<R: Reviewer> Attestation for Attester<R> {
             self.metrics.count("invalid");
             Status::invalid_argument(telemetry::chain(&e))
         })?;
-        let (id, kept) = self.identity(peer.id, token.trim()).await.map_err(|without| self.status(without))?;
-        let certificate = self.certify(id, &key, kept).await?;
+        let certified = self.identity(peer, token.trim()).await.map_err(|without| self.status(without))?;
+        let kept = certified.kept;
+        tracing::debug!(%address, id = %certified.id, metadata = ?certified.metadata, kept, "attestation: a certificate is issued");
+        let certificate = self.certify(certified, &key).await?;
         self.metrics.count(if kept { "kept" } else { "issued" });
         Ok(Response::new(AttestAnswer { certificate }))
     }

@@ -22,7 +22,7 @@ async fn issue(core: &mpsc::Sender<Command>, id: &SpiffeId) -> Result<Identity, 
     let key = SigningKey::generate().map_err(|e| e.to_string())?;
     let (answer, certificate) = oneshot::channel();
     let key_der = key.public_key_der().to_vec();
-    let command = Command::Certify { id: Box::new(id.clone()), key: key_der, named: false, answer };
+    let command = Command::Certify { id: Box::new(id.clone()), metadata: None, key: key_der, named: false, answer };
     let gone = || "the core has ended".to_owned();
     core.send(command).await.map_err(|_closed| gone())?;
     let certificate = certificate.await.map_err(|_closed| gone())??;

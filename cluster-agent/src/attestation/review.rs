@@ -139,12 +139,12 @@ pub(super) fn bearer(status: &TokenReviewStatus) -> Result<Bearer, Refused> {
     Ok(Bearer { namespace, service_account: service_account.into(), pod, uid })
 }
 
-/// Whether the pod that the API server holds is the one of the token. TokenReview itself answers true for some ten seconds
+/// The pod that the API server holds, where it is the one of the token. TokenReview itself answers true for some ten seconds
 /// after a pod was deleted.
 ///
 /// # Errors
 /// [`Refused`].
-pub(super) fn check_pod(bearer: &Bearer, pod: Option<&Pod>) -> Result<(), Refused> {
+pub(super) fn check_pod<'a>(bearer: &Bearer, pod: Option<&'a Pod>) -> Result<&'a Pod, Refused> {
     let name = bearer.pod_name();
     let Some(pod) = pod else { return Err(Refused::Gone(name)) };
     let found = pod.metadata.uid.as_deref().unwrap_or_default();
@@ -161,5 +161,5 @@ pub(super) fn check_pod(bearer: &Bearer, pod: Option<&Pod>) -> Result<(), Refuse
     if matches!(phase, Some("Succeeded" | "Failed")) {
         return Err(Refused::Ended(name));
     }
-    Ok(())
+    Ok(pod)
 }

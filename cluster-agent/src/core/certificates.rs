@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use meshfed_model::identity::{Principal, SpiffeId};
+use meshfed_model::metadata::WorkloadMetadata;
 use meshfed_model::names::Namespace;
 use meshfed_runtime::steady::ClockJump;
 
@@ -21,11 +22,12 @@ pub(super) fn issue(
     authority: &crate::identity::Authority,
     jump: Option<ClockJump>,
     id: &SpiffeId,
+    metadata: Option<&WorkloadMetadata>,
     wall: SystemTime,
 ) -> Result<Issued, AuthorityError> {
     match jump {
         Some(jump) => Err(AuthorityError::Clock(jump)),
-        None => authority.issue(id, wall),
+        None => authority.issue(id, metadata, wall),
     }
 }
 
@@ -40,7 +42,14 @@ impl Core {
     ///
     /// # Errors
     /// Why there is none, for people.
-    pub fn certify(&mut self, id: &SpiffeId, key: &[u8], named: bool, wall: SystemTime) -> Result<Vec<u8>, String> {
+    pub fn certify(
+        &mut self,
+        id: &SpiffeId,
+        metadata: Option<&WorkloadMetadata>,
+        key: &[u8],
+        named: bool,
+        wall: SystemTime,
+    ) -> Result<Vec<u8>, String> {
         if let Some(jump) = self.clock_jump {
             return Err(AuthorityError::Clock(jump).to_string());
         }
@@ -53,7 +62,7 @@ impl Core {
         if named && !self.index.accounts_of_all().any(is_named) {
             return Err(format!("no pod or WorkloadEntry of this cluster is {id}"));
         }
-        let certificate = self.authority.certify(id, key, wall).map_err(|e| {
+        let certificate = self.authority.certify(id, metadata, key, wall).map_err(|e| {
             let cause = std::error::Error::source(&e).map(|cause| format!(": {cause}")).unwrap_or_default();
             format!("{e}{cause}")
         })?;
@@ -71,10 +80,13 @@ impl Core {
         if self.renewals.get(&workload.key).is_some_and(|t| *t > now) {
             return Ok(());
         }
-        let issued = issue(&self.authority, self.clock_jump, &workload.identity, wall).map_err(|e| {
-            let cause = std::error::Error::source(&e).map(|cause| format!(": {cause}")).unwrap_or_default();
-            format!("{e}{cause}")
-        })?;
+        // A WorkloadEntry has no owner: it is called by its service account.
+        let metadata = WorkloadMetadata::of(&workload.service_account, |key| workload.labels.get(key));
+        let issued =
+            issue(&self.authority, self.clock_jump, &workload.identity, Some(&metadata), wall).map_err(|e| {
+                let cause = std::error::Error::source(&e).map(|cause| format!(": {cause}")).unwrap_or_default();
+                format!("{e}{cause}")
+            })?;
         self.effects.issued += 1;
         let scope = Scope::Workload(workload.key.clone());
         self.store.put(&scope, secrets::default(&issued.chain_pem(), &issued.key_pem()));

@@ -44,7 +44,7 @@ impl Core {
             )
         };
         let issue = |id: &_| {
-            let made = certificates::issue(authority, jump, id, wall)?;
+            let made = certificates::issue(authority, jump, id, None, wall)?;
             *issued += 1;
             Ok(made)
         };

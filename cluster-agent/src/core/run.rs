@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use meshfed_crds::ObjectError;
 use meshfed_model::identity::SpiffeId;
+use meshfed_model::metadata::WorkloadMetadata;
 use meshfed_model::names::ServiceName;
 use meshfed_runtime::clock;
 use meshfed_runtime::dns::Zone;
@@ -119,6 +120,8 @@ pub enum Command {
     Certify {
         /// The identity.
         id: Box<SpiffeId>,
+        /// What metrics call the workload, where that is known.
+        metadata: Option<Box<WorkloadMetadata>>,
         /// The key, DER SubjectPublicKeyInfo.
         key: Vec<u8>,
         /// Only where an object names such a workload.
@@ -462,9 +465,9 @@ impl Actor {
                 self.holders.remove(&id);
                 self.core.released(id);
             }
-            Command::Certify { id, key, named, answer } => {
+            Command::Certify { id, metadata, key, named, answer } => {
                 // An error: who asked went away.
-                let _gone = answer.send(self.core.certify(&id, &key, named, wall));
+                let _gone = answer.send(self.core.certify(&id, metadata.as_deref(), &key, named, wall));
             }
             Command::ImportAddresses(addresses) => self.core.set_import_addresses(addresses, now, wall),
             Command::DebugSource { answer } => {

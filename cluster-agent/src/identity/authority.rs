@@ -6,6 +6,7 @@ use meshfed_ca::keys::SigningKey;
 use meshfed_ca::pem::encode_certificates;
 use meshfed_ca::{IssueError, anchor, keys, svid};
 use meshfed_model::identity::{SpiffeId, TrustDomain};
+use meshfed_model::metadata::WorkloadMetadata;
 use zeroize::Zeroizing;
 
 /// Life of an SVID where `--svid-ttl` says nothing; it is renewed at half of it.
@@ -113,13 +114,18 @@ impl Authority {
     pub fn anchor(&self) -> &[u8] {
         &self.anchor
     }
-    /// A new key and certificate for a workload.
+    /// A new key and certificate for a workload, with what metrics call it, where that is known.
     ///
     /// # Errors
     /// [`AuthorityError`].
-    pub fn issue(&self, id: &SpiffeId, now: SystemTime) -> Result<Issued, AuthorityError> {
+    pub fn issue(
+        &self,
+        id: &SpiffeId,
+        metadata: Option<&WorkloadMetadata>,
+        now: SystemTime,
+    ) -> Result<Issued, AuthorityError> {
         let key = SigningKey::generate().map_err(AuthorityError::Key)?;
-        let certificate = self.certify(id, key.public_key_der(), now)?;
+        let certificate = self.certify(id, metadata, key.public_key_der(), now)?;
         Ok(Issued { certificate, key })
     }
     /// A certificate, DER, for a workload that has made its key itself: `key` is its DER SubjectPublicKeyInfo, whose
@@ -127,11 +133,17 @@ impl Authority {
     ///
     /// # Errors
     /// [`AuthorityError`].
-    pub fn certify(&self, id: &SpiffeId, key: &[u8], now: SystemTime) -> Result<Vec<u8>, AuthorityError> {
+    pub fn certify(
+        &self,
+        id: &SpiffeId,
+        metadata: Option<&WorkloadMetadata>,
+        key: &[u8],
+        now: SystemTime,
+    ) -> Result<Vec<u8>, AuthorityError> {
         if id.trust_domain != self.trust_domain || !id.is_workload() {
             return Err(AuthorityError::Foreign { id: id.clone(), own: self.trust_domain.clone() });
         }
-        svid::issue(&self.key, &self.anchor, id, key, self.ttl, now).map_err(AuthorityError::Issue)
+        svid::issue_described(&self.key, &self.anchor, id, metadata, key, self.ttl, now).map_err(AuthorityError::Issue)
     }
 }
 

@@ -41,7 +41,7 @@ fn the_anchor_is_that_of_the_key_and_the_cluster() {
 fn only_the_own_trust_domain_is_issued() {
     let west = authority("west.mesh.example");
     let id = "spiffe://west.mesh.example/ns/shop/sa/a".parse().unwrap();
-    let issued = west.issue(&id, clock::wall()).unwrap();
+    let issued = west.issue(&id, None, clock::wall()).unwrap();
     let leaf = pem::certificates(&issued.chain_pem()).unwrap();
     assert_eq!(leaf.len(), 1, "a handshake carries the SVID alone");
     assert_eq!(peer_spiffe_id(&leaf[0]).unwrap(), id);
@@ -55,7 +55,7 @@ fn only_the_own_trust_domain_is_issued() {
         "spiffe://west.mesh.example/cluster/west/agent/0",
         "spiffe://west.mesh.example/federator/1",
     ] {
-        let refused = west.issue(&foreign.parse().unwrap(), clock::wall());
+        let refused = west.issue(&foreign.parse().unwrap(), None, clock::wall());
         assert!(matches!(refused, Err(AuthorityError::Foreign { .. })), "{foreign}");
     }
 }

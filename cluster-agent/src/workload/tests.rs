@@ -277,7 +277,7 @@ fn a_certificate_stays_until_it_is_over() {
     let (start, half) = (clock::instant(), SVID_TTL / 2);
     let broken = |_: &_| Err(AuthorityError::Key(meshfed_ca::keys::KeyError::Generate));
     holders.open(1, 4242);
-    holders.tell(4242, entitled(), String::new, |id| ca.issue(id, clock::wall()), half, start);
+    holders.tell(4242, entitled(), String::new, |id| ca.issue(id, None, clock::wall()), half, start);
     let first = answer(&holders.take_words()[0].1);
 
     holders.renew(start + half);
@@ -313,7 +313,7 @@ fn an_identity_that_could_not_be_issued_is_issued_later() {
     let mut holders = Holders::new(BundleSet::new(domain("west.mesh.example"), &anchor, &BTreeMap::new()));
     let (start, half) = (clock::instant(), SVID_TTL / 2);
     let first_only = |id: &meshfed_model::identity::SpiffeId| match id.to_string().ends_with("/a") {
-        true => ca.issue(id, clock::wall()),
+        true => ca.issue(id, None, clock::wall()),
         false => Err(AuthorityError::Key(meshfed_ca::keys::KeyError::Generate)),
     };
     holders.open(1, 4242);
@@ -325,7 +325,7 @@ fn an_identity_that_could_not_be_issued_is_issued_later() {
     assert!(again < start + half, "it does not wait for the renewal of the other one");
     holders.renew(again);
     assert!(holders.take_stale().contains(&4242));
-    holders.tell(4242, entitled(), String::new, |id| ca.issue(id, clock::wall()), half, again);
+    holders.tell(4242, entitled(), String::new, |id| ca.issue(id, None, clock::wall()), half, again);
     assert_eq!(answer(&holders.take_words()[0].1).svids.len(), 2);
     assert!(holders.deadline().is_some_and(|t| t >= start + half), "nothing is lacking any more");
 }

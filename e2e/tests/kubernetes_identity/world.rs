@@ -172,13 +172,24 @@ impl World {
     }
     /// A proxy in the place of one in a pod, and the file of its token.
     pub fn proxy(&self, name: &str, workload: &str, token: &str, bind: IpAddr) -> (Process, PathBuf) {
+        self.proxy_with(name, workload, token, bind, &[])
+    }
+    /// As [`Self::proxy`], with more flags.
+    pub fn proxy_with(
+        &self,
+        name: &str,
+        workload: &str,
+        token: &str,
+        bind: IpAddr,
+        flags: &[&str],
+    ) -> (Process, PathBuf) {
         let file = self.fleet.path(&format!("{name}.token"));
         std::fs::write(&file, token).unwrap();
         let mut start = Command::new(meshfed());
         start.args(["proxy", "--agent", &self.target(), "--workload", workload, "--app-probe", "off"]);
         start.args(["--bind", &bind.to_string(), "--agent-namespace", RELEASE]);
         start.arg("--token-file").arg(&file).arg("--trust-file").arg(self.anchors());
-        start.arg("--run-dir").arg(self.fleet.path(&format!("run-{name}")));
+        start.arg("--run-dir").arg(self.fleet.path(&format!("run-{name}"))).args(flags);
         (Process::start(name, &self.fleet.path("logs"), &mut start), file)
     }
 }

@@ -72,6 +72,7 @@ async fn run_tries(
         };
         let Some(slot) = chosen else { break };
         tries.attempts += 1;
+        tracing::debug!(cluster = %cluster.name, endpoint = %slot.address(), attempt = tries.attempts, "upstream chosen");
         let limit = tries.connect_limit(&connection.core);
         let mut upstream = match connection_to(connection, &slot, cluster, tries.fresh, limit).await {
             Ok(upstream) => upstream,
@@ -102,6 +103,7 @@ async fn run_tries(
             | End::UpstreamUntrusted => false,
         };
         if again {
+            tracing::debug!(cluster = %cluster.name, endpoint = %slot.address(), "the request goes to another connection");
             connection.request.rewind();
             connection.response.input.discard(&connection.core.buffers);
             connection.response.reset(&connection.core.buffers);
@@ -201,7 +203,8 @@ async fn connection_to(
 /// The counters between us and whom a new connection leads to.
 fn series_of(core: &Core, slot: &Slot, cluster: &Cluster, upstream: &Upstream) -> Rc<Series> {
     let endpoint = slot.endpoint();
-    let mut destination = upstream.stream.peer().map(|id| Party::of(&id)).unwrap_or_default();
+    let mut destination =
+        upstream.stream.peer().map(|id| Party::of(&id, upstream.stream.described())).unwrap_or_default();
     if !endpoint.cluster.is_empty() {
         destination.cluster = Arc::clone(&endpoint.cluster);
     }

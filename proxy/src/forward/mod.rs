@@ -24,7 +24,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use meshfed_runtime::tls::{Identity, TrustStore};
+use meshfed_runtime::tls::{self, Identity, TrustStore};
 use meshfed_runtime::{clock, drain, tasks};
 
 use crate::balance;
@@ -164,6 +164,7 @@ impl Core {
     pub fn mark_failing(&self, endpoint: &Endpoint) {
         let until = self.telemetry.milliseconds(clock::instant()) + FAILING_MILLISECONDS;
         endpoint.counters.failing_until.store(until, Ordering::Relaxed);
+        tracing::debug!(endpoint = %endpoint.address, cluster = %endpoint.cluster, "an endpoint is passed over for a moment");
     }
 
     fn look_at_trust(&self) {
@@ -181,7 +182,13 @@ impl Core {
             self.wheel.wake_all();
             return;
         }
-        let party = identity.as_ref().map(|i| Party::of(&i.id)).unwrap_or_else(|| self.unattested());
+        let described = |i: &Identity| i.chain().first().and_then(tls::described);
+        tracing::debug!(
+            identity = identity.as_ref().map(|i| i.id.to_string()),
+            generation,
+            "our identity or the bundles changed: kept connections are made anew"
+        );
+        let party = identity.as_ref().map(|i| Party::of(&i.id, described(i))).unwrap_or_else(|| self.unattested());
         *self.own.borrow_mut() = (identity, party);
         self.trust_generation.set(generation);
         self.clusters.trust_changed();
@@ -205,11 +212,7 @@ impl Core {
     }
     fn unattested(&self) -> Party {
         let workload = self.telemetry.workload();
-        Party {
-            workload: workload.service_account.as_str().into(),
-            namespace: workload.namespace.as_str().into(),
-            ..Party::default()
-        }
+        Party::unattested(workload.namespace.as_str(), &workload.service_account)
     }
     fn look_at_drain(&self) {
         let begun = self.watch.borrow().as_ref().is_some_and(drain::Watch::is_draining);

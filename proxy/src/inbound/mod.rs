@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use meshfed_model::identity::SpiffeId;
+use meshfed_runtime::tls::peer_described;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
@@ -30,7 +31,7 @@ pub async fn serve(core: Rc<Core>, tcp: TcpStream, peer: SocketAddr, listener: A
     let add = forwarded_client_cert(&own.principal, &id, &stream);
     let parties = Parties {
         reporter: Reporter::Destination,
-        source: Party::of(&id),
+        source: Party::of(&id, peer_described(stream.get_ref().1)),
         destination: own,
         service: service(services, stream.get_ref().1.server_name()),
         protocol: "http",

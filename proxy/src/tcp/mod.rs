@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use meshfed_runtime::tls::peer_described;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -63,10 +64,10 @@ pub async fn relay(
         }
     };
     parties.service = Arc::clone(&cluster.host);
-    parties.destination = upstream
-        .peer()
-        .as_ref()
-        .map_or_else(|| Party { cluster: Arc::clone(&endpoint.cluster), ..Party::default() }, Party::of);
+    parties.destination = upstream.peer().as_ref().map_or_else(
+        || Party { cluster: Arc::clone(&endpoint.cluster), ..Party::default() },
+        |id| Party::of(id, upstream.described()),
+    );
     parties.security = Security::of(upstream.is_tls());
     let domain = upstream.peer().map(|id| id.trust_domain);
     let standing = || match (&domain, core.state.trust()) {
@@ -112,7 +113,7 @@ pub async fn serve_inbound(
     let standing = || guest.standing(core.state.trust());
     let parties = Parties {
         reporter: Reporter::Destination,
-        source: Party::of(&id),
+        source: Party::of(&id, peer_described(client.get_ref().1)),
         destination: core.own_party(),
         service: service(services, client.get_ref().1.server_name()),
         protocol: "tcp",

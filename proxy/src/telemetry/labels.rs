@@ -4,6 +4,7 @@ use std::fmt::Error;
 use std::sync::Arc;
 
 use meshfed_model::identity::{Principal, SpiffeId};
+use meshfed_model::metadata::WorkloadMetadata;
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 
 /// What stands where nothing is known, as in Istio.
@@ -174,8 +175,8 @@ impl Security {
 /// One end of an exchange.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Party {
-    /// The workload (its service account); empty when unknown.
-    pub workload: Arc<str>,
+    /// What the workload is called, by its cluster; by its service account, where that says nothing.
+    pub metadata: Arc<WorkloadMetadata>,
     /// Its namespace; empty when unknown.
     pub namespace: Arc<str>,
     /// Its verified SPIFFE ID; empty when unknown.
@@ -185,16 +186,29 @@ pub struct Party {
 }
 
 impl Party {
-    /// What a verified identity says; the cluster is the first label of its trust domain (`<cluster>.F`, D1).
+    /// What a verified identity says, and its issuer of its workload; the cluster is the first label of its trust domain
+    /// (`<cluster>.F`, D1).
     #[must_use]
-    pub fn of(id: &SpiffeId) -> Self {
+    pub fn of(id: &SpiffeId, metadata: Option<WorkloadMetadata>) -> Self {
         let cluster = id.trust_domain.as_str().split('.').next().unwrap_or_default().into();
-        let (namespace, workload) = match &id.principal {
+        let (namespace, account) = match &id.principal {
             Principal::Workload { namespace, service_account } => (namespace.as_str().into(), service_account.clone()),
             Principal::Agent { .. } | Principal::Federator { .. } => (Arc::from(""), Arc::from("")),
         };
-        Self { workload, namespace, principal: id.to_string().into(), cluster }
+        let metadata = metadata.map_or_else(|| called(&account), Arc::new);
+        Self { metadata, namespace, principal: id.to_string().into(), cluster }
     }
+    /// A workload of which no certificate is known.
+    #[must_use]
+    pub fn unattested(namespace: &str, service_account: &str) -> Self {
+        Self { metadata: called(&service_account.into()), namespace: namespace.into(), ..Self::default() }
+    }
+}
+
+/// A workload that is called by its service account.
+fn called(account: &Arc<str>) -> Arc<WorkloadMetadata> {
+    let (workload, service) = (Arc::clone(account), Arc::clone(account));
+    Arc::new(WorkloadMetadata { workload, service, ..WorkloadMetadata::default() })
 }
 
 /// Who speaks with whom; everything that is known before the answer.
@@ -226,25 +240,25 @@ impl Parties {
     }
     fn encode_into(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), Error> {
         let (name, namespace) = self.service_parts();
+        let (from, to) = (&*self.source.metadata, &*self.destination.metadata);
         for (key, value) in [
             ("reporter", self.reporter.as_str()),
-            ("source_workload", &self.source.workload),
+            ("source_workload", &from.workload),
             ("source_workload_namespace", &self.source.namespace),
-            ("source_canonical_service", &self.source.workload),
+            ("source_canonical_service", &from.service),
             ("source_principal", &self.source.principal),
             ("source_cluster", &self.source.cluster),
-            // A peer is known by its certificate, which tells no labels of its workload.
-            ("source_app", UNKNOWN),
-            ("source_version", UNKNOWN),
-            ("source_canonical_revision", UNKNOWN),
-            ("destination_workload", &self.destination.workload),
+            ("source_app", &from.app),
+            ("source_version", &from.version),
+            ("source_canonical_revision", &from.revision),
+            ("destination_workload", &to.workload),
             ("destination_workload_namespace", &self.destination.namespace),
-            ("destination_canonical_service", &self.destination.workload),
+            ("destination_canonical_service", &to.service),
             ("destination_principal", &self.destination.principal),
             ("destination_cluster", &self.destination.cluster),
-            ("destination_app", UNKNOWN),
-            ("destination_version", UNKNOWN),
-            ("destination_canonical_revision", UNKNOWN),
+            ("destination_app", &to.app),
+            ("destination_version", &to.version),
+            ("destination_canonical_revision", &to.revision),
             ("destination_service", &self.service),
             ("destination_service_name", name),
             ("destination_service_namespace", namespace),

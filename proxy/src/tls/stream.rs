@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use meshfed_model::identity::SpiffeId;
+use meshfed_model::metadata::WorkloadMetadata;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
@@ -43,6 +44,16 @@ impl Stream {
             Self::Plain(_) => None,
             Self::Client(tls) => meshfed_runtime::tls::peer_verified(tls.get_ref().1),
             Self::Server(tls) => meshfed_runtime::tls::peer_verified(tls.get_ref().1),
+        }
+    }
+
+    /// What the issuer of its certificate says of the workload at the other end.
+    #[must_use]
+    pub fn described(&self) -> Option<WorkloadMetadata> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Client(tls) => meshfed_runtime::tls::peer_described(tls.get_ref().1),
+            Self::Server(tls) => meshfed_runtime::tls::peer_described(tls.get_ref().1),
         }
     }
 

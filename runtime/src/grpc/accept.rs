@@ -161,7 +161,13 @@ impl Acceptor {
         if let Some(leaf) = leaf {
             leaf_sha256 = digest(&SHA256, leaf).as_ref().try_into().ok();
         }
-        let peer = PeerInfo { id: tls::peer_verified(conn), address: Some(address), uds_cred: None, leaf_sha256 };
+        let peer = PeerInfo {
+            id: tls::peer_verified(conn),
+            metadata: tls::peer_described(conn),
+            address: Some(address),
+            uds_cred: None,
+            leaf_sha256,
+        };
         let mut limits = self.limits.each;
         let held = if let Some(id) = &peer.id {
             cut = self.cut.child_token();

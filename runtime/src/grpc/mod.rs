@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use meshfed_model::identity::SpiffeId;
+use meshfed_model::metadata::WorkloadMetadata;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -52,6 +53,8 @@ pub struct UCred {
 pub struct PeerInfo {
     /// The verified SPIFFE ID; none where no certificate was sent, and on Unix sockets.
     pub id: Option<SpiffeId>,
+    /// What the issuer of its certificate says of its workload.
+    pub metadata: Option<WorkloadMetadata>,
     /// The peer's address on TCP.
     pub address: Option<SocketAddr>,
     /// The peer's credentials on a Unix socket.

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use meshfed_model::identity::SpiffeId;
+use meshfed_model::metadata::WorkloadMetadata;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::{ClientConfig, CommonState, ServerConfig};
 
+mod described;
 mod signature;
 mod store;
 mod svid;
@@ -17,6 +19,7 @@ mod verifier;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use described::{EXTENSION as DESCRIPTION_EXTENSION, described, description};
 pub use signature::{is_self_signed, is_signed_by};
 pub use store::{Identity, IdentityError, IdentityStore, InvalidAnchor, TrustSnapshot, TrustStore};
 pub use svid::{CHAIN_BYTES_MAX, CHAIN_CERTS_MAX, Role, SvidError, anchor_trust_domain, peer_spiffe_id, verify_svid};
@@ -124,4 +127,13 @@ pub fn peer_verified(conn: &CommonState) -> Option<SpiffeId> {
         return None;
     }
     peer_spiffe_id(conn.peer_certificates()?.first()?).ok()
+}
+
+/// What the issuer of that peer's certificate says of its workload; nothing is known of a peer that is not verified.
+#[must_use]
+pub fn peer_described(conn: &CommonState) -> Option<WorkloadMetadata> {
+    if conn.is_handshaking() {
+        return None;
+    }
+    described(conn.peer_certificates()?.first()?)
 }
