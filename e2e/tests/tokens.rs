@@ -128,7 +128,11 @@ fn a_reset_ends_the_old_credentials() {
 /// Mutation seen to fail: the request of a join logged as a whole.
 #[test]
 fn a_secret_is_told_once() {
-    let mut fleet = Fleet::start_at(None, "127.0.0.1", &["--log-level", "trace"]);
+    let mut fleet = Fleet::start_at(
+        None,
+        "127.0.0.1",
+        &["--log-level", "trace,h2=trace,hyper=trace,hyper_util=trace,rustls=trace,tonic=trace,tower=trace"],
+    );
     let used = fleet.token(None, "east", &["--region", "eu", "--network", "net-east=10.1.0.0/16"]);
     let unused = fleet.token(None, "west", &["--region", "eu", "--network", "net-west=10.2.0.0/16"]);
     let joined = fleet.join(None, &used, "east");

@@ -9,7 +9,7 @@ use meshfed_proxy::capture::{nft, resolvers, rules};
 use meshfed_runtime::drain::Signals;
 
 use crate::exit::{self, Failure, Outcome};
-use crate::output::print;
+use crate::output::{print, remark};
 
 /// Arguments of `meshfed proxy`.
 #[derive(clap::Args)]
@@ -136,7 +136,11 @@ fn init(args: &InitArgs) -> Outcome {
         exclude_outbound_ports: args.exclude_outbound_ports.iter().copied().collect(),
         exclude_outbound_cidrs: args.exclude_outbound_cidrs.iter().cloned().collect(),
     };
-    carry_out(&rules::install(&options), args.dry_run)
+    let done = carry_out(&rules::install(&options), args.dry_run)?;
+    if !args.dry_run {
+        remark(&format!("table inet {} stands: {options}", rules::TABLE));
+    }
+    Ok(done)
 }
 
 fn read(file: &Path) -> Result<resolvers::ResolvConf, Failure> {

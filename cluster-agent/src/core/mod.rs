@@ -259,6 +259,16 @@ impl Core {
         if silent != self.index.is_silent() {
             tell::tell_silence(!silent);
         }
+        tracing::debug!(
+            version = %self.source.version,
+            changes = update.changes.len(),
+            objects = self.source.objects,
+            faults = self.source.errors.len(),
+            services = dirty.services.len(),
+            exports = dirty.exports.len(),
+            workloads = dirty.workloads.len(),
+            "source: changes applied"
+        );
         self.note_refused();
         if first {
             self.effects.gateways = Some(self.index.gateway_offers());
@@ -274,6 +284,8 @@ impl Core {
     /// A change of what one origin shows.
     pub fn apply_view(&mut self, change: ViewChange, now: Instant, wall: SystemTime) {
         let (origin, complete) = (change.origin.clone(), change.delta.complete);
+        let (version, changed, gone) = (change.delta.version, change.delta.upserts.len(), change.delta.removals.len());
+        tracing::debug!(%origin, %version, complete, changed, gone, "view: a change of what a cluster shows");
         let imported = self.view.service_count();
         match self.view.apply(change) {
             Ok(dirty) => {
@@ -295,6 +307,7 @@ impl Core {
 
     /// An origin is gone.
     pub fn origin_gone(&mut self, origin: &ClusterName, now: Instant, wall: SystemTime) {
+        tracing::debug!(%origin, "view: a cluster shows nothing any more");
         let dirty = self.view.remove_origin(origin);
         self.effects.report = true;
         self.apply_view_dirty(&dirty);

@@ -347,10 +347,13 @@ impl Core {
         let Some(entry) = self.streams.get_mut(&id) else { return };
         let Phase::Admitted(admitted) = &entry.phase else { return };
         let seen = admitted.seen(&self.store, entry.secrets_only, view_unknown);
+        let workload = &admitted.workload.key;
         match entry.machine.request(kind, request, &seen, now) {
-            Ok(Outcome::Noted | Outcome::Acked) => {}
+            Ok(outcome @ (Outcome::Noted | Outcome::Acked)) => {
+                let (kind, more, fewer) = (kind.as_str(), request.subscribe.len(), request.unsubscribe.len());
+                tracing::debug!(stream = id, %workload, kind, ?outcome, more, fewer, nonce = request.nonce, "xDS: request");
+            }
             Ok(Outcome::Nacked { names, error }) => {
-                let workload = &admitted.workload.key;
                 tracing::warn!(%workload, kind = kind.as_str(), ?names, error, "a proxy refused resources; it keeps the last good ones");
                 self.effects.nacks.push((kind, error));
                 self.effects.rows = true;
@@ -520,6 +523,9 @@ impl Core {
         let seen = admitted.seen(&self.store, entry.secrets_only, view_unknown);
         for response in entry.machine.poll(&seen, now) {
             *self.effects.pushes.entry(response.kind).or_default() += 1;
+            let (workload, kind) = (&admitted.workload.key, response.kind.as_str());
+            let (resources, removed) = (response.resources.len(), response.removed.len());
+            tracing::debug!(stream = id, %workload, kind, resources, removed, nonce = response.nonce, "xDS: push");
             self.effects.outbound.push((id, Outbound::Response(response)));
         }
         if entry.secrets_only {

@@ -130,6 +130,7 @@ impl Election {
             };
             match looked.map_err(|_elapsed| LookError::Late).flatten() {
                 Ok(Some((role, at))) => {
+                    tracing::debug!(lease = self.name, ?role, renewed = at.is_some(), "lease: looked at");
                     told.clear();
                     self.renewed = at;
                     self.tell(role, at.is_some());

@@ -356,6 +356,7 @@ impl Hub {
             loop {
                 let next = state.next(id)?;
                 let clock = clock::timestamp().to_string();
+                super::messages::log(id, &next);
                 if let Some(message) = super::messages::message(state, id, next, clock) {
                     return Some(message);
                 }

@@ -42,3 +42,26 @@ pub(super) fn message(state: &State, id: SessionId, next: Next, clock: String) -
     };
     Some(wire::HubMessage { message: Some(message) })
 }
+
+/// What a session is sent, for who looks for a fault.
+pub(super) fn log(session: SessionId, next: &Next) {
+    match next {
+        Next::View { origin, delta, .. } => {
+            let (version, complete) = (delta.version, delta.complete);
+            let (changed, gone) = (delta.upserts.len(), delta.removals.len());
+            tracing::debug!(?session, %origin, %version, complete, changed, gone, "view: a change is sent");
+        }
+        Next::OfferAck(ack) => {
+            tracing::debug!(?session, version = %ack.version, refused = ack.refused.len(), "offer: ACK is sent");
+        }
+        Next::OriginGone(origin) => tracing::debug!(?session, %origin, "view: a cluster is gone"),
+        Next::Fenced(reason) => tracing::debug!(?session, reason, "session: fenced"),
+        Next::Bundle(trust_domain) => tracing::debug!(?session, %trust_domain, "a bundle is sent"),
+        Next::BundleGone(trust_domain) => tracing::debug!(?session, %trust_domain, "a bundle is withdrawn"),
+        Next::Members => tracing::debug!(?session, "the members are sent"),
+        Next::Policies => tracing::debug!(?session, "the policies are sent"),
+        Next::SharedNetworks => tracing::debug!(?session, "the shared networks are sent"),
+        Next::CaughtUp(interests) => tracing::debug!(?session, interests, "view: all of it is sent"),
+        Next::Query(_) | Next::Heartbeat | Next::Seniority(_) => {}
+    }
+}

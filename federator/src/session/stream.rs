@@ -295,6 +295,7 @@ impl Reader {
                 Err(Status::invalid_argument(format!("{what} was not expected here")))
             }
             Heard::Ack(ack) => {
+                tracing::debug!(cluster = %self.cluster, origin = %ack.origin, version = %ack.version, refused = ack.refused.len(), "view: ACK");
                 for refusal in &ack.refused {
                     let (cluster, origin, resource) = (&self.cluster, &ack.origin, &refusal.subject);
                     let reason = &refusal.message;
@@ -322,6 +323,17 @@ impl Reader {
             Untaken::Over => Status::unavailable(untaken.to_string()),
         })?;
         let Some(taken) = taken.filter(|t| t.reached) else { return Ok(()) };
+        tracing::debug!(
+            cluster = %self.cluster,
+            base = %taken.base,
+            version = %taken.version,
+            complete = taken.complete,
+            services = taken.services.len(),
+            exported = taken.added.len(),
+            withdrawn = taken.removed.len(),
+            gateways = taken.gateways,
+            "offer: a change is taken"
+        );
         let settled = self.hub.settle(&self.cluster, &taken).await;
         let settled = settled.map_err(|e| Status::unavailable(e.to_string()))?;
         self.hub.change(|s| s.offered(id, &taken, settled.claims, &settled.dropped));

@@ -46,6 +46,33 @@ pub struct CaptureOptions {
     pub exclude_outbound_cidrs: BTreeSet<Cidr>,
 }
 
+impl CaptureOptions {
+    /// The resolvers whose port 53 is captured, and where their queries go.
+    fn dns(&self) -> impl Iterator<Item = (&IpAddr, u16)> {
+        self.dns_port.into_iter().flat_map(|first| self.resolvers.iter().zip(first..))
+    }
+}
+
+impl std::fmt::Display for CaptureOptions {
+    /// What the rules do, in a line.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "inbound TCP goes to port {}, outbound TCP to port {}", self.inbound_port, self.outbound_port)?;
+        for (resolver, port) in self.dns() {
+            write!(f, ", DNS of {resolver} to port {port}")?;
+        }
+        let open: BTreeSet<u16> = ALWAYS_OPEN.into_iter().chain(self.exclude_inbound_ports.iter().copied()).collect();
+        write!(f, "; left alone: uid {}, inbound ports {}", self.proxy_uid, ports(&open))?;
+        if !self.exclude_outbound_ports.is_empty() {
+            write!(f, ", outbound ports {}", ports(&self.exclude_outbound_ports))?;
+        }
+        if !self.exclude_outbound_cidrs.is_empty() {
+            let cidrs: Vec<String> = self.exclude_outbound_cidrs.iter().map(ToString::to_string).collect();
+            write!(f, ", connections to {}", cidrs.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
 /// The transaction that puts the rules in force, whatever of the table is there already.
 #[must_use]
 pub fn install(options: &CaptureOptions) -> String {
@@ -88,12 +115,10 @@ pub fn install(options: &CaptureOptions) -> String {
     line(format_args!("\tchain outbound {{"));
     line(format_args!("\t\ttype nat hook output priority -100; policy accept;"));
     line(format_args!("\t\tmeta skuid {} goto own", options.proxy_uid));
-    if let Some(first) = options.dns_port {
-        for (resolver, port) in options.resolvers.iter().zip(first..) {
-            let family = family(*resolver);
-            for protocol in ["udp", "tcp"] {
-                line(format_args!("\t\t{family} daddr {resolver} {protocol} dport 53 redirect to :{port}"));
-            }
+    for (resolver, port) in options.dns() {
+        let family = family(*resolver);
+        for protocol in ["udp", "tcp"] {
+            line(format_args!("\t\t{family} daddr {resolver} {protocol} dport 53 redirect to :{port}"));
         }
     }
     line(format_args!("\t\toifname \"lo\" return"));

@@ -112,6 +112,8 @@ pub struct Discovery {
     held: Held,
     metrics: DiscoveryMetrics,
     started: bool,
+    /// Why there is no agent, as the log was told; empty while there is one.
+    lost: String,
     /// What leads nowhere, as the log was told.
     told: BTreeSet<String>,
     channel: watch::Sender<Option<Channel>>,
@@ -140,6 +142,7 @@ impl Discovery {
                 held,
                 metrics: DiscoveryMetrics::register(metrics),
                 started: false,
+                lost: String::new(),
                 told: BTreeSet::new(),
                 channel,
             },
@@ -153,7 +156,6 @@ impl Discovery {
     /// The first listeners could not be bound.
     pub async fn run<S: Sockets>(mut self, sockets: &mut S, drain: Watch) -> Result<(), Problems> {
         let mut backoff = Backoff::with(RETRY_BASE, RETRY_CAP, fastrand::u64(..));
-        let mut told = String::new();
         loop {
             let ended = tokio::select! {
                 biased;
@@ -165,14 +167,14 @@ impl Discovery {
             let pause = backoff.failed(clock::instant());
             let pause_milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
             // The same reason again and again would bury everything else in the log.
-            if ended == told {
+            if ended == self.lost {
                 tracing::debug!(reason = %ended, pause_milliseconds, "discovery: still no agent");
             } else if !self.started {
                 tracing::warn!(agent = %self.config.agent, reason = %ended, "discovery: no agent yet; nothing is served until there is one, and it is tried again");
             } else {
                 tracing::warn!(agent = %self.config.agent, reason = %ended, "discovery: agent lost; what is known stays, and it is tried again");
             }
-            told = ended;
+            self.lost = ended;
             tokio::select! {
                 () = drain.signaled() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}

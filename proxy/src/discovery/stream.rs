@@ -25,6 +25,8 @@ const REQUESTS: usize = 64;
 const WARM_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a stream may bring nothing to listen on before that is told, once.
 const QUIET: Duration = Duration::from_secs(3);
+/// Names of one response or subscription that the log shows.
+const NAMES_SHOWN: usize = 8;
 /// Longest text of a refusal.
 const REFUSAL_MAX: usize = 4096;
 /// gRPC's INVALID_ARGUMENT.
@@ -87,7 +89,7 @@ pub(super) async fn follow<S: Sockets>(
     this.channel.send_replace(Some(channel));
     let mut quiet = Some(Instant::from_std(clock::instant()) + QUIET);
     loop {
-        quiet = quiet.filter(|_| !this.started);
+        quiet = quiet.filter(|_| !this.started || this.is_lost());
         let event = tokio::select! {
             message = responses.message() => match message {
                 Ok(Some(response)) => Event::Response(Box::new(response)),
@@ -103,6 +105,7 @@ pub(super) async fn follow<S: Sockets>(
                 // Endpoints are most of all changes and refer to nothing: their cost must not grow with what is held.
                 let refers = Kind::of_type_url(&response.type_url) != Some(Kind::Endpoint)
                     || !talk.open.contains(&Kind::Listener);
+                this.regained();
                 talk.take(this, &response);
                 if !refers {
                     continue;
@@ -111,6 +114,11 @@ pub(super) async fn follow<S: Sockets>(
             Event::Deadline => talk.expire(this),
             Event::Quiet => {
                 quiet = None;
+                if this.started {
+                    // It answers nothing to who holds everything.
+                    this.regained();
+                    continue;
+                }
                 tracing::warn!(
                     node = this.config.node.id,
                     "the agent has nothing for this workload yet: no WorkloadEntry names it, or --mode gateway and no gateway Service selects it; the agent's log says what its namespace has; waiting"
@@ -121,6 +129,19 @@ pub(super) async fn follow<S: Sockets>(
         talk.settle(this, sockets)?;
         if talk.requests.is_closed() {
             return Ok("the stream to the agent is closed".to_owned());
+        }
+    }
+}
+
+/// The first of some names, and how many there are.
+struct Names<'a>(Vec<&'a str>);
+
+impl std::fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown: Vec<&str> = self.0.iter().take(NAMES_SHOWN).copied().collect();
+        match self.0.len().saturating_sub(shown.len()) {
+            0 => write!(f, "[{}]", shown.join(", ")),
+            more => write!(f, "[{}, and {more} more]", shown.join(", ")),
         }
     }
 }
@@ -137,6 +158,16 @@ fn describe(status: &tonic::Status) -> String {
 }
 
 impl Discovery {
+    fn is_lost(&self) -> bool {
+        !self.lost.is_empty()
+    }
+    /// The agent is there: it answers, or a stream to it has stood for a while. Told once.
+    fn regained(&mut self) {
+        if self.is_lost() {
+            self.lost.clear();
+            tracing::info!(agent = %self.config.agent, "discovery: connected to the agent again");
+        }
+    }
     /// Warns of what leads nowhere: once, and again when it has been otherwise meanwhile.
     fn tell_nowhere(&mut self) {
         let now = self.held.nowhere(&self.config.inbound);
@@ -216,6 +247,9 @@ impl Conversation {
         this.metrics.resources.get_or_create(&label).inc_by(response.resources.len() as u64);
         this.metrics.bytes.get_or_create(&label).inc_by(bytes as u64);
         let applied = this.held.apply(kind, response);
+        let names = Names(response.resources.iter().map(|r| r.name.as_str()).collect());
+        let (removed, refused) = (response.removed_resources.len(), applied.refused.len());
+        tracing::debug!(kind = kind.as_str(), %names, removed, refused, nonce = response.nonce, "discovery: resources");
         for (name, why) in &applied.refused {
             this.metrics.refused.get_or_create(&label).inc();
             tracing::warn!(kind = kind.as_str(), name = %name, why = %why, "discovery: resource refused, the last good one stays");
@@ -304,6 +338,8 @@ impl Conversation {
             if add.is_empty() && gone.is_empty() {
                 continue;
             }
+            let (more, fewer) = (Names(add.iter().map(String::as_str).collect()), gone.len());
+            tracing::debug!(kind = kind.as_str(), %more, fewer, "discovery: subscription");
             this.held.unsubscribed(kind, &gone);
             self.send(DeltaDiscoveryRequest {
                 type_url: kind.type_url().to_owned(),

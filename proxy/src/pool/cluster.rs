@@ -89,6 +89,7 @@ impl Slot {
     pub fn answered(&self) {
         let endpoint = self.endpoint.borrow();
         if endpoint.counters.failing_until.load(Ordering::Relaxed) != 0 {
+            tracing::debug!(endpoint = %endpoint.address, "an endpoint that failed has answered: it is used again");
             endpoint.counters.failing_until.store(0, Ordering::Relaxed);
         }
     }

@@ -183,6 +183,7 @@ impl Mirror {
         }
         match result {
             Ok(written) => {
+                tracing::debug!(%name, object = object(&name, &write), what = ?target(&write), "mirror: written");
                 turn.progress = true;
                 self.metrics.count("ok");
                 if service {
