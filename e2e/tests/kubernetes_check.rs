@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use meshfed_e2e::binary::{meshfed, workspace};
 use meshfed_e2e::kube::ApiServer;
 use meshfed_e2e::process::run;
@@ -84,6 +85,14 @@ fn membership(name: &str) -> String {
     .to_string()
 }
 
+/// The agents' Lease, renewed then by this one.
+fn lease(holder: &str, renewed: &str) -> String {
+    json!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": { "name": "meshfed-agent", "namespace": "meshfed-system" },
+        "spec": { "holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": renewed } })
+    .to_string()
+}
+
 fn set_status(server: &ApiServer, object: &str, status: &Value) {
     let patch = json!({ "status": status }).to_string();
     let _patched =
@@ -103,7 +112,8 @@ fn conditions(list: &[(&str, &str)]) -> Value {
 
 /// From an empty API server to a member: each step leaves exactly one thing amiss, which is named with its remedy.
 ///
-/// Mutations seen to fail: `ready >= wanted` written `ready <= wanted`; `CONDITIONS` without `Connected`.
+/// Mutations seen to fail: `ready >= wanted` written `ready <= wanted`; `CONDITIONS` without `Connected`. Mutations not tried
+/// yet: `age <= RENEWED_MAX` without the age; the holder's name not asked for.
 #[test]
 fn each_check_fails_by_itself_and_says_how_to_mend_it() {
     let server = ApiServer::start();
@@ -121,6 +131,8 @@ fn each_check_fails_by_itself_and_says_how_to_mend_it() {
     foreign(&server, "multicluster.x-k8s.io_serviceexports.yaml");
     foreign(&server, "multicluster.x-k8s.io_serviceimports.yaml");
     only(&server, "MF0002", &["neither Deployment meshfed-agent", "helm install"]);
+    let (_, warned) = ended(server.command(meshfed()).args(["check", "-o", "json"]), "warn");
+    assert!(warned.iter().any(|(id, text)| id == "MF0004" && text.contains("not there any more")), "{warned:?}");
 
     server.apply(&deployment("meshfed-agent"));
     only(&server, "MF0002", &["0 of 1 pods", "logs deploy/meshfed-agent"]);
@@ -133,6 +145,18 @@ fn each_check_fails_by_itself_and_says_how_to_mend_it() {
     let _deleted = server.ok(&["delete", "crd", imports]);
     only(&server, "MF0005", &["no kind ServiceImport", "mcs=true"]);
     foreign(&server, "multicluster.x-k8s.io_serviceimports.yaml");
+    assert_eq!(check(&server, &[]), (0, Vec::new()));
+
+    server.apply(&lease("meshfed-agent-1", "2026-01-01T00:00:00.000000Z"));
+    only(
+        &server,
+        "MF0016",
+        &["is not renewed by meshfed-agent-1", "the last word of one that is gone", "logs deploy/"],
+    );
+    let now = format!("{:.6}", Timestamp::now());
+    server.apply(&lease("", &now));
+    only(&server, "MF0016", &["is held by nobody", "delete membership"]);
+    server.apply(&lease("meshfed-agent-1", &now));
     assert_eq!(check(&server, &[]), (0, Vec::new()));
 
     server.apply(&deployment("meshfed-eastwest"));
@@ -166,8 +190,8 @@ fn each_check_fails_by_itself_and_says_how_to_mend_it() {
 /// What works is no failure, and is told: a hub whose fleet ends with its pod, names that only pods with a sidecar
 /// resolve. `meshfed dns corefile` prints what makes the second pass.
 ///
-/// Mutations seen to fail: `empty_dir.is_none()` written `is_some()`; `is_ours` true of every target. Not tried
-/// yet: `blocks > 1` written `blocks > 2`.
+/// Mutations seen to fail: `empty_dir.is_none()` written `is_some()`; `is_ours` true of every target. Mutations not tried
+/// yet: `blocks > 1` written `blocks > 2`; `phase == "Bound"` written `!=`.
 #[test]
 fn what_is_less_than_its_user_thinks_is_a_warning() {
     let server = ApiServer::start();
@@ -187,6 +211,13 @@ fn what_is_less_than_its_user_thinks_is_a_warning() {
     hub["spec"]["template"]["spec"]["volumes"] =
         json!([{ "name": "data", "persistentVolumeClaim": { "claimName": "meshfed-hub" } }]);
     server.apply(&hub.to_string());
+    only(&server, "MF0009", &["claim meshfed-hub, which is not there", "persistence.existingClaim"]);
+    let claim = json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": { "name": "meshfed-hub", "namespace": "meshfed-system" },
+        "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } });
+    server.apply(&claim.to_string());
+    only(&server, "MF0009", &["of no StorageClass, which is Pending", "describe pvc meshfed-hub"]);
+    set_status(&server, "pvc/meshfed-hub", &json!({ "phase": "Bound" }));
     assert_eq!(warned(&server, &[]), []);
     let _deleted = server.ok(&["-n", "meshfed-system", "delete", "deployment", "meshfed-hub"]);
 
@@ -308,12 +339,25 @@ fn an_api_server_that_gives_nothing_is_named_with_what_it_said() {
 /// Before an installation: which flags the chart of the kinds takes, and what would keep pods from being injected.
 ///
 /// Mutations seen to fail: `beside` gives no flag for kinds that are all there; the level `baseline` counts as
-/// privileged. Not tried yet: `brought` always false.
+/// privileged. Mutations not tried yet: `brought` always false; any class is the default.
 #[test]
 fn before_an_installation_each_check_says_what_would_be_in_the_way() {
     let server = ApiServer::start();
     let pre = |flags: &[&str]| check(&server, &[&["--pre"], flags].concat());
     assert_eq!(pre(&[]), (0, Vec::new()));
+    let class = |default: &str| {
+        let class = json!({ "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "example.com/disk",
+            "metadata": { "name": "disk", "annotations": { "storageclass.kubernetes.io/is-default-class": default } } });
+        server.apply(&class.to_string());
+        warned(&server, &["--pre"])
+    };
+    let missing = |found: &[(String, String)], word: &str| {
+        let [(id, text)] = found else { panic!("one warning: {found:?}") };
+        assert!(id == "MF0017" && text.contains(word) && text.contains("persistence.storageClass"), "{text}");
+    };
+    missing(&warned(&server, &["--pre"]), "none at all");
+    missing(&class("false"), "there is disk");
+    assert_eq!(class("true"), []);
 
     foreign(&server, "multicluster.x-k8s.io_serviceexports.yaml");
     only_of(pre(&[]), "MF0011", &["has ServiceExport of", "but not ServiceImport of", "--set mcs=false"]);

@@ -5,6 +5,7 @@
 mod before;
 mod kinds;
 mod release;
+mod storage;
 
 use std::time::Duration;
 
@@ -52,8 +53,10 @@ mod id {
     pub(super) const CLOCK: Id = Id("MF0013", "clock");
     pub(super) const HUB: Id = Id("MF0014", "hub");
     pub(super) const LABELS: Id = Id("MF0015", "injection-labels");
+    pub(super) const LEASE: Id = Id("MF0016", "agent-lease");
+    pub(super) const CLASS: Id = Id("MF0017", "default-storage-class");
 
-    pub(super) const ALL: [Id; 15] = [
+    pub(super) const ALL: [Id; 17] = [
         KINDS,
         AGENT,
         GATEWAY,
@@ -69,6 +72,8 @@ mod id {
         CLOCK,
         HUB,
         LABELS,
+        LEASE,
+        CLASS,
     ];
 }
 
@@ -199,7 +204,7 @@ async fn look(place: &Place, namespace: &str) -> Result<Vec<Found>, Failure> {
     let agent = deployment("meshfed-agent").await?;
     if let Some(hub) = deployment("meshfed-hub").await? {
         found.push(available(id::HUB_DEPLOYMENT, "meshfed-hub", &hub, namespace));
-        found.push(release::hub_volume(&hub));
+        found.push(storage::hub_volume(place, &hub, namespace).await?);
         if agent.is_none() && listed.is_empty() {
             return Ok(found);
         }
@@ -223,7 +228,18 @@ async fn look(place: &Place, namespace: &str) -> Result<Vec<Found>, Failure> {
             found.push(release::gateway_addresses(place, namespace).await?);
         }
     }
-    found.push(member(&listed, namespace));
+    found.push(match member(&listed, namespace) {
+        // What a condition says is the word of who wrote it last.
+        said if agent.is_none() && !said.fails() => Found::warn(
+            id::MEMBERSHIP,
+            format!("{}, says an agent that is not there any more", said.message),
+            format!("install the release again, or kubectl -n {namespace} delete membership --all"),
+        ),
+        said => said,
+    });
+    if agent.is_some() && !listed.is_empty() {
+        found.extend(release::agent_lease(place, namespace).await?);
+    }
     found.extend(release::injection_labels(place).await?);
     if agent.is_some() {
         found.extend(release::cluster_dns(place, namespace).await?);

@@ -35,6 +35,7 @@ pub(super) async fn look(place: &Place, hub: Option<&super::Hub>) -> Result<Vec<
     found.push(kinds(place).await?);
     found.push(pod_security(place).await?);
     found.extend(super::release::injection_labels(place).await?);
+    found.extend(super::storage::default_class(place).await?);
     found.push(clocks(place).await?);
     if let Some(hub) = hub {
         found.push(reach(hub).await);

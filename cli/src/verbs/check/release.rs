@@ -1,13 +1,16 @@
-//! Edge. The checks of what a release is made of besides its Deployments: names, addresses, and what outlives a pod.
+//! Edge. The checks of what a release is made of besides its Deployments: names, addresses, and who leads.
 
 use std::time::Duration;
 
 use futures::future::join_all;
-use k8s_openapi::api::apps::v1::Deployment;
+use jiff::SignedDuration;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::Api;
 use kube::api::ListParams;
 use meshfed_cluster_agent::membership::connect::Place;
+use meshfed_runtime::clock;
 
 use super::{Found, id};
 use crate::exit::Failure;
@@ -20,6 +23,11 @@ const CORE_DNS: [&str; 2] = ["coredns", "coredns-custom"];
 const SYSTEM: &str = "kube-system";
 /// Addresses of gateways, `IP:PORT` and `,` between.
 const ADDRESSES: &str = "federation.meshfed.io/gateway-addresses";
+/// The Lease of the agents of a release.
+const LEASE: &str = "meshfed-agent";
+/// How long ago it may have been renewed by the clock of this machine, which may be as far away as `MF0013` lets it: agents
+/// renew it every two seconds.
+const RENEWED_MAX: SignedDuration = SignedDuration::from_secs(125);
 /// Whether a namespace's pods are injected.
 const INJECTION: &str = "federation.meshfed.io/injection";
 /// Namespaces that are named.
@@ -158,14 +166,33 @@ fn announced(service: &Service) -> Vec<String> {
     ingress.filter_map(|i| i.ip.as_ref().or(i.hostname.as_ref())).filter_map(at).collect()
 }
 
-/// Whether what a hub knows outlives its pod.
-pub(super) fn hub_volume(hub: &Deployment) -> Found {
-    let pod = hub.spec.as_ref().and_then(|s| s.template.spec.as_ref());
-    let data = pod.and_then(|p| p.volumes.as_ref()?.iter().find(|v| v.name == "data"));
-    if data.is_some_and(|v| v.empty_dir.is_none()) {
-        return Found::pass(id::HUB_VOLUME, "the hub's data is on a volume of its own");
-    }
-    let message = "the hub's data is in its pod: root key, members and tokens, the whole fleet, end with it";
-    let remedy = "for more than a trial: install helm/meshfed-hub with persistence.enabled=true, and join again";
-    Found::warn(id::HUB_VOLUME, message, remedy)
+/// Whether an agent stands behind what Membership says: its conditions stay as the last agent left them. `None`: there is
+/// no Lease, or it may not be read by whom we are.
+pub(super) async fn agent_lease(place: &Place, namespace: &str) -> Result<Option<Found>, Failure> {
+    let leases: Api<Lease> = Api::namespaced(place.client.clone(), namespace);
+    let lease = match leases.get_opt(LEASE).await {
+        Ok(lease) => lease,
+        Err(kube::Error::Api(status)) if status.code == 403 => return Ok(None),
+        Err(error) => return Err(refused(place, &error)),
+    };
+    let Some(spec) = lease.and_then(|lease| lease.spec) else { return Ok(None) };
+    let held = spec.holder_identity.filter(|holder| !holder.is_empty());
+    let age = spec.renew_time.map(|MicroTime(at)| clock::timestamp().duration_since(at));
+    let since = age.map_or_else(String::new, |age| format!(", for {} s", age.as_secs().max(0)));
+    Ok(Some(match (held, age) {
+        (Some(holder), Some(age)) if age <= RENEWED_MAX => {
+            Found::pass(id::LEASE, format!("Lease {LEASE} is renewed by {holder}"))
+        }
+        (holder, _) => {
+            let who = holder.map_or_else(|| "is held by nobody".to_owned(), |h| format!("is not renewed by {h}"));
+            let message = format!(
+                "Lease {LEASE} {who}{since}: no agent leads, and what Membership says is the last word of one that is gone"
+            );
+            let remedy = format!(
+                "kubectl -n {namespace} logs deploy/meshfed-agent; where the release is gone for good, \
+                 kubectl -n {namespace} delete membership --all"
+            );
+            Found::fail(id::LEASE, message, remedy)
+        }
+    }))
 }
