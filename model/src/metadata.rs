@@ -100,8 +100,8 @@ mod tests {
 
     /// The order in which labels count, what stands where none is there, and values that no API server lets through.
     ///
-    /// Mutations not tried yet: `SERVICE_LABELS` or `REVISION_LABELS` in the other order; `unwrap_or(workload)` with the
-    /// default; `value` takes what is not plain.
+    /// Mutations seen to fail: `SERVICE_LABELS` or `REVISION_LABELS` in the other order; `unwrap_or(workload)` with the
+    /// default; `known` takes what is not plain.
     #[test]
     fn labels_name_service_and_revision_in_istios_order() {
         assert_eq!(of(&[]), ["b-deployment", "latest", "", ""]);
@@ -116,7 +116,7 @@ mod tests {
 
     /// A text of anybody: five fields of plain letters and of bounded length, or nothing.
     ///
-    /// Mutations not tried yet: `plain` does not look at the length; it takes every byte; four fields are enough.
+    /// Mutations seen to fail: `plain` does not look at the length; it takes every byte.
     #[test]
     fn only_the_text_form_parses() {
         let long = format!("{};s;r;a;v", "w".repeat(254));

@@ -168,7 +168,8 @@ endpoints:
 /// A ServiceImport is shown by an agent and read by none; a Service that one has made says so, and is judged by who makes
 /// them.
 ///
-/// Mutations not tried yet: the early return for `ServiceImport` left out of `known`; `made` answered `false`.
+/// Mutations not tried yet: the early return for `ServiceImport` left out of `kinds::known`; `made`, the local of the check of
+/// annotations in `read/common.rs`, is false.
 #[test]
 fn what_meshfed_makes_itself_is_left_alone() {
     for version in ["v1alpha1", "v1beta1"] {
