@@ -3,10 +3,11 @@
 /// Domains whose keys mean something to Kubernetes, to us or to what applies and deletes objects: no export writes them onto
 /// objects of other clusters.
 const RESERVED: &[&str] = &["kubernetes.io", "k8s.io", "meshfed.io", "istio.io", "helm.sh", "argoproj.io", "fluxcd.io"];
-/// What Kubernetes recommends to everybody, but for [`MANAGED_BY`].
+/// What Kubernetes recommends to everybody, but for [`OWNERS`].
 const RECOMMENDED: &str = "app.kubernetes.io";
-/// Whose an object is.
-const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Whose an object is: what applies and prunes objects tells by these which are its own. Argo CD tracks an application's objects
+/// by `instance` where it is told to track by label.
+const OWNERS: [&str; 2] = ["app.kubernetes.io/managed-by", "app.kubernetes.io/instance"];
 
 /// Whether Kubernetes takes it as the key of a label or annotation: `[PREFIX/]NAME`, the name at most 63 of letters,
 /// digits, `-`, `_` and `.`, the prefix a DNS name.
@@ -39,7 +40,7 @@ pub fn is_value(value: &str) -> bool {
 pub fn is_reserved(key: &str) -> bool {
     let Some((domain, _)) = key.split_once('/') else { return false };
     let within = |of: &str| domain == of || domain.strip_suffix(of).is_some_and(|rest| rest.ends_with('.'));
-    RESERVED.iter().any(|of| within(of)) && (domain != RECOMMENDED || key == MANAGED_BY)
+    RESERVED.iter().any(|of| within(of)) && (domain != RECOMMENDED || OWNERS.contains(&key))
 }
 
 #[cfg(test)]
@@ -67,7 +68,7 @@ mod tests {
         }
     }
 
-    /// Mutation not tried yet: `rest.ends_with('.')` answered `true`.
+    /// Mutations not tried yet: `rest.ends_with('.')` answered `true`; `instance` left out of `OWNERS`.
     #[test]
     fn keys_of_others_are_reserved() {
         for (key, want) in [
@@ -81,6 +82,7 @@ mod tests {
             ("argocd.argoproj.io/tracking-id", true),
             ("app.kubernetes.io/name", false),
             ("app.kubernetes.io/managed-by", true),
+            ("app.kubernetes.io/instance", true),
         ] {
             assert_eq!(is_reserved(key), want, "{key}");
         }
