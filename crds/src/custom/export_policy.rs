@@ -25,6 +25,7 @@ use super::shape::{PATTERN, labels};
     label("app.kubernetes.io/part-of", "meshfed"),
     doc = "To whom the exports of some services go; several policies add up, and 'to: {}' is nobody.",
     printcolumn(name = "CLUSTERS", type_ = "string", json_path = ".spec.to.clusters"),
+    printcolumn(name = "LABELS", type_ = "string", json_path = ".spec.to.labels"),
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(
         name = "RESOLVED",
@@ -44,7 +45,7 @@ pub struct ExportPolicySpec {
     /// Which services.
     #[schemars(length(min = 1, max = 256), extend("x-kubernetes-list-type" = "atomic"))]
     pub services: Vec<ServiceSelector>,
-    /// Which clusters; the exporting one has to be among them for its own clients of the clusterset name.
+    /// Which other clusters; the exporting one has the service in any case.
     pub to: ExportTarget,
 }
 

@@ -74,6 +74,10 @@ pub struct MembershipStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
     pub trust_domain: Option<String>,
+    /// The id of the token that it joined with: the ten characters after `mf1.`, which are no secret.
+    #[serde(default, rename = "tokenID", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub token_id: Option<String>,
     /// The generation that was judged.
     #[serde(default)]
     pub observed_generation: i64,

@@ -45,6 +45,12 @@ const CLUSTER: &[Row] = &[
     (
         "Accepted",
         "False",
+        "NetworkConflict",
+        "another cluster has a network of this name with other ranges; no token is made by it: change one of the two",
+    ),
+    (
+        "Accepted",
+        "False",
         "DiffersFromToken",
         "a member keeps what its token gave it: change it back, or join again with another token",
     ),
