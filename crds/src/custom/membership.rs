@@ -74,7 +74,7 @@ pub struct MembershipStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 255))]
     pub trust_domain: Option<String>,
-    /// The id of the token that it joined with: the ten characters after `mf1.`, which are no secret.
+    /// The id of the token that it joined with, which is no secret.
     #[serde(default, rename = "tokenID", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub token_id: Option<String>,
