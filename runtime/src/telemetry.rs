@@ -37,6 +37,10 @@ pub enum TelemetryError {
     },
 }
 
+/// A library's own log of each request that failed, which names neither address nor object, and its directive: whoever asked logs
+/// the same error with both. Directives that name the library have the last word.
+const REPEATED: (&str, &str) = ("kube_client", "kube_client::client::builder=off");
+
 /// Our own crates, by the first letters of their targets.
 const OURS: &str = "meshfed";
 
@@ -58,6 +62,9 @@ fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
             }
             Ok(_) | Err(_) => directives.push(directive.to_owned()),
         }
+    }
+    if !level.contains(REPEATED.0) {
+        directives.push(REPEATED.1.to_owned());
     }
     EnvFilter::builder().parse(directives.join(",")).map_err(|_parse| refuse())
 }

@@ -146,7 +146,12 @@ impl Acceptor {
                 let reason = tls::refusal(&e).map(tls::SvidError::as_str);
                 self.metrics.refuse(reason.unwrap_or("handshake"));
                 let why = tls::refusal(&e).map_or_else(|| e.to_string(), crate::telemetry::chain_of);
-                tracing::info!(peer = %address, reason = reason.unwrap_or("handshake"), "handshake refused: {why}");
+                if reason.is_none() && e.kind() == io::ErrorKind::UnexpectedEof {
+                    // Nothing was refused: who dials too early, or only looks whether somebody listens, hangs up.
+                    tracing::debug!(peer = %address, "the peer hung up before the handshake ended: {why}");
+                } else {
+                    tracing::info!(peer = %address, reason = reason.unwrap_or("handshake"), "handshake refused: {why}");
+                }
                 return None;
             }
             Err(_elapsed) => {
