@@ -187,6 +187,7 @@ async fn an_anchor_is_certified_for_the_tokens_own_cluster_only() {
         version: "0.1.0".to_owned(),
         clock: clock::timestamp().to_string(),
         offers: Vec::new(),
+        joining: false,
     };
     let planned = hub.client(&token).await.plan(plan).await.unwrap().into_inner();
     assert!(planned.allowed, "{planned:?}");

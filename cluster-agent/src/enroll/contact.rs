@@ -69,12 +69,27 @@ impl Contact {
         token: &Token,
         offers: Vec<pb::PlannedOffer>,
     ) -> Result<(pb::PlanResponse, Placement), EnrollError> {
+        self.ask(token, offers, false).await
+    }
+
+    /// Where the token would place whoever is about to join with it: a refusal is that of the join.
+    pub(super) async fn placement(&mut self, token: &Token) -> Result<Placement, EnrollError> {
+        Ok(self.ask(token, Vec::new(), true).await?.1)
+    }
+
+    async fn ask(
+        &mut self,
+        token: &Token,
+        offers: Vec<pb::PlannedOffer>,
+        joining: bool,
+    ) -> Result<(pb::PlanResponse, Placement), EnrollError> {
         let request = pb::PlanRequest {
             token: Some(credential(token)),
             protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             clock: meshfed_runtime::clock::timestamp().to_string(),
             offers,
+            joining,
         };
         let response = self.client.plan(request).await.map_err(|status| self.error(&status))?.into_inner();
         let placement = Placement::try_from(&response).map_err(|error| self.untrusted(&error.to_string()))?;

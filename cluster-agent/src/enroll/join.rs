@@ -80,7 +80,7 @@ pub async fn join_keeping(
     // What was asked before may have been taken: asking what the token would give, of a used one, would be refused.
     let trust_domain = match Pending::asked(&data_dir, token.id()) {
         Some(trust_domain) => trust_domain,
-        None => contact.plan(&token, Vec::new()).await?.1.trust_domain,
+        None => contact.placement(&token).await?.trust_domain,
     };
     let pending = Pending::open(&data_dir)?;
     if let Some(from) = &ca_from {

@@ -26,7 +26,7 @@ use super::joining::Joining;
 use super::leaving::Step;
 use super::plan::{Joiner, Known, plan};
 use super::record::{Grant, MemberRecord, StoredState, TokenRecord, member_key};
-use super::refusal::Refusal;
+use super::refusal::{Act, Refusal};
 use super::registry::Registry;
 use super::token::{JoinerKeys, TokenRefusal};
 use crate::fleet::{Declarations, FleetRead, Members, MergePreview};
@@ -43,7 +43,7 @@ const MESSAGE_MAX: usize = 4 << 10;
 /// Labels of joins.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct JoinLabel {
-    /// `joined`, `planned`, `renewed`, `left`, `refused`, `reused` (a used token came with other keys), `limited`, `invalid` or
+    /// `joined`, `planned`, `renewed`, `left`, `refused`, `reused` (a used token came with other keys, to join), `limited`, `invalid` or
     /// `failed`.
     pub(super) result: &'static str,
 }
@@ -98,25 +98,29 @@ impl Enroll {
         &self.registry
     }
 
-    fn end<T>(&self, what: &'static str, address: IpAddr, result: Result<T, Refusal>) -> Result<Response<T>, Status> {
-        match result {
+    /// Counts and tells how it ended; `done`: the word of the metric for what was granted.
+    fn end<T>(
+        &self,
+        (act, done): (Act, &'static str),
+        address: IpAddr,
+        result: Result<T, Refusal>,
+    ) -> Result<Response<T>, Status> {
+        let refusal = match result {
             Ok(answer) => {
-                self.joins.get_or_create(&JoinLabel { result: what }).inc();
-                Ok(Response::new(answer))
+                self.joins.get_or_create(&JoinLabel { result: done }).inc();
+                return Ok(Response::new(answer));
             }
-            Err(refusal) => {
-                self.joins.get_or_create(&JoinLabel { result: refusal.result() }).inc();
-                let reason = meshfed_runtime::telemetry::chain(&refusal);
-                if matches!(refusal, Refusal::Token(TokenRefusal::Used)) {
-                    // Its holder has the secret (JT3).
-                    let stolen = "a used token came again with other keys; if its use was not yours, it was stolen";
-                    tracing::error!(%address, "{what}: refused: {stolen}");
-                } else {
-                    tracing::warn!(%address, reason, "{what}: refused");
-                }
-                Err(refusal.status())
-            }
+            Err(refusal) => refusal,
+        };
+        self.joins.get_or_create(&JoinLabel { result: refusal.result(act) }).inc();
+        if refusal.is_alarm(act) {
+            let stolen = "a used token came again with other keys; if its use was not yours, it was stolen";
+            tracing::error!(%address, "a join is refused: {stolen}");
+        } else {
+            let reason = meshfed_runtime::telemetry::chain(&refusal);
+            tracing::warn!(%address, reason, "a {} is refused", act.as_str());
         }
+        Err(refusal.status())
     }
 
     async fn token(&self, credential: Option<&pb::TokenCredential>) -> Result<TokenRecord, Refusal> {
@@ -389,7 +393,7 @@ async fn count(
     if is_renewal || enroll.registry.admits(address(&peer)) {
         return next.run(request).await;
     }
-    match enroll.end::<()>("attempt", address(&peer), Err(Refusal::Limited)) {
+    match enroll.end::<()>((Act::Attempt, "attempt"), address(&peer), Err(Refusal::Limited)) {
         Err(status) => status.into_http(),
         Ok(_) => Status::internal("a refusal that is none").into_http(),
     }
@@ -399,16 +403,18 @@ async fn count(
 impl Enrollment for Enroll {
     async fn plan(&self, request: Request<pb::PlanRequest>) -> Result<Response<pb::PlanResponse>, Status> {
         let address = address_of(&request);
-        let result = self.planned(request.into_inner()).await;
+        let request = request.into_inner();
+        let act = if request.joining { Act::Join } else { Act::Plan };
+        let result = self.planned(request).await;
         if result.is_ok() {
             self.registry.gives_back(address);
         }
-        self.end("planned", address, result)
+        self.end((act, "planned"), address, result)
     }
     async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
         let address = address_of(&request);
         let result = self.joined(request.into_inner()).await;
-        self.end("joined", address, result)
+        self.end((Act::Join, "joined"), address, result)
     }
     async fn challenge(
         &self,
@@ -416,7 +422,7 @@ impl Enrollment for Enroll {
     ) -> Result<Response<pb::ChallengeResponse>, Status> {
         let address = address_of(&request);
         self.end(
-            "challenged",
+            (Act::Challenge, "challenged"),
             address,
             self.nonce(&request.into_inner().cluster).map(|nonce| pb::ChallengeResponse { nonce: nonce.to_vec() }),
         )
@@ -425,12 +431,12 @@ impl Enrollment for Enroll {
         let peer = PeerInfo::of(&request);
         let address = address(&peer);
         let result = self.renewed(peer, request.into_inner()).await;
-        self.end("renewed", address, result)
+        self.end((Act::Renewal, "renewed"), address, result)
     }
     async fn leave(&self, request: Request<pb::LeaveRequest>) -> Result<Response<pb::LeaveResponse>, Status> {
         let peer = PeerInfo::of(&request);
         let address = address(&peer);
         let result = self.left(peer, request.into_inner()).await;
-        self.end("left", address, result)
+        self.end((Act::Leave, "left"), address, result)
     }
 }

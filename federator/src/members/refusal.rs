@@ -14,6 +14,38 @@ pub const TOKEN_SENTENCE: &str = "join refused: the token is not valid for this 
 pub const RENEW_SENTENCE: &str = "renewal refused: this cluster is no member, or the proof does not hold; \
                                   see the federator's log, and join again with a new token";
 
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Anything, by somebody who asks too often.
+    Attempt,
+    /// What a join would do.
+    Plan,
+    /// A join, or what is asked just before it.
+    Join,
+    /// A number to sign.
+    Challenge,
+    /// Another certificate of an agent.
+    Renewal,
+    /// To leave.
+    Leave,
+}
+
+impl Act {
+    /// The word for logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Attempt => "attempt",
+            Self::Plan => "plan",
+            Self::Join => "join",
+            Self::Challenge => "challenge",
+            Self::Renewal => "renewal",
+            Self::Leave => "leave",
+        }
+    }
+}
+
 /// Why.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
@@ -39,8 +71,8 @@ pub enum Refusal {
     },
     /// A live cluster has that name.
     #[error(
-        "join refused: cluster '{cluster}' is a member already; to take its place, make a token that may replace it \
-         and join with --replace"
+        "join refused: cluster '{cluster}' is a member already; let it leave first (on Kubernetes: meshfed leave --kube), or \
+         choose another name; without Kubernetes, join --replace takes its place by a token that may"
     )]
     Exists {
         /// Which.
@@ -72,11 +104,17 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether somebody is to look at it at once: somebody wanted to join with a token that others have used, so its secret is in
+    /// two hands (JT3). A plan of its holder, say of whoever joined by it and asks again, is no such thing.
+    #[must_use]
+    pub const fn is_alarm(&self, act: Act) -> bool {
+        matches!((self, act), (Self::Token(TokenRefusal::Used), Act::Join))
+    }
     /// A stable word for the metric: what kind of end a join had.
     #[must_use]
-    pub const fn result(&self) -> &'static str {
+    pub const fn result(&self, act: Act) -> &'static str {
         match self {
-            Self::Token(TokenRefusal::Used) => "reused",
+            Self::Token(_) if self.is_alarm(act) => "reused",
             Self::Token(_) | Self::Exists { .. } | Self::Clash { .. } | Self::RootOffline | Self::Renewal { .. } => {
                 "refused"
             }
@@ -99,5 +137,22 @@ impl Refusal {
                 Status::new(Code::Unavailable, "the federator cannot do this now; try again, and see its log")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever joins with a used token has its secret; whoever asks what it would do may be the one who used it.
+    ///
+    /// Mutation not tried yet: `is_alarm` blind to the act.
+    #[test]
+    fn a_plan_with_a_used_token_is_no_alarm() {
+        let used = Refusal::Token(TokenRefusal::Used);
+        assert_eq!((used.is_alarm(Act::Join), used.result(Act::Join)), (true, "reused"));
+        assert_eq!((used.is_alarm(Act::Plan), used.result(Act::Plan)), (false, "refused"));
+        let expired = Refusal::Token(TokenRefusal::Expired);
+        assert_eq!((expired.is_alarm(Act::Join), expired.result(Act::Join)), (false, "refused"));
     }
 }
