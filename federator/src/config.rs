@@ -41,8 +41,8 @@ pub struct FederatorArgs {
     /// listens on all addresses and agents are on other machines
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Vec<String>,
-    /// Fleet-wide objects, which bind every cluster: FailoverPolicy and ExportPolicy, from the files below PATH, or from
-    /// the API server, in the hub's namespace
+    /// Fleet-wide objects, which bind every cluster: FailoverPolicy, ExportPolicy and Mesh, from the files below PATH; or from
+    /// the API server, the policies in the hub's namespace, and Cluster, too
     #[arg(long, value_name = "dir:PATH|kubernetes")]
     pub source: Option<String>,
     /// With --source kubernetes or --admin-secret: the kubeconfig [default: KUBECONFIG, ~/.kube/config, the pod's account]

@@ -172,6 +172,20 @@ pub struct Declaration {
     pub zones: Vec<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Whose it is.
+    pub origin: DeclaredBy,
+    /// Why no cluster can join by it, in words; none: nothing is known against it.
+    pub conflict: Option<String>,
+}
+
+/// Who has declared something of a cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DeclaredBy {
+    /// A user, whose word binds tokens.
+    #[default]
+    User,
+    /// The hub itself, from the token that the cluster joined with last: it binds nobody.
+    Hub,
 }
 
 /// It could not be found out what is declared.

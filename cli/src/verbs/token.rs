@@ -35,7 +35,8 @@ enum TokenVerb {
     after_help = "The token goes to stdout, and nothing else (with -o json or yaml the API's whole answer). Example:
   meshfed token create --cluster east --network net-east=10.1.0.0/16 \\
     --gateway-cidr 203.0.113.11/32 --region eu --zone eu-1 > east.token
-On Kubernetes a Cluster object of the cluster's name gives what is left out; what contradicts it is refused."
+On Kubernetes a Cluster object of the cluster's name gives what is left out; what contradicts it is refused. One that the hub
+made from the last token gives all of its terms, where none is named here."
 )]
 struct CreateArgs {
     /// The cluster that may join

@@ -10,8 +10,7 @@ use meshfed_model::names::ClusterName;
 use meshfed_runtime::telemetry::chain;
 use tokio::sync::OnceCell;
 
-use super::judge::declaration_of;
-use super::owner::is_ours;
+use super::judge::declared_by;
 use crate::fleet::{Declaration, DeclarationError, Declarations};
 
 /// How long the API server has for the answer.
@@ -40,7 +39,7 @@ impl Declarations for Declared {
         let api = Api::<Cluster>::all(client.clone());
         let found = tokio::time::timeout(PATIENCE, api.get_opt(cluster.as_str())).await.map_err(|e| failed(&e))?;
         match found {
-            Ok(found) => Ok(found.filter(|cluster| !is_ours(cluster)).map(|cluster| declaration_of(&cluster.spec))),
+            Ok(found) => Ok(found.as_ref().map(declared_by)),
             // A server without the kind has none declared.
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
             Err(error) => Err(failed(&error)),

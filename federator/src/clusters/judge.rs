@@ -4,12 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::Timestamp;
 use meshfed_api::http::{Network, TokenRequest};
-use meshfed_crds::custom::{Cluster, ClusterNetwork, ClusterSpec, ClusterStatus, Conditions, say_the_same};
+use meshfed_crds::custom::{
+    Cluster, ClusterNetwork, ClusterSpec, ClusterStatus, Condition, ConditionStatus, Conditions, say_the_same,
+};
 use meshfed_model::network::Cidr;
 
 use super::owner::is_ours;
-use crate::fleet::{Declaration, Member, MemberState};
+use crate::fleet::{Declaration, DeclaredBy, Member, MemberState};
 use crate::members::token::check;
+
+/// The reason of a Cluster by which no cluster can join.
+const CONFLICT: &str = "NetworkConflict";
 
 /// What is known of a name.
 #[derive(Debug, Clone, Copy)]
@@ -75,8 +80,22 @@ pub(super) fn spec_of(member: &Member) -> ClusterSpec {
     }
 }
 
+/// What tokens take from an object, and what is known against it.
+pub(super) fn declared_by(cluster: &Cluster) -> Declaration {
+    let origin = if is_ours(cluster) { DeclaredBy::Hub } else { DeclaredBy::User };
+    Declaration { origin, conflict: conflict_of(cluster), ..declaration_of(&cluster.spec) }
+}
+
+/// Why no cluster can join by it, where its status says so of this very spec.
+fn conflict_of(cluster: &Cluster) -> Option<String> {
+    let status = cluster.status.as_ref()?;
+    let judged = Some(status.observed_generation) == cluster.metadata.generation;
+    let against = |c: &&Condition| c.type_ == "Accepted" && c.status == ConditionStatus::False && c.reason == CONFLICT;
+    status.conditions.iter().find(against).filter(|_| judged).map(|condition| condition.message.clone())
+}
+
 /// What tokens take from a spec.
-pub(super) fn declaration_of(spec: &ClusterSpec) -> Declaration {
+fn declaration_of(spec: &ClusterSpec) -> Declaration {
     let networks = spec.networks.iter().map(|n| Network { name: n.name.clone(), cidrs: n.cidrs.clone() });
     Declaration {
         networks: networks.collect(),
@@ -84,6 +103,7 @@ pub(super) fn declaration_of(spec: &ClusterSpec) -> Declaration {
         regions: spec.regions.clone(),
         zones: spec.zones.clone(),
         labels: spec.labels.clone(),
+        ..Declaration::default()
     }
 }
 
@@ -199,7 +219,7 @@ fn refusal(
     }
     // A member has joined: who differs from it is told so, not the member.
     if let Some(clash) = clash.filter(|_| live.is_none()) {
-        return Some(("NetworkConflict", format!("no cluster can join by it: {clash}")));
+        return Some((CONFLICT, format!("no cluster can join by it: {clash}")));
     }
     let difference = difference(&cluster.spec, live?)?;
     let message = format!(
@@ -258,7 +278,6 @@ pub(super) fn differs(cluster: &Cluster, status: &ClusterStatus) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use meshfed_crds::custom::ConditionStatus;
     use meshfed_model::member as model;
     use meshfed_model::network::Network;
 
@@ -292,6 +311,28 @@ mod tests {
 
     fn has(all: &[(String, ConditionStatus, String)], type_: &str, status: ConditionStatus, reason: &str) -> bool {
         all.iter().any(|(t, s, r)| t == type_ && *s == status && r == reason)
+    }
+
+    /// A token for a cluster that could not join by it is not made, in the words of the condition; what was said of an earlier
+    /// spec is no word of this one.
+    ///
+    /// Mutation not tried yet: `judged` answered `true`.
+    #[test]
+    fn a_clash_that_the_status_tells_is_told_to_tokens() {
+        let east = member(MemberState::Active);
+        let mut cluster = Cluster::new("south", spec_of(&east));
+        cluster.metadata.generation = Some(2);
+        let clash = Some("network net-east is elsewhere");
+        let none = Known { member: None, connected: false, waits: None, clash: None };
+        let mut told = |clash, generation| {
+            cluster.status = Some(status(&cluster, "south", Known { clash, ..none }, Timestamp::UNIX_EPOCH));
+            cluster.metadata.generation = Some(generation);
+            let declared = declared_by(&cluster);
+            cluster.metadata.generation = Some(2);
+            declared.conflict
+        };
+        assert!(told(clash, 2).is_some_and(|why| why.contains("net-east is elsewhere")));
+        assert_eq!((told(clash, 3), told(None, 2)), (None, None));
     }
 
     /// A Cluster that was made from a token says what the member is bound to, and what it is by that is told.

@@ -7,7 +7,7 @@ use meshfed_api::http::{FieldError, Network, TokenRequest};
 use meshfed_model::network::Cidr;
 
 use super::token::{Wanted, check};
-use crate::fleet::Declaration;
+use crate::fleet::{Declaration, DeclaredBy};
 
 /// A request as it is once the declaration is read, and what each said where the two differ.
 struct Merged {
@@ -23,13 +23,34 @@ struct Merged {
 /// Every field at fault: contradictions first, each with both values, then what [`check`] finds.
 pub fn judge(request: &TokenRequest, declared: Option<&Declaration>) -> Result<Wanted, Vec<FieldError>> {
     let Some(declared) = declared else { return check(request) };
+    // Of what the hub has written down itself, all or nothing: who names something means other terms than the last ones.
+    if declared.origin == DeclaredBy::Hub && !is_bare(request) {
+        return check(request);
+    }
     let merged = merge(request, declared);
     let mut faults = merged.faults;
+    faults.extend(declared.conflict.as_ref().map(|why| conflict(&request.cluster, why)));
     let found = check(&merged.request);
     if let Err(errors) = &found {
         faults.extend(errors.iter().map(|error| told(error, &request.cluster, &merged.taken)));
     }
     if faults.is_empty() { found } else { Err(faults) }
+}
+
+/// Whether it names nothing that a declaration could give.
+fn is_bare(request: &TokenRequest) -> bool {
+    let TokenRequest { networks, regions, zones, gateway_cidrs, labels, .. } = request;
+    networks.is_empty() && regions.is_empty() && zones.is_empty() && gateway_cidrs.is_empty() && labels.is_empty()
+}
+
+/// A token would be of no use: its join is refused.
+fn conflict(cluster: &str, why: &str) -> FieldError {
+    FieldError {
+        field: "cluster".to_owned(),
+        reason: "Conflict".to_owned(),
+        message: format!("Cluster {cluster} is not accepted: {why}"),
+        remedy: Some("change the Cluster first".to_owned()),
+    }
 }
 
 /// A fault in what was declared is mended there.
@@ -147,6 +168,7 @@ mod tests {
             regions: vec!["eu".into()],
             zones: vec!["eu-1".into()],
             labels: [("tier".to_owned(), "one".to_owned())].into(),
+            ..Declaration::default()
         }
     }
 
@@ -176,6 +198,24 @@ mod tests {
         let flags = r#"{"networks": [{"name": "n", "cidrs": []}], "regions": ["us"]}"#;
         let made = judge(&request(flags), Some(&open)).unwrap().grant;
         assert_eq!((made.labels, made.regions.contains("us")), (open.labels, true));
+    }
+
+    /// What the hub wrote down of the last token is the next one's terms where none are named, and binds nobody: with one flag of
+    /// its own a request says all of it. A Cluster by which nobody can join gives no token.
+    ///
+    /// Mutations not tried yet: `is_bare` answered `true`, and `false`; `conflict` left out of the faults.
+    #[test]
+    fn what_the_hub_made_gives_terms_and_binds_nobody() {
+        let last = Declaration { origin: DeclaredBy::Hub, ..declared() };
+        let bare = judge(&request("{}"), Some(&last)).unwrap().grant;
+        assert_eq!((bare.networks[0].name.as_str(), bare.labels), ("net-east", declared().labels));
+        let other = r#"{"networks": [{"name": "n", "cidrs": []}], "regions": ["us"]}"#;
+        let made = judge(&request(other), Some(&last)).unwrap().grant;
+        assert_eq!((made.networks[0].name.as_str(), made.zones.len(), made.labels.len()), ("n", 0, 0));
+        assert_eq!(judge(&request(r#"{"regions": ["us"]}"#), Some(&last)).unwrap_err()[0].field, "networks");
+        let clash = Declaration { conflict: Some("net-east is elsewhere".to_owned()), ..declared() };
+        let errors = judge(&request("{}"), Some(&clash)).unwrap_err();
+        assert!(errors.len() == 1 && errors[0].message.ends_with("not accepted: net-east is elsewhere"), "{errors:?}");
     }
 
     /// What contradicts is refused, all at once, with both values; what is declared wrongly is told as such.

@@ -26,6 +26,14 @@ fn failed(error: &StoreError) -> Refused {
     Refused::new(ProblemKind::Unavailable, "the registry cannot do this now; try again, and see the federator's log")
 }
 
+/// What to run in the cluster; `kube`: the hub's fleet is one of Kubernetes clusters.
+fn command(federator: &str, cluster: &str, kube: bool) -> Vec<String> {
+    let hub = format!("https://{federator}");
+    let whereto: &[&str] = if kube { &["--kube", "--context"] } else { &["--data-dir"] };
+    let words = ["meshfed", "join", &hub, "--token-file", "FILE"].into_iter();
+    words.chain(whereto.iter().copied()).chain([cluster]).map(str::to_owned).collect()
+}
+
 impl Enroll {
     /// The request, with what is declared of the cluster, checked.
     async fn wanted(&self, request: &TokenRequest) -> Result<Wanted, Refused> {
@@ -74,17 +82,7 @@ impl Enroll {
             id: record.id,
             token: secret.reveal().to_string(),
             expires_at: expires_at.to_string(),
-            command: [
-                "meshfed",
-                "join",
-                &format!("https://{federator}"),
-                "--token-file",
-                "FILE",
-                "--data-dir",
-                &cluster,
-            ]
-            .map(str::to_owned)
-            .to_vec(),
+            command: command(federator, &cluster, self.declarations().is_some()),
             cluster,
         })
     }
