@@ -268,6 +268,24 @@ fn files_are_injected_document_by_document() {
     assert!(errors[1].message.contains("run as another user"), "{errors:?}");
 }
 
+/// What an API server refuses is not passed on as something else: without quotes YAML reads a word as a boolean.
+///
+/// Mutation not tried yet: `not_text` left out.
+#[test]
+fn a_label_that_yaml_reads_as_a_boolean_is_refused() {
+    let text = "kind: Pod\napiVersion: v1\nmetadata: {name: true, labels: {app: false, version: 1, x: \"yes\"}}\nspec: {containers: [{name: a}]}\n";
+    let errors = inject_text(text, &config()).unwrap_err();
+    let told: Vec<&str> = errors.iter().map(|e| e.message.split(" is ").next().unwrap()).collect();
+    assert_eq!(told, ["metadata.name", "metadata.labels[app]", "metadata.labels[version]"], "{errors:?}");
+    assert!(
+        inject_text(
+            &text.replace(": true", ": \"true\"").replace("false", "\"no\"").replace(": 1", ": \"1\""),
+            &config()
+        )
+        .is_ok()
+    );
+}
+
 fn probe() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(json!({ "httpGet": { "path": "/x", "port": 8080 } })),

@@ -78,6 +78,35 @@ fn parse(document: &Document<'_>) -> Result<Value, TextError> {
     })
 }
 
+/// Where the metadata of what is injected is.
+const METADATA: [&str; 4] =
+    ["/metadata", "/spec/template/metadata", "/spec/jobTemplate/spec/template/metadata", "/template/metadata"];
+
+/// Names, labels and annotations that are no text, where an API server takes nothing else: without quotes YAML reads `yes` and
+/// `on` as a boolean and `1` as a number.
+fn not_text(object: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    let items = object.get("items").and_then(Value::as_array).into_iter().flatten();
+    for (object, at) in std::iter::once(object).chain(items).flat_map(|o| METADATA.iter().map(move |at| (o, *at))) {
+        let Some(metadata) = object.pointer(at) else { continue };
+        let field = at.trim_start_matches('/').replace('/', ".");
+        let mut judge = |path: String, value: &Value| {
+            if matches!(value, Value::Bool(_) | Value::Number(_)) {
+                found.push(format!("{field}.{path} is {value} and no text: put it in quotes"));
+            }
+        };
+        for part in ["name", "namespace", "generateName"] {
+            judge(part.to_owned(), &metadata[part]);
+        }
+        for part in ["labels", "annotations"] {
+            for (key, value) in metadata[part].as_object().into_iter().flatten() {
+                judge(format!("{part}[{key}]"), value);
+            }
+        }
+    }
+    found
+}
+
 /// What the text itself says of its namespaces.
 fn namespaces(objects: &[Value]) -> BTreeMap<String, NamespaceFacts> {
     let mut found = BTreeMap::new();
@@ -119,6 +148,7 @@ pub fn inject_text(text: &str, config: &InjectConfig) -> Result<InjectedText, Ve
     let mut done = InjectedText::default();
     for (document, mut object) in documents.iter().zip(parsed) {
         let line = first_line(document);
+        errors.extend(not_text(&object).into_iter().map(|message| TextError { line, message }));
         done.text.push_str(document.marker);
         let injected = match inject_object(&mut object, &facts, config) {
             Ok(injected) => injected,
