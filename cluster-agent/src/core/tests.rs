@@ -534,6 +534,28 @@ fn a_port_trusts_those_it_is_exported_to() {
     assert_eq!(b.trust_domains(1, "inbound|8080"), ["west.mesh.example"]);
 }
 
+/// An ExportPolicy is about other clusters: the own clients of the clusterset name keep their own endpoints, whoever it names,
+/// also where it names nobody.
+///
+/// Mutation not tried yet: `import` without what the own cluster exports.
+#[test]
+fn a_policy_that_does_not_name_its_own_cluster_takes_nothing_from_its_clients() {
+    const NAME: &str = "outbound|8080||a.shop.svc.clusterset.local";
+    let mut b = Bench::new();
+    b.bundles();
+    b.members();
+    b.file("a.yaml", &(service("a") + &entry("a-1", "a", "127.2.0.10")));
+    b.file("e.yaml", &export("a"));
+    b.open(1, MINE, node("shop/a"), &[(Kind::Cluster, &[]), (Kind::Endpoint, &[NAME])]);
+    let name: ServiceName = "shop/a".parse().unwrap();
+    for to in ["{clusters: [east]}", "{labels: {tier: one}}", "{}"] {
+        b.file("p.yaml", &format!("apiVersion: federation.meshfed.io/v1alpha1\nkind: ExportPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {{services: [{{namespace: shop, name: a}}], to: {to}}}\n---\n"));
+        let import = b.core.import(&name).unwrap();
+        assert!(import.ports[0].clusters.iter().any(|c| c.as_str() == "west"), "{to}: {import:?}");
+        assert_eq!(b.endpoints(1, NAME), ["127.2.0.10"], "{to}");
+    }
+}
+
 /// Mutation seen to fail: `table` lists all services.
 #[test]
 fn a_gateway_forwards_what_is_exported() {
