@@ -44,6 +44,11 @@ pub async fn at(options: connect::Options) -> Result<Place, Failure> {
     connect::connect(&options).await.map_err(|error| Failure::bad_input(chain(&error)))
 }
 
+/// Whether the API server has no such kind, where a list was asked for.
+pub fn is_missing_kind(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
 /// The API server did not answer, or refused: which one, what it said, and what to see to.
 pub fn refused(place: &Place, error: &kube::Error) -> Failure {
     let (whence, said) = (&place.whence, said(error));

@@ -73,6 +73,9 @@ pub async fn run(args: JoinArgs) -> Outcome {
         return Err(Failure::usage("say what joins: --kube a Kubernetes cluster, --data-dir DIR a cluster without it"));
     }
     if args.kube.kube && !args.plan && args.output.output == Format::Yaml {
+        if args.token.is_some() || args.token_file.is_some() {
+            remark("note: the token is no part of what is printed, and was not looked at");
+        }
         return join_kube::objects(&federator, &args.kube);
     }
     // A text that is no token cannot be known to any federator: the same sentence.

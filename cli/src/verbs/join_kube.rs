@@ -11,6 +11,7 @@ use kube::runtime::wait::await_condition;
 use meshfed_api::proto::federation as pb;
 use meshfed_ca::token::Token;
 use meshfed_cluster_agent::enroll::{Contact, EnrollError};
+use meshfed_cluster_agent::membership::TOKEN_ID;
 use meshfed_cluster_agent::membership::connect::{self, Place};
 use meshfed_crds::custom::{Condition, ConditionStatus, Membership};
 use meshfed_runtime::telemetry::chain;
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 use super::join::failure;
 use crate::exit::{Failure, Outcome};
 use crate::output::{Format, print, remark};
-use crate::place::{self, refused};
+use crate::place::{self, is_missing_kind, refused};
 
 /// Who writes what the command line writes.
 const FIELD_MANAGER: &str = "meshfed-cli";
@@ -72,7 +73,7 @@ impl KubeArgs {
 
 /// Prints the two objects instead of writing them. The token is no part of them.
 pub fn objects(federator: &str, args: &KubeArgs) -> Outcome {
-    for document in [secret(&args.namespace, PLACEHOLDER), membership(&args.namespace, federator)] {
+    for document in [secret(&args.namespace, PLACEHOLDER), membership(&args.namespace, federator, None)] {
         let yaml = serde_saphyr::to_string(&document).map_err(|error| Failure::failed(error.to_string()))?;
         print(&format!("---\n{yaml}"));
     }
@@ -86,7 +87,9 @@ pub async fn run(federator: &str, token: &Token, token_text: &str, args: &KubeAr
     let memberships: Api<Membership> = Api::namespaced(place.client.clone(), namespace);
     let found = memberships.get_opt(MEMBERSHIP).await.map_err(|error| refused(&place, &error))?;
     if let Some(found) = found.as_ref().filter(|found| holds(found, "Joined", ConditionStatus::True)) {
-        return already(federator, token, found, format).await;
+        unchanged(federator, token, found).await?;
+        show(found, format);
+        return Ok(0);
     }
     // What was refused before says nothing of this token.
     let before = found.as_ref().and_then(|found| condition(found, "Stalled")).map(|c| c.last_transition_time.clone());
@@ -94,7 +97,8 @@ pub async fn run(federator: &str, token: &Token, token_text: &str, args: &KubeAr
     let secrets: Api<Secret> = Api::namespaced(place.client.clone(), namespace);
     let written = secrets.patch(TOKEN_SECRET, &params, &Patch::Apply(secret(namespace, token_text))).await;
     written.map_err(|error| taken(&place, &format!("Secret {TOKEN_SECRET}"), &error))?;
-    let written = memberships.patch(MEMBERSHIP, &params, &Patch::Apply(membership(namespace, federator))).await;
+    let wanted = membership(namespace, federator, Some(token.id()));
+    let written = memberships.patch(MEMBERSHIP, &params, &Patch::Apply(wanted)).await;
     let written = written.map_err(|error| taken(&place, &format!("Membership {MEMBERSHIP}"), &error))?;
     remark(&format!("wrote Secret {TOKEN_SECRET} and Membership {MEMBERSHIP} in {namespace}; waiting for the agent"));
     let generation = written.metadata.generation.unwrap_or_default();
@@ -111,31 +115,28 @@ pub async fn installation(args: &KubeArgs) -> Result<Place, Failure> {
     Ok(place)
 }
 
-/// The name by which the cluster is a member; none where it is none.
+/// The Membership by which the cluster is a member; none where it is none.
 ///
 /// # Errors
 /// An API server that does not answer.
-pub async fn joined_as(place: &Place) -> Result<Option<String>, Failure> {
+pub async fn joined(place: &Place) -> Result<Option<Membership>, Failure> {
     let memberships: Api<Membership> = Api::namespaced(place.client.clone(), &place.namespace);
     let found = memberships.get_opt(MEMBERSHIP).await.map_err(|error| refused(place, &error))?;
-    let found = found.filter(|found| holds(found, "Joined", ConditionStatus::True));
-    Ok(found.and_then(|found| found.status).and_then(|status| status.cluster))
+    Ok(found.filter(|found| holds(found, "Joined", ConditionStatus::True)))
 }
 
 /// Kinds and agent are there.
 async fn installed(place: &Place) -> Result<(), Failure> {
     let namespace = &place.namespace;
     let memberships: Api<Membership> = Api::namespaced(place.client.clone(), namespace);
-    match memberships.list(&kube::api::ListParams::default().limit(1)).await {
-        Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.code == 404 => {
-            return Err(Failure::bad_input(
-                "the cluster has no kind Membership; install the kinds first: helm install meshfed-crds helm/meshfed-crds \
-                 (or: meshfed crds | kubectl apply --server-side -f -)",
-            ));
-        }
-        Err(error) => return Err(refused(place, &error)),
-    }
+    let listed = memberships.list(&kube::api::ListParams::default().limit(1)).await;
+    let _any = listed.map_err(|error| match is_missing_kind(&error) {
+        true => Failure::bad_input(
+            "the cluster has no kind Membership; install the kinds first: helm install meshfed-crds helm/meshfed-crds \
+             (or: meshfed crds | kubectl apply --server-side -f -)",
+        ),
+        false => refused(place, &error),
+    })?;
     let deployments: Api<Deployment> = Api::namespaced(place.client.clone(), namespace);
     match deployments.get_opt(AGENT).await.map_err(|error| refused(place, &error))? {
         Some(_) => Ok(()),
@@ -146,18 +147,31 @@ async fn installed(place: &Place) -> Result<(), Failure> {
     }
 }
 
-/// The cluster is a member: fine where the token is for the same one, which stays unused, and the hub knows it.
-async fn already(federator: &str, token: &Token, found: &Membership, format: Format) -> Outcome {
+/// A cluster that is a member stays what it is: fine where the token is for the same one, which stays unused, and the hub knows
+/// it. Nobody is asked of the token that it joined with: it is used, and would be refused.
+///
+/// # Errors
+/// A token for another cluster, or a hub of another fleet.
+pub async fn unchanged(federator: &str, token: &Token, found: &Membership) -> Result<(), Failure> {
+    if let Some(not) = condition(found, "Connected").filter(|c| c.status != ConditionStatus::True) {
+        remark(&format!("this cluster has joined, and is not connected now: {}", not.message));
+    }
     let member = found.status.as_ref().and_then(|s| s.cluster.as_deref()).unwrap_or("a member");
+    if is_its_token(found, token) {
+        return Ok(());
+    }
     let mut contact = Contact::open(federator, token).await.map_err(|error| failure(&error))?;
-    let (plan, placement) = contact.plan(token, Vec::new()).await.map_err(|error| {
-        if matches!(error, EnrollError::Refused) {
+    let (plan, placement) = match contact.plan(token, Vec::new()).await {
+        Ok(told) => told,
+        Err(EnrollError::Refused) if is_at(found, federator) => {
             remark(&format!(
-                "this cluster is {member} already; a token that is used or unknown does not say whose it was"
+                "this cluster is {member} already, and nothing was changed; whose the token is was not to be learnt: it is \
+                 used, expired or unknown"
             ));
+            return Ok(());
         }
-        failure(&error)
-    })?;
+        Err(error) => return Err(failure(&error)),
+    };
     if member != placement.cluster.as_str() {
         other_cluster(member, placement.cluster.as_str());
         return Err(failure(&EnrollError::Refused));
@@ -168,8 +182,18 @@ async fn already(federator: &str, token: &Token, found: &Membership, format: For
              its fleet was made anew: let it leave (meshfed leave --kube) and join again; {LOST_FLEET}"
         )));
     }
-    show(found, format);
-    Ok(0)
+    Ok(())
+}
+
+/// Whether the cluster joined with that very token.
+fn is_its_token(found: &Membership, token: &Token) -> bool {
+    found.status.as_ref().and_then(|status| status.token_id.as_deref()) == Some(token.id())
+}
+
+/// Whether the cluster is connected to the hub of that address.
+fn is_at(found: &Membership, federator: &str) -> bool {
+    let hub = found.spec.hub.trim_start_matches("https://").trim_end_matches('/');
+    hub == federator && holds(found, "Connected", ConditionStatus::True)
 }
 
 /// Whether the hub that was asked has a member of the token's name: for it the name is not free.
@@ -178,7 +202,7 @@ fn is_known(plan: &pb::PlanResponse) -> bool {
 }
 
 /// Says which of the two names it is that makes a token that is good the wrong one.
-pub fn other_cluster(member: &str, token: &str) {
+fn other_cluster(member: &str, token: &str) {
     remark(&format!(
         "this cluster is {member} already, and the token is for {token}; to join as {token}, let it leave first: meshfed \
          leave --kube"
@@ -266,17 +290,20 @@ fn secret(namespace: &str, token: &str) -> Value {
 }
 
 /// No tool that prunes or uninstalls takes a membership away by the way: its end is the cluster's leave.
-fn membership(namespace: &str, federator: &str) -> Value {
+/// `token`: the id of the token that was put into the Secret.
+fn membership(namespace: &str, federator: &str, token: Option<&str>) -> Value {
+    let mut annotations =
+        json!({ "argocd.argoproj.io/sync-options": "Prune=false", "helm.sh/resource-policy": "keep" });
+    if let Some(token) = token {
+        annotations[TOKEN_ID] = token.into();
+    }
     json!({
         "apiVersion": "federation.meshfed.io/v1alpha1",
         "kind": "Membership",
         "metadata": {
             "name": MEMBERSHIP,
             "namespace": namespace,
-            "annotations": {
-                "argocd.argoproj.io/sync-options": "Prune=false",
-                "helm.sh/resource-policy": "keep",
-            },
+            "annotations": annotations,
         },
         "spec": {
             "hub": format!("https://{federator}"),
@@ -296,4 +323,48 @@ fn taken(place: &Place, what: &str, error: &kube::Error) -> Failure {
         ));
     }
     refused(place, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(hub: &str, connected: &str, token: Option<&str>) -> Membership {
+        let condition = json!({ "type": "Connected", "status": connected, "observedGeneration": 1, "reason": "R",
+            "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z" });
+        let status = json!({ "cluster": "west", "tokenID": token, "observedGeneration": 1, "conditions": [condition] });
+        let mut written = membership("meshfed-system", hub, token);
+        written["status"] = status;
+        serde_json::from_value(written).unwrap()
+    }
+
+    /// Who joins by the command line comes under git without a conflict: the examples say what it writes, and may say more.
+    ///
+    /// Mutation not tried yet: another word in `sync-options`.
+    #[test]
+    fn the_examples_say_what_a_join_writes() {
+        let ours = membership("meshfed-system", "hub.example:15600", None);
+        for cluster in ["east", "west"] {
+            let path = format!("{}/../examples/gitops/clusters/{cluster}/membership.yaml", env!("CARGO_MANIFEST_DIR"));
+            let example: Value = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+            assert_eq!(example["spec"], ours["spec"]);
+            for (key, value) in ours["metadata"]["annotations"].as_object().unwrap() {
+                assert_eq!(example["metadata"]["annotations"][key], *value, "{cluster}: {key}");
+            }
+        }
+    }
+
+    /// The token that a cluster joined with is known by its id, and needs nobody to be asked; without a word of the hub, another
+    /// one is passed over only where the cluster is connected to that very hub.
+    ///
+    /// Mutations not tried yet: `is_its_token` always false; `is_at` blind to `Connected`.
+    #[test]
+    fn a_member_knows_its_token_and_its_hub() {
+        let (own, other) = (Token::generate([1; 32]).unwrap(), Token::generate([1; 32]).unwrap());
+        let found = member("hub.example:15600", "True", Some(own.id()));
+        assert!(is_its_token(&found, &own) && !is_its_token(&found, &other));
+        assert!(!is_its_token(&member("hub.example:15600", "True", None), &own));
+        assert!(is_at(&found, "hub.example:15600") && !is_at(&found, "other.example:15600"));
+        assert!(!is_at(&member("hub.example:15600", "False", None), "hub.example:15600"));
+    }
 }

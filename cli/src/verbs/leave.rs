@@ -15,7 +15,7 @@ use meshfed_runtime::telemetry::chain;
 
 use crate::exit::{Failure, Outcome};
 use crate::output::{print, remark};
-use crate::place::{self, refused};
+use crate::place::{self, is_missing_kind, refused};
 
 /// What the agent keeps of its membership, as the chart names it.
 const IDENTITY: &str = "meshfed-identity";
@@ -75,7 +75,11 @@ pub async fn run(args: LeaveArgs) -> Outcome {
 async fn by_object(place: &Place, timeout: Duration) -> Outcome {
     let deadline = tokio::time::Instant::now() + timeout;
     let memberships: Api<Membership> = Api::namespaced(place.client.clone(), &place.namespace);
-    let found = memberships.list(&kube::api::ListParams::default()).await.map_err(|error| refused(place, &error))?;
+    let found = memberships.list(&kube::api::ListParams::default()).await;
+    let found = found.map_err(|error| match is_missing_kind(&error) {
+        true => nothing_to_leave(place),
+        false => refused(place, &error),
+    })?;
     if found.items.is_empty() {
         let namespace = &place.namespace;
         remark(&format!(
@@ -97,6 +101,15 @@ async fn by_object(place: &Place, timeout: Duration) -> Outcome {
         }
     }
     until_let_go(place, deadline, timeout).await
+}
+
+/// Without the kind no cluster has joined by an object.
+fn nothing_to_leave(place: &Place) -> Failure {
+    Failure::bad_input(format!(
+        "the cluster has no kind Membership, so it has joined nothing and has nothing to leave: see that the API server {} is \
+         the one that is meant; the kind comes with helm/meshfed-crds",
+        place.whence
+    ))
 }
 
 /// Waits until the agent keeps nothing of a membership: it takes that out once the hub has let go.

@@ -40,18 +40,26 @@ const LISTED_WITHIN: Duration = Duration::from_secs(30);
 pub async fn run(federator: &str, token: &Token, args: &JoinArgs) -> Outcome {
     let (data_dir, format) = (&args.data_dir, args.output.output);
     let place = if args.kube.kube { Some(join_kube::installation(&args.kube).await?) } else { None };
+    if let Some(place) = &place
+        && let Some(found) = join_kube::joined(place).await?
+    {
+        join_kube::unchanged(federator, token, &found).await?;
+        let status = found.status.unwrap_or_default();
+        let (cluster, trust_domain) = (status.cluster.unwrap_or_default(), status.trust_domain.unwrap_or_default());
+        return show(&settled(&cluster, &trust_domain), None, format);
+    }
+    let member = data_dir.as_ref().and_then(|dir| AgentFile::read(dir).ok());
+    let as_it_is = |member: &AgentFile| settled(member.cluster.as_str(), member.trust_domain.as_str());
+    if let Some(member) = member.as_ref().filter(|member| member.token_id == token.id()) {
+        return show(&as_it_is(member), None, format);
+    }
     let mut contact = Contact::open(federator, token).await.map_err(|error| failure(&error))?;
     let (mut plan, placement) = contact.plan(token, Vec::new()).await.map_err(|error| failure(&error))?;
-    let member = data_dir.as_ref().and_then(|dir| AgentFile::read(dir).ok()).map(|file| file.cluster.to_string());
-    let member = match &place {
-        Some(place) => join_kube::joined_as(place).await?,
-        None => member,
-    };
-    if let Some(member) = member.filter(|member| member != placement.cluster.as_str()) {
-        if place.is_some() {
-            join_kube::other_cluster(&member, placement.cluster.as_str());
+    if let Some(member) = member {
+        if member.cluster != placement.cluster || member.fleet != placement.fleet {
+            return Err(failure(&EnrollError::Refused));
         }
-        return Err(failure(&EnrollError::Refused));
+        return show(&as_it_is(&member), Some(&placement), format);
     }
     let mut addresses = check("pass", "no objects were named with --source".to_owned(), None);
     let objects = match (&place, &args.source) {
@@ -74,33 +82,54 @@ pub async fn run(federator: &str, token: &Token, args: &JoinArgs) -> Outcome {
     let place = plan.checks.iter().position(|c| c.id == CONFLICTS).unwrap_or(plan.checks.len());
     plan.checks.insert(place, addresses);
     plan.allowed = plan.checks.iter().all(|c| c.result != "fail");
+    show(&plan, Some(&placement), format)
+}
+
+/// Prints a plan, and says by the exit code whether anything blocks.
+fn show(plan: &pb::PlanResponse, placement: Option<&Placement>, format: Format) -> Outcome {
     match format {
-        Format::Table | Format::Wide => print(&table(&plan)),
-        Format::Json => print(&format!("{}\n", body(&plan, &placement))),
+        Format::Table | Format::Wide => print(&table(plan)),
+        Format::Json => print(&format!("{}\n", body(plan, placement))),
         Format::Yaml => {
-            let yaml = serde_saphyr::to_string(&body(&plan, &placement));
+            let yaml = serde_saphyr::to_string(&body(plan, placement));
             print(&yaml.map_err(|error| Failure::failed(error.to_string()))?);
         }
     }
     Ok(if plan.allowed { 0 } else { FINDINGS })
 }
 
+/// The plan of a cluster that is a member of that name already: its join changes nothing, whatever else is in the way.
+fn settled(cluster: &str, trust_domain: &str) -> pb::PlanResponse {
+    let message = format!("this cluster is {cluster} already: a join changes nothing, and uses no token");
+    let name = pb::PlanCheck { id: NAME.to_owned(), result: "pass".to_owned(), message, remedy: String::new() };
+    pb::PlanResponse {
+        cluster: cluster.to_owned(),
+        trust_domain: trust_domain.to_owned(),
+        allowed: true,
+        checks: vec![name],
+        ..pb::PlanResponse::default()
+    }
+}
+
 /// What the flags make of a name that is taken. The hub knows what the token allows, and only the joiner what is asked:
 /// without `--replace` the join is refused, and with a CA key that is kept nobody has to trust a new one.
 fn replacement(name: &mut pb::PlanCheck, args: &JoinArgs, trust_domain: &str) {
+    if args.kube.kube && name.result != "pass" {
+        // Nobody is replaced with --kube: a cluster of Kubernetes keeps its CA key, and leaves by its own agent.
+        if name.result == "warn" {
+            name.message.push_str(", but none does on Kubernetes");
+        }
+        name.result = "fail".to_owned();
+        name.remedy = "let that cluster leave first (meshfed leave --kube), or choose another name".to_owned();
+        return;
+    }
     if name.result != "warn" {
         return;
     }
     if !args.replace {
         name.result = "fail".to_owned();
         name.message.push_str(", but is not told to");
-        // With --kube nobody is replaced: a cluster of Kubernetes keeps its CA key, and leaves by its own agent.
-        let remedy = if args.kube.kube {
-            "let that cluster leave first (meshfed leave --kube), or choose another name"
-        } else {
-            "join with --replace, or choose another name"
-        };
-        name.remedy = remedy.to_owned();
+        name.remedy = "join with --replace, or choose another name".to_owned();
     } else if args.ca_from.is_some() {
         name.remedy =
             "its earlier agent loses its identity; the CA key is kept, and its workloads keep theirs".to_owned();
@@ -259,7 +288,8 @@ fn null_if_empty(text: &str) -> Value {
     if text.is_empty() { Value::Null } else { text.into() }
 }
 
-fn body(plan: &pb::PlanResponse, placement: &Placement) -> Value {
+/// What the token grants is null where nobody was asked about it.
+fn body(plan: &pb::PlanResponse, placement: Option<&Placement>) -> Value {
     let checks: Vec<Value> = plan
         .checks
         .iter()
@@ -271,8 +301,9 @@ fn body(plan: &pb::PlanResponse, placement: &Placement) -> Value {
         .map(|m| json!({ "service": m.service, "with": m.with, "conflict": null_if_empty(&m.conflict) }))
         .collect();
     json!({
-        "cluster": plan.cluster, "trustDomain": plan.trust_domain, "networks": placement.networks,
-        "gatewayCidrs": placement.gateway_cidrs, "regions": placement.regions, "zones": placement.zones,
+        "cluster": plan.cluster, "trustDomain": plan.trust_domain, "networks": placement.map(|p| &p.networks),
+        "gatewayCidrs": placement.map(|p| &p.gateway_cidrs), "regions": placement.map(|p| &p.regions),
+        "zones": placement.map(|p| &p.zones),
         "allowed": plan.allowed, "checks": checks, "merges": merges, "newServices": plan.new_services,
     })
 }
@@ -293,9 +324,12 @@ mod tests {
         };
         let (result, remedy) = judged("warn", &["--data-dir", "e"]);
         assert!(result == "fail" && remedy.contains("--replace"), "{result}: {remedy}");
-        let (result, remedy) = judged("warn", &["--kube"]);
-        let said = remedy.contains("leave --kube") && !remedy.contains("--replace");
-        assert!(result == "fail" && said, "a flag that --kube does not take is no remedy: {remedy}");
+        for found in ["warn", "fail"] {
+            let (result, remedy) = judged(found, &["--kube"]);
+            let said = remedy.contains("leave --kube") && !remedy.contains("--replace");
+            assert!(result == "fail" && said, "a flag that --kube does not take is no remedy: {remedy}");
+        }
+        assert_eq!(judged("pass", &["--kube"]).0, "pass");
         let (result, remedy) = judged("warn", &["--data-dir", "e", "--replace"]);
         assert!(result == "warn" && remedy.contains("meshfed trust approve east.mesh.example"), "{result}: {remedy}");
         let keeps_ca = &["--data-dir", "e", "--replace", "--ca-from", "old"];

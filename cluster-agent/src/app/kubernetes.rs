@@ -134,7 +134,6 @@ async fn phases(
     };
     let mut controller = Controller::new(place.client.clone(), settings);
     let Some(file) = wait(args, place, among, &mut controller, stop.clone()).await? else { return Ok(None) };
-    tracing::info!(cluster = %file.cluster, trust_domain = %file.trust_domain, "this cluster is a member");
     let run_dir = args.run_dir.clone().unwrap_or_else(|| args.data_dir.join("run"));
     let inner = AgentArgs {
         data_dir: member.clone(),
@@ -170,7 +169,8 @@ async fn phases(
     Ok(attended)
 }
 
-/// Waits for a membership; `None`: the agent is told to end. It is ready meanwhile, or no release of it would ever be.
+/// Waits for a membership; `None`: the agent is told to end. It is ready meanwhile, or no release of it would ever be; but not
+/// before it knows that the cluster is no member: a member's agent is ready once it serves, and whoever replaces one by it waits.
 async fn wait(
     args: &AgentArgs,
     place: &Place,
@@ -184,13 +184,19 @@ async fn wait(
     let admin = process::listen("MF0109", "--admin-listen", "admin", &flags, &mut addresses, &mut problems);
     problems.finish(()).map_err(|problems| Ended { name: "admin", reason: problems.to_string() })?;
     let mut member = None;
+    let readiness = Readiness::new();
+    let undecided = readiness.guard("whether this cluster is a member");
     let until = async {
         tokio::select! {
             () = stop => {}
-            file = controller.join() => member = Some(file),
+            file = controller.join(undecided) => {
+                let (cluster, trust_domain) = (&file.cluster, &file.trust_domain);
+                tracing::info!(%cluster, %trust_domain, "this cluster is a member: its agent begins");
+                member = Some(file);
+            }
         }
     };
-    let server = AdminServer::new(Readiness::new(), Arc::clone(&among.metrics))
+    let server = AdminServer::new(readiness, Arc::clone(&among.metrics))
         .config(serde_json::json!({ "source": "kubernetes", "joined": false }));
     run_parts(until, args.drain_timeout, |parts, watch| {
         if !admin.is_empty() {

@@ -15,14 +15,16 @@ use meshfed_crds::api_server::{Standing, Steady, custom_watch_config, said};
 use meshfed_crds::custom::{Membership, MembershipStatus};
 use meshfed_runtime::backoff::{BASE, Backoff};
 use meshfed_runtime::clock;
+use meshfed_runtime::readiness::Guard;
 use meshfed_runtime::telemetry::chain;
 use tokio::sync::watch;
 
 use super::judge::{Facts, Phase, chosen, differs, second, status, wishes};
 use super::keeper::Followed;
+use super::refusal::{is_answered, phase_of};
 use super::views::{Views, ViewsError};
-use super::{FIELD_MANAGER, Keeper};
-use crate::enroll::{self, AgentFile, EnrollError};
+use super::{FIELD_MANAGER, IDENTITY_SECRET, Keeper};
+use crate::enroll::{self, AgentFile};
 
 /// The longest pause between two attempts to join.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -32,8 +34,6 @@ const MISSED_MAX: u32 = 3;
 const KEEP_PERIOD: Duration = Duration::from_secs(30);
 /// How often it is looked whether the view changed.
 const VIEW_LOOK: Duration = Duration::from_secs(1);
-/// The Secret of the member, made by the chart.
-const IDENTITY_SECRET: &str = "meshfed-identity";
 /// Who made a Secret that may be deleted after use.
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "meshfed");
 
@@ -75,6 +75,8 @@ pub struct Controller {
     remembered: Option<String>,
     /// Whether the kind was missing when this agent looked first: its objects went with it, which is nobody's wish to leave.
     kind_was_missing: bool,
+    /// Pending while it is not known whether the cluster is a member.
+    undecided: Option<Guard>,
     /// The generation and the Secret's version that were refused: asking again with them is of no use.
     refused: Option<((i64, String), Phase)>,
 }
@@ -98,6 +100,7 @@ impl Controller {
             seen: Standing::default(),
             remembered: None,
             kind_was_missing: false,
+            undecided: None,
             refused: None,
         }
     }
@@ -135,9 +138,13 @@ impl Controller {
         }
     }
 
-    /// Waits until the data directory is a member's: brought back from the Secret, or joined by a Membership.
-    pub async fn join(&mut self) -> AgentFile {
+    /// Waits until the data directory is a member's: brought back from the Secret, or joined by a Membership. `undecided` is
+    /// let go of once it is known that the cluster is none: an agent that is to wait for a Membership is ready, and one of a
+    /// member is not before it serves.
+    pub async fn join(&mut self, undecided: Guard) -> AgentFile {
+        self.undecided = Some(undecided);
         let mut backoff = Backoff::with(BASE, PAUSE_MAX, fastrand::u64(..));
+        let mut logged = None;
         loop {
             let leads = *self.settings.writes.borrow();
             match self.attempt().await {
@@ -148,6 +155,7 @@ impl Controller {
                 }
                 Err(phase) => {
                     if let Some(phase) = &phase {
+                        log_once(phase, &mut logged);
                         self.say(phase, &Facts::default()).await;
                     }
                     let pause = tokio::time::sleep(backoff.failed(clock::instant()));
@@ -346,6 +354,7 @@ impl Controller {
             return AgentFile::read(&self.settings.data_dir)
                 .map_err(|error| Some(Phase::Refused { reason: "IdentityDamaged", message: chain(&error) }));
         }
+        self.undecided = None;
         let Some(membership) = chosen(self.seen.values()).cloned() else { return Err(None) };
         if membership.status.is_none() {
             self.say(&Phase::Starting, &Facts::default()).await;
@@ -365,6 +374,7 @@ impl Controller {
         match joined {
             Ok(member) => {
                 self.refused = None;
+                tracing::info!(cluster = %member.cluster, fleet = %member.fleet, hub = membership.spec.hub, "joined");
                 self.spend(&token).await;
                 Ok(member)
             }
@@ -378,7 +388,7 @@ impl Controller {
     }
 
     /// As [`Self::attempt`], for an agent that does not lead: it waits until the one that does has joined.
-    async fn attempt_to_follow(&self) -> Result<AgentFile, Option<Phase>> {
+    async fn attempt_to_follow(&mut self) -> Result<AgentFile, Option<Phase>> {
         match self.keeper.follow().await {
             Ok(Followed::Member { .. }) => AgentFile::read(&self.settings.data_dir)
                 .map_err(|error| Some(Phase::Refused { reason: "IdentityDamaged", message: chain(&error) })),
@@ -388,7 +398,10 @@ impl Controller {
                 }
                 Err(None)
             }
-            Ok(Followed::NoMember) => Err(None),
+            Ok(Followed::NoMember) => {
+                self.undecided = None;
+                Err(None)
+            }
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "what the agent that leads has kept cannot be taken");
                 Err(None)
@@ -524,6 +537,20 @@ impl Controller {
     }
 }
 
+/// Logs why the cluster has not joined, once for each reason in a row: who reads logs learns it, too, and a cause that stays
+/// fills none.
+fn log_once(phase: &Phase, logged: &mut Option<Phase>) {
+    if logged.as_ref() == Some(phase) {
+        return;
+    }
+    *logged = Some(phase.clone());
+    match phase {
+        Phase::Starting | Phase::Joined { .. } => {}
+        Phase::Waiting { reason, message } => tracing::info!(reason, "not joined yet: {message}"),
+        Phase::Refused { reason, message } => tracing::warn!(reason, "not joined: {message}"),
+    }
+}
+
 /// Whether a list failed because there is no such kind.
 fn is_of_a_missing_kind(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
@@ -537,7 +564,8 @@ async fn changed(mut writes: watch::Receiver<bool>, from: bool) {
 }
 
 fn joined(member: &AgentFile) -> Phase {
-    Phase::Joined { cluster: member.cluster.to_string(), trust_domain: member.trust_domain.to_string() }
+    let (cluster, trust_domain) = (member.cluster.to_string(), member.trust_domain.to_string());
+    Phase::Joined { cluster, trust_domain, token_id: member.token_id.clone() }
 }
 
 /// A token and where it was found.
@@ -546,63 +574,4 @@ struct FoundToken {
     /// The Secret's version.
     version: String,
     secret: Secret,
-}
-
-/// Whether the hub has answered, and not with a membership: the keys of that join are of no use any more. While it has not,
-/// and where this side failed on its answer, they may be bound already, and another attempt with them gets the same answer.
-const fn is_answered(error: &EnrollError) -> bool {
-    match error {
-        EnrollError::Refused | EnrollError::Denied(_) | EnrollError::Untrusted { .. } => true,
-        EnrollError::Unreachable { .. } | EnrollError::AnotherCluster { .. } | EnrollError::Directory { .. } => false,
-    }
-}
-
-/// What a failed join means for the Membership.
-fn phase_of(error: &EnrollError) -> Phase {
-    let message = error.to_string();
-    match error {
-        EnrollError::Refused => Phase::Refused { reason: "TokenRefused", message },
-        EnrollError::Denied(_) => Phase::Refused { reason: "JoinDenied", message },
-        EnrollError::Untrusted { .. } => Phase::Refused { reason: "HubNotTrusted", message },
-        EnrollError::Unreachable { .. } => Phase::Waiting { reason: "HubUnreachable", message },
-        EnrollError::AnotherCluster { wanted, .. } => Phase::Refused {
-            reason: "IdentityOfAnother",
-            message: format!(
-                "Secret {IDENTITY_SECRET} keeps the CA key of this cluster under another name, and the token is for \
-                 {wanted}: put a token for the name that it had into the Secret; to give that identity up for good, delete \
-                 Secret {IDENTITY_SECRET} and have the chart make it anew (helm upgrade)"
-            ),
-        },
-        EnrollError::Directory { .. } => Phase::Waiting { reason: "DataDirectory", message },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A token for another name than the one under which the CA key was made is somebody's to mend, in words of Kubernetes.
-    ///
-    /// Mutation not tried yet: `IdentityOfAnother` a reason to wait.
-    #[test]
-    fn a_token_for_another_name_is_refused_with_what_to_do() {
-        let wanted = "east.mesh.example".parse().unwrap();
-        let phase = phase_of(&EnrollError::AnotherCluster { path: "member.ca/ca/anchor.pem".into(), wanted });
-        assert!(
-            matches!(&phase, Phase::Refused { reason: "IdentityOfAnother", message }
-                if message.contains("token for the name that it had") && !message.contains("anchor.pem")),
-            "{phase:?}"
-        );
-    }
-
-    /// A full disk after the hub's answer costs no token.
-    ///
-    /// Mutations not tried yet: `Directory` moved to the errors that are an answer.
-    #[test]
-    fn keys_that_may_be_bound_are_kept() {
-        let directory = EnrollError::Directory { path: "E".into(), problem: "no space left".to_owned() };
-        let unreachable = EnrollError::Unreachable { target: "hub:15600".to_owned(), cause: "refused".to_owned() };
-        assert!(!is_answered(&directory) && !is_answered(&unreachable));
-        assert!(is_answered(&EnrollError::Refused) && is_answered(&EnrollError::Denied(String::new())));
-    }
 }

@@ -4,6 +4,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use meshfed_crds::custom::{Conditions, Membership, MembershipStatus, say_the_same};
 
+use super::TOKEN_ID;
+
 /// Where this cluster is on its way into the fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -29,6 +31,8 @@ pub(super) enum Phase {
         cluster: String,
         /// Its trust domain.
         trust_domain: String,
+        /// The id of the token that it joined with.
+        token_id: String,
     },
 }
 
@@ -79,11 +83,14 @@ pub(super) fn status(membership: &Membership, phase: &Phase, facts: &Facts, now:
         }
         Phase::Joined { cluster, .. } => joined(&mut conditions, cluster, facts),
     }
-    let (cluster, trust_domain) = match phase {
-        Phase::Joined { cluster, trust_domain } => (Some(cluster.clone()), Some(trust_domain.clone())),
-        Phase::Starting | Phase::Waiting { .. } | Phase::Refused { .. } => (None, None),
+    let (cluster, trust_domain, token_id) = match phase {
+        Phase::Joined { cluster, trust_domain, token_id } => {
+            (Some(cluster.clone()), Some(trust_domain.clone()), Some(token_id.clone()))
+        }
+        Phase::Starting | Phase::Waiting { .. } | Phase::Refused { .. } => (None, None, None),
     };
-    MembershipStatus { cluster, trust_domain, observed_generation: generation, conditions: conditions.finish() }
+    let conditions = conditions.finish();
+    MembershipStatus { cluster, trust_domain, token_id, observed_generation: generation, conditions }
 }
 
 fn starting(conditions: &mut Conditions) {
@@ -143,11 +150,15 @@ pub(super) fn second(membership: &Membership, first: &str, now: Timestamp) -> Me
     status(membership, &phase, &Facts::default(), now)
 }
 
+/// Which Membership, of which generation, with which token, and whether it is to go.
+type Wish = (Option<String>, Option<i64>, Option<String>, bool);
+
 /// What somebody wishes by the Memberships that are there. What the agent itself writes into their statuses changes nothing
 /// of it.
 #[must_use]
-pub(super) fn wishes<'a>(all: impl IntoIterator<Item = &'a Membership>) -> Vec<(Option<String>, Option<i64>, bool)> {
-    let wish = |m: &Membership| (m.uid(), m.metadata.generation, m.metadata.deletion_timestamp.is_some());
+pub(super) fn wishes<'a>(all: impl IntoIterator<Item = &'a Membership>) -> Vec<Wish> {
+    let token = |m: &Membership| m.annotations().get(TOKEN_ID).cloned();
+    let wish = |m: &Membership| (m.uid(), m.metadata.generation, token(m), m.metadata.deletion_timestamp.is_some());
     all.into_iter().map(wish).collect()
 }
 
@@ -157,6 +168,7 @@ pub(super) fn differs(membership: &Membership, status: &MembershipStatus) -> boo
     membership.status.as_ref().is_none_or(|found| {
         found.cluster != status.cluster
             || found.trust_domain != status.trust_domain
+            || found.token_id != status.token_id
             || found.observed_generation != status.observed_generation
             || !say_the_same(&found.conditions, &status.conditions)
     })
@@ -175,6 +187,11 @@ mod tests {
         membership.metadata.generation = Some(3);
         membership.metadata.creation_timestamp = Some(Time(Timestamp::from_second(created).unwrap()));
         membership
+    }
+
+    fn as_east() -> Phase {
+        let trust_domain = "east.mesh.example".to_owned();
+        Phase::Joined { cluster: "east".to_owned(), trust_domain, token_id: "abcdefghij".to_owned() }
     }
 
     fn says(status: &MembershipStatus, type_: &str) -> Option<(ConditionStatus, String)> {
@@ -197,7 +214,7 @@ mod tests {
         let refused = of(&refused, &Facts::default());
         assert_eq!(says(&refused, "Stalled"), Some((ConditionStatus::True, "TokenRefused".to_owned())));
         assert_eq!(says(&refused, "Reconciling"), None);
-        let joined = Phase::Joined { cluster: "east".to_owned(), trust_domain: "east.mesh.example".to_owned() };
+        let joined = as_east();
         let ready = of(&joined, &Facts { connected: true, ..Facts::default() });
         assert_eq!(says(&ready, "Ready").map(|(s, _)| s), Some(ConditionStatus::True));
         assert_eq!((says(&ready, "Stalled"), says(&ready, "Reconciling")), (None, None));
@@ -228,7 +245,7 @@ mod tests {
     fn times_make_no_writes() {
         let mut one = membership("meshfed", 1);
         let at = |second| Timestamp::from_second(second).unwrap();
-        let joined = Phase::Joined { cluster: "east".to_owned(), trust_domain: "east.mesh.example".to_owned() };
+        let joined = as_east();
         let facts = Facts { connected: true, ..Facts::default() };
         one.status = Some(status(&one, &joined, &facts, at(100)));
         let later = status(&one, &joined, &facts, at(200));
@@ -244,7 +261,7 @@ mod tests {
 
     /// The agent hears of its own writes: they are no reason to ask the hub again at once.
     ///
-    /// Mutations not tried yet: the resource version added to a wish.
+    /// Mutations not tried yet: the resource version added to a wish; the token's id left out of it.
     #[test]
     fn a_status_that_was_written_is_no_new_wish() {
         let mut one = membership("meshfed", 1);
@@ -257,6 +274,9 @@ mod tests {
         let changed = wishes([&one]);
         one.metadata.deletion_timestamp = Some(Time(Timestamp::from_second(9).unwrap()));
         assert!(changed != before && wishes([&one]) != changed && wishes([]) != before);
+        let before = wishes([&one]);
+        one.metadata.annotations = Some([(TOKEN_ID.to_owned(), "abcdefghij".to_owned())].into());
+        assert_ne!(wishes([&one]), before, "another token is to be tried at once");
     }
 
     /// The oldest counts, whatever it is called; one that is being deleted does not.

@@ -6,13 +6,14 @@
 //!        └── conditions ◀────┘ facts of the running agent
 //! ```
 //! `identity` (pure) says how a data directory lies in a Secret, `judge` (pure) what the object's status says and which
-//! of several objects counts, `shelf` (pure) how a view lies in several Secrets; `keeper`, `views`, `controller` and `connect` talk.
+//! of several objects counts, `refusal` (pure) what a join that failed means, `shelf` (pure) how a view lies in several Secrets; `keeper`, `views`, `controller` and `connect` talk.
 
 pub mod connect;
 mod controller;
 mod identity;
 mod judge;
 mod keeper;
+mod refusal;
 mod shelf;
 mod views;
 
@@ -23,3 +24,8 @@ pub use keeper::{Keeper, KeeperError};
 
 /// The field manager of what the agent writes.
 pub const FIELD_MANAGER: &str = "meshfed-agent";
+/// The annotation of a Membership by which whoever has put another token into the Secret says so, as the token's id: the agent
+/// tries it at once, where it would else find it some seconds later.
+pub const TOKEN_ID: &str = "federation.meshfed.io/token-id";
+/// The Secret of the member, made by the chart.
+const IDENTITY_SECRET: &str = "meshfed-identity";

@@ -13,7 +13,7 @@ use meshfed_e2e::process::{Output, run};
 use meshfed_e2e::wait::until;
 use serde_json::Value;
 
-use world::{RELEASE, SOON, World};
+use world::{CHART, RELEASE, SOON, World};
 
 /// An agent that has not joined is ready, says so of a Membership in every condition, and joins by it; the token's Secret
 /// goes, the keys lie in the Secret of the chart. A pod that is lost with its volume is the same member again. Deleting
@@ -21,6 +21,7 @@ use world::{RELEASE, SOON, World};
 ///
 /// Mutations seen to fail: `keep` that writes nothing; `restore` that brings nothing back; `spend` that deletes nothing;
 /// `ca_from` None in `enroll`; `attend` that never ends; `until_let_go` of `leave` blind to what the Secret holds.
+/// Mutations not tried yet: `token_id` None in `status`; `unchanged` not asked in `plan`.
 #[test]
 fn a_cluster_joins_and_leaves_by_an_object() {
     let mut world = World::start(&[]);
@@ -60,10 +61,19 @@ fn a_cluster_joins_and_leaves_by_an_object() {
     );
     let before = world.identity();
     let again = world.join(&token, "30s");
-    assert_eq!(again.code, 1, "a used token opens nothing, whatever the cluster is: {again:?}");
+    assert_eq!((again.code, &again.stdout), (0, &joined.stdout), "the same command again changes nothing: {again:?}");
     let second = world.fleet.token(None, "east", &network);
+    let planned = world.join_with(&["--plan", "-o", "json", "--token-file"], &second);
+    assert!(
+        planned.code == 0 && planned.stdout.contains("\"allowed\":true"),
+        "a plan says what the join does: {planned:?}"
+    );
     let again = world.join(&second, "30s");
     assert_eq!(again.code, 0, "joined already as the same cluster: {again:?}");
+    let of_another = world.join(&world.fleet.token(None, "west", &["--network", "net-w", "--region", "eu"]), "30s");
+    assert!(of_another.code == 1 && of_another.stderr.contains("the token is for west"), "{of_another:?}");
+    let unknown = world.join(&revoked, "30s");
+    assert!(unknown.code == 0 && unknown.stderr.contains("nothing was changed"), "{unknown:?}");
 
     world.lose_pod();
     world.start_pod();
@@ -86,6 +96,28 @@ fn a_cluster_joins_and_leaves_by_an_object() {
     assert_eq!(world.join(&second, "30s").code, 0);
     world.until_condition("Ready", "True Ready");
     assert_eq!(world.identity()["data"]["ca.key.pem"], before["data"]["ca.key.pem"], "nobody has to trust a new key");
+}
+
+/// An agent that does not know yet whether its cluster is a member is not ready: whoever replaces a member's agent by it would
+/// end the one that serves. Once it knows that there is none to be, it is.
+///
+/// Mutation not tried yet: `undecided` let go of at the beginning of `join`.
+#[test]
+fn an_agent_is_ready_once_it_knows_whether_it_is_a_members() {
+    let mut world = World::start(&[]);
+    let _gone = world.api.ok(&["-n", RELEASE, "delete", "secret", "meshfed-identity"]);
+    world.start_pod();
+    let admin = std::net::SocketAddr::from((world.range.host(1), 15014));
+    let answers = |wanted: u16| {
+        until("the agent says whether it is ready", SOON, || match http::get(admin, "/readyz") {
+            Ok(answer) if answer.status == wanted => Ok(answer.body),
+            other => Err(format!("{other:?}")),
+        })
+    };
+    let why = answers(503);
+    assert!(why.contains("whether this cluster is a member"), "{why}");
+    world.api.apply(CHART);
+    let _ready = answers(200);
 }
 
 /// A hub on Kubernetes is asked by whoever has its cluster's kubeconfig: its credentials are a Secret there, and it is reached
@@ -293,6 +325,8 @@ fn a_plan_reads_the_cluster_and_writes_nothing() {
     };
     let nowhere = plan(&bare, &[]);
     assert!(nowhere.code == 65 && nowhere.stderr.contains("no kind Membership"), "{nowhere:?}");
+    let leave = run(Command::new(meshfed()).args(["leave", "--kube", "--kubeconfig"]).arg(bare.kubeconfig()));
+    assert!(leave.code == 65 && leave.stderr.contains("nothing to leave"), "{leave:?}");
 
     // Kinds of others are not there: it says so, and plans with what there is.
     let body = |output: &Output| serde_json::from_str::<Value>(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));

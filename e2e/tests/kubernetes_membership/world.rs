@@ -17,7 +17,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// The namespace of the release.
 pub(crate) const RELEASE: &str = "meshfed-system";
 /// What the chart makes of it: the empty Secret, and a Deployment by which the command line knows it.
-const CHART: &str = "
+pub(crate) const CHART: &str = "
 apiVersion: v1
 kind: Namespace
 metadata: {name: meshfed-system}
@@ -74,8 +74,11 @@ impl World {
         drop(agent);
     }
     pub(crate) fn join(&self, token: &std::path::Path, timeout: &str) -> Output {
+        self.join_with(&["--timeout", timeout, "--token-file"], token)
+    }
+    pub(crate) fn join_with(&self, flags: &[&str], token: &std::path::Path) -> Output {
         let mut join = Command::new(meshfed());
-        join.args(["join", &self.fleet.grpc(), "--kube", "--timeout", timeout, "--token-file"]).arg(token);
+        join.args(["join", &self.fleet.grpc(), "--kube"]).args(flags).arg(token);
         run(join.arg("--kubeconfig").arg(self.api.kubeconfig()))
     }
     /// A condition of the Membership: its status and reason.
