@@ -113,7 +113,7 @@ fn conditions(list: &[(&str, &str)]) -> Value {
 /// From an empty API server to a member: each step leaves exactly one thing amiss, which is named with its remedy.
 ///
 /// Mutations seen to fail: `ready >= wanted` written `ready <= wanted`; `CONDITIONS` without `Connected`. Mutations not tried
-/// yet: `age <= RENEWED_MAX` without the age; the holder's name not asked for.
+/// yet: `age <= RENEWED_MAX` without the age; the holder's name not asked for; `has_joined` always true.
 #[test]
 fn each_check_fails_by_itself_and_says_how_to_mend_it() {
     let server = ApiServer::start();
@@ -185,6 +185,12 @@ fn each_check_fails_by_itself_and_says_how_to_mend_it() {
     only(&server, "MF0004", &["2 Memberships", "delete all but the one"]);
     let _deleted = server.ok(&["-n", "meshfed-system", "delete", "membership", "--all"]);
     only(&server, "MF0004", &["has not joined", "meshfed join"]);
+    // What follows from it comes behind it, and says so.
+    drop(listener);
+    let (_findings, failed) = check(&server, &[]);
+    let ids: Vec<&str> = failed.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(ids, ["MF0004", "MF0007"], "{failed:?}");
+    assert!(failed[1].1.contains("mend MF0004 first"), "{failed:?}");
 }
 
 /// What works is no failure, and is told: a hub whose fleet ends with its pod, names that only pods with a sidecar

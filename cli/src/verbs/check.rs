@@ -220,14 +220,10 @@ async fn look(place: &Place, namespace: &str) -> Result<Vec<Found>, Failure> {
             Found::fail(id::AGENT, message, remedy)
         }
     });
-    if let Some(gateway) = deployment("meshfed-eastwest").await? {
-        let deployed = available(id::GATEWAY, "meshfed-eastwest", &gateway, namespace);
-        let serves = !deployed.fails();
-        found.push(deployed);
-        if serves {
-            found.push(release::gateway_addresses(place, namespace).await?);
-        }
-    }
+    let gateway = deployment("meshfed-eastwest").await?;
+    let gateway = gateway.map(|gateway| available(id::GATEWAY, "meshfed-eastwest", &gateway, namespace));
+    let serves = gateway.as_ref().is_some_and(|gateway| !gateway.fails());
+    found.extend(gateway);
     found.push(match member(&listed, namespace) {
         // What a condition says is the word of who wrote it last.
         said if agent.is_none() && !said.fails() => Found::warn(
@@ -239,6 +235,10 @@ async fn look(place: &Place, namespace: &str) -> Result<Vec<Found>, Failure> {
     });
     if agent.is_some() && !listed.is_empty() {
         found.extend(release::agent_lease(place, namespace).await?);
+    }
+    if serves {
+        // Gateways listen once the cluster has joined: that it has not comes before what follows from it.
+        found.push(release::gateway_addresses(place, namespace, has_joined(&listed)).await?);
     }
     found.extend(release::injection_labels(place).await?);
     if agent.is_some() {
@@ -276,6 +276,12 @@ fn available(id: Id, name: &str, deployment: &Deployment, namespace: &str) -> Fo
     }
     let remedy = format!("kubectl -n {namespace} describe pods, and kubectl -n {namespace} logs deploy/{name}");
     Found::fail(id, message, remedy)
+}
+
+/// Whether the agent says that the cluster has joined.
+fn has_joined(memberships: &[Membership]) -> bool {
+    let conditions = memberships.iter().filter_map(|m| m.status.as_ref()).flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|c| c.type_ == CONDITIONS[0] && c.status == ConditionStatus::True)
 }
 
 /// Whether there is one Membership, and the first of its conditions that does not hold.

@@ -117,7 +117,8 @@ pub(super) async fn injection_labels(place: &Place) -> Result<Option<Found>, Fai
 }
 
 /// Whether the addresses at which other clusters are told to find this one's gateways accept connections.
-pub(super) async fn gateway_addresses(place: &Place, namespace: &str) -> Result<Found, Failure> {
+/// `joined`: whether gateways have anything to listen for.
+pub(super) async fn gateway_addresses(place: &Place, namespace: &str, joined: bool) -> Result<Found, Failure> {
     const SET: &str = "set gateway.addresses of helm/meshfed-cluster to addresses that other clusters reach";
     let services: Api<Service> = Api::namespaced(place.client.clone(), namespace);
     let gateway = services.get_opt("meshfed-eastwest").await.map_err(|error| refused(place, &error))?;
@@ -138,10 +139,14 @@ pub(super) async fn gateway_addresses(place: &Place, namespace: &str) -> Result<
         Found::pass(id::ADDRESSES, format!("gateways accept connections from here at {}", addresses.join(", ")))
     } else {
         let message = format!("gateways do not accept connections from here: {}", lost.join("; "));
-        let remedy = format!(
-            "wait some seconds after a join; else {SET}, open the port, or leave this out where we cannot reach them: --skip {}",
-            id::ADDRESSES.0
-        );
+        let skip = id::ADDRESSES.0;
+        let remedy = match joined {
+            true => format!(
+                "wait some seconds after a join; else {SET}, open the port, or leave this out where we cannot reach them: --skip \
+                 {skip}"
+            ),
+            false => format!("mend {} first: gateways listen once the cluster has joined", id::MEMBERSHIP.0),
+        };
         Found::fail(id::ADDRESSES, message, remedy)
     })
 }
