@@ -35,7 +35,7 @@ use crate::exit::{self, Failure, Outcome};
 /// east-west gateways carry traffic between networks. `meshfed demo` shows all of it on this machine.
 ///
 /// Verbs that ask the federator take its credentials from --config, else from the environment variable MESHFED_CONFIG:
-/// the file admin.yaml in the federator's data directory.
+/// the file admin.yaml in the federator's data directory. A hub on Kubernetes is asked by --context, the cluster that it is in.
 #[derive(clap::Parser)]
 #[command(name = "meshfed", version, propagate_version = true, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: 0 fine, 1 failed or not ready, 64 wrong usage or not in this version, \

@@ -8,6 +8,9 @@ use crate::exit::{Failure, Outcome};
 use crate::output::{Column, OutputArgs, column, items, show, text, wide};
 
 /// Arguments of `meshfed services`.
+///
+/// FAILOVER of -o wide is what the fleet says; a member's own FailoverPolicy is about its own clients alone, and 'meshfed
+/// endpoints SERVICE --from CLUSTER -o json' names the one in force there.
 #[derive(clap::Args)]
 pub struct ServicesArgs {
     /// Show this service alone: NAMESPACE/NAME, its host name, or with -n its NAME
@@ -38,8 +41,13 @@ const COLUMNS: &[Column] = &[
     column("CONFLICT", |s| text(s, &["conflict", "message"])),
     wide("TYPE", |s| text(s, &["type"])),
     wide("HOSTS", |s| text(s, &["hosts"])),
-    wide("FAILOVER", |s| text(s, &["failover", "policy"])),
+    wide("FAILOVER", failover),
 ];
+
+/// What the fleet says, and who says so there. A member's own policy is about its own clients: `endpoints --from` shows it.
+fn failover(service: &Value) -> String {
+    format!("{} ({})", text(service, &["failover", "policy"]), text(service, &["failover", "source"]))
+}
 
 fn ports(service: &Value) -> String {
     let all = service.get("ports").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -77,6 +85,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// Whose policy it is stands beside it: a member's own is none of these.
+    ///
+    /// Mutation not tried yet: `failover` without the source.
+    #[test]
+    fn failover_is_shown_with_its_source() {
+        let service = json!({"failover": {"policy": "default", "source": "builtin"}});
+        assert_eq!(failover(&service), "default (builtin)");
+    }
 
     /// Mutation not tried yet: `protocol == "TCP"` answered `true`.
     #[test]
