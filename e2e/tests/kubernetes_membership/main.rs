@@ -4,6 +4,7 @@
 mod leaving;
 mod world;
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use meshfed_e2e::binary::meshfed;
@@ -60,20 +61,7 @@ fn a_cluster_joins_and_leaves_by_an_object() {
         "the token's Secret is gone"
     );
     let before = world.identity();
-    let again = world.join(&token, "30s");
-    assert_eq!((again.code, &again.stdout), (0, &joined.stdout), "the same command again changes nothing: {again:?}");
-    let second = world.fleet.token(None, "east", &network);
-    let planned = world.join_with(&["--plan", "-o", "json", "--token-file"], &second);
-    assert!(
-        planned.code == 0 && planned.stdout.contains("\"allowed\":true"),
-        "a plan says what the join does: {planned:?}"
-    );
-    let again = world.join(&second, "30s");
-    assert_eq!(again.code, 0, "joined already as the same cluster: {again:?}");
-    let of_another = world.join(&world.fleet.token(None, "west", &["--network", "net-w", "--region", "eu"]), "30s");
-    assert!(of_another.code == 1 && of_another.stderr.contains("the token is for west"), "{of_another:?}");
-    let unknown = world.join(&revoked, "30s");
-    assert!(unknown.code == 0 && unknown.stderr.contains("nothing was changed"), "{unknown:?}");
+    let second = changes_nothing_again(&world, &token, &revoked, &joined);
 
     world.lose_pod();
     world.start_pod();
@@ -96,6 +84,28 @@ fn a_cluster_joins_and_leaves_by_an_object() {
     assert_eq!(world.join(&second, "30s").code, 0);
     world.until_condition("Ready", "True Ready");
     assert_eq!(world.identity()["data"]["ca.key.pem"], before["data"]["ca.key.pem"], "nobody has to trust a new key");
+}
+
+/// A cluster that has joined as east stays what it is, whatever token comes: its own again, another of its own, which is
+/// given back unused, one for another cluster, and one that is good for nothing.
+fn changes_nothing_again(world: &World, token: &Path, revoked: &Path, joined: &Output) -> PathBuf {
+    let network = ["--network", "net-east=127.1.0.0/16", "--region", "eu"];
+    let again = world.join(token, "30s");
+    assert_eq!((again.code, &again.stdout), (0, &joined.stdout), "the same command again changes nothing: {again:?}");
+    let second = world.fleet.token(None, "east", &network);
+    let planned = world.join_with(&["--plan", "-o", "json", "--token-file"], &second);
+    assert!(
+        planned.code == 0 && planned.stdout.contains("\"allowed\":true"),
+        "a plan says what the join does: {planned:?}"
+    );
+    let again = world.join(&second, "30s");
+    assert_eq!(again.code, 0, "joined already as the same cluster: {again:?}");
+    let of_another = world.join(&world.fleet.token(None, "west", &["--network", "net-w", "--region", "eu"]), "30s");
+    assert!(of_another.code == 1 && of_another.stderr.contains("the token is for west"), "{of_another:?}");
+    let unknown = world.join(revoked, "30s");
+    assert!(unknown.code == 0 && unknown.stderr.contains("nothing was changed"), "{unknown:?}");
+
+    second
 }
 
 /// An agent that does not know yet whether its cluster is a member is not ready: whoever replaces a member's agent by it would
