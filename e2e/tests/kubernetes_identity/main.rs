@@ -178,6 +178,43 @@ fn a_proxy_gets_its_identity_by_its_token_and_keeps_it() {
     proxy.assert_alive();
 }
 
+/// A cluster that was joined anew has another CA: its running proxies ask for certificates of it at once, long before theirs
+/// end, and are served again. They go on meanwhile with what they hold.
+///
+/// Mutations not tried yet: `is_outdated` always false; `shown` without `is_issued_by` in `ask`.
+#[test]
+fn a_proxy_follows_its_cluster_to_another_ca() {
+    let mut world = World::start_with(ApiServer::start(), &["--svid-ttl", "1h"], "");
+    let bind = world.range.host(10);
+    let token = bound_token(&world.api, "a", "a-1", "meshfed");
+    let (mut proxy, _file) = world.proxy("a", "shop/a/a-1", &token, bind);
+    let ready = |what: &str| {
+        until(what, SOON, || {
+            let answer = http::get((bind, 15021).into(), "/healthz/ready")?;
+            if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+        });
+    };
+    ready("the proxy is ready");
+    let connected = || http::metric((bind, 15020).into(), "meshfed_discovery_connected", &[]);
+    let anchor = |dir: &str| std::fs::read(world.fleet.path(dir).join("ca/anchor.pem")).unwrap();
+    let first = anchor("east");
+    world.join_anew();
+    let anchor = |dir: &str| std::fs::read(world.fleet.path(dir).join("ca/anchor.pem")).unwrap();
+    assert_ne!(anchor("east"), first);
+    until("it has a certificate of the other CA", SOON, || match world.attested("issued") {
+        0.0 => Err(proxy.tail()),
+        _ => Ok(()),
+    });
+    until("it follows the agent again", SOON, || match connected() {
+        Ok(1.0) => Ok(()),
+        other => Err(format!("{other:?} {}", proxy.tail())),
+    });
+    proxy.assert_alive();
+    ready("it was served on");
+    let asked = world.attested("issued");
+    assert_eq!(asked, 1.0, "once: who holds the right one asks no more");
+}
+
 /// Claims count for nothing: a pod that says that it is another's service account gets its own identity and no
 /// configuration of the other; and a proxy takes no agent that its trust does not know.
 ///

@@ -102,13 +102,15 @@ pub fn expired(api: &ApiServer, token: &str) -> String {
 
 pub struct World {
     pub agent: Process,
+    /// How it was started.
+    start: Command,
     pub api: ApiServer,
     pub range: Range,
     pub fleet: Fleet,
 }
 
 impl World {
-    /// Joins `east`, and starts its agent with the rights of its chart and SVIDs of ten seconds.
+    /// Joins `east`, and starts its agent with the rights of its chart and, where no flag says else, SVIDs of ten seconds.
     pub fn start() -> Self {
         Self::start_with(ApiServer::start(), &[], "")
     }
@@ -142,20 +144,39 @@ impl World {
         let mut start = Command::new(meshfed());
         start.args(["agent", "--data-dir"]).arg(fleet.path("east"));
         start.arg("--kubeconfig").arg(account.kubeconfig());
-        start.arg("--source").arg(format!("dir:{}", source.display())).args(["--svid-ttl", "10s"]);
+        start.arg("--source").arg(format!("dir:{}", source.display()));
+        if !flags.contains(&"--svid-ttl") {
+            start.args(["--svid-ttl", "10s"]);
+        }
         start.args(["--bind", &range.host(1).to_string(), "--namespace", RELEASE]);
         let (host, dir) = (range.host(1).to_string(), fleet.dir.path().display().to_string());
         start.args(flags.iter().map(|f| f.replace("{HOST}", &host).replace("{DIR}", &dir)));
         std::fs::write(fleet.path("injection.yaml"), INJECTION).unwrap();
         let agent = Process::start("agent", &fleet.path("logs"), &mut start);
-        let mut world = Self { agent, api, range, fleet };
-        let admin: SocketAddr = (world.range.host(1), 15014).into();
+        let mut world = Self { agent, start, api, range, fleet };
+        world.until_ready();
+        world
+    }
+    /// Joins `east` anew, with another CA, and starts its agent again.
+    pub fn join_anew(&mut self) {
+        let _ended = self.agent.stop();
+        std::fs::rename(self.fleet.path("east"), self.fleet.path("east.first")).unwrap();
+        let network = format!("net-east={}", self.range.cidr());
+        let flags = ["--region", "eu", "--zone", "eu-1", "--network", &network, "--replace"];
+        let token = self.fleet.token(None, "east", &flags);
+        let mut join = Command::new(meshfed());
+        join.args(["join", &self.fleet.grpc(), "--replace", "--token-file"]).arg(&token);
+        let _joined = run(join.arg("--data-dir").arg(self.fleet.path("east"))).ok("join --replace");
+        self.agent = Process::start("agent", &self.fleet.path("logs"), &mut self.start);
+        self.until_ready();
+    }
+    fn until_ready(&mut self) {
+        let admin: SocketAddr = (self.range.host(1), 15014).into();
         until("the agent is ready", Duration::from_secs(60), || {
-            world.agent.assert_alive();
+            self.agent.assert_alive();
             let answer = http::get(admin, "/readyz")?;
             if answer.status == 200 { Ok(()) } else { Err(answer.body) }
         });
-        world
     }
     /// Its xDS over TCP.
     pub fn target(&self) -> String {

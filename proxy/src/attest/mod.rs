@@ -1,5 +1,6 @@
 //! Edge. Who this proxy is, at an agent over TCP: a key made here, and the certificate that the agent gives for the token
-//! of the pod; renewed at half of its life with the token that the kubelet has put there meanwhile.
+//! of the pod; renewed at half of its life with the token that the kubelet has put there meanwhile, and at once when the
+//! anchors of `--trust-file` are those of another CA: a cluster that was joined anew may have one.
 
 mod trust;
 
@@ -13,7 +14,7 @@ use meshfed_model::identity::{Principal, SpiffeId};
 use meshfed_model::names::{Namespace, WorkloadRef};
 use meshfed_runtime::backoff::Backoff;
 use meshfed_runtime::drain::Watch;
-use meshfed_runtime::tls::{self, Identity, IdentityStore};
+use meshfed_runtime::tls::{self, Identity, IdentityStore, TrustStore};
 use meshfed_runtime::{clock, files, grpc, telemetry};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -35,6 +36,9 @@ const RETRY_BASE: Duration = Duration::from_millis(100);
 const RETRY_CAP: Duration = Duration::from_secs(5);
 /// How long the agent's port may take to accept a connection.
 const ACCEPTS_WITHIN: Duration = Duration::from_secs(2);
+/// How often it is looked whether the anchors are those of our certificate still. The kubelet writes them within a minute
+/// or so, at another moment in each pod, so agents are asked by a few at a time.
+const LOOK_PERIOD: Duration = Duration::from_secs(2);
 /// Renewals are spread over this part of an identity's life before they are due.
 const SPREAD: f64 = 0.1;
 
@@ -49,6 +53,10 @@ enum AttestError {
     Key(#[source] rcgen::Error),
     #[error("TLS cannot be set up")]
     Tls(#[source] rustls::Error),
+    #[error(
+        "the certificate of this pod is of a CA that --trust-file does not name any more; another one is asked for"
+    )]
+    Outdated,
     #[error(transparent)]
     Connect(#[from] grpc::ConnectError),
     #[error("the agent refuses ({:?}): {}", .0.code(), .0.message())]
@@ -91,13 +99,40 @@ fn is_valid(identity: &Identity) -> bool {
     clock::wall() < identity.not_after
 }
 
-/// A connection that has verified the agent, with our certificate where there is one that is valid.
-async fn connect(agent: &TcpAgent, identity: &Arc<IdentityStore>) -> Result<Channel, AttestError> {
-    let anchors = Arc::new(trust::read(&agent.trust_file).map_err(AttestError::Trust)?);
+/// Whether one of the anchors has issued it: agents issue by the anchor's own key.
+fn is_issued_by(identity: &Identity, anchors: &TrustStore) -> bool {
+    let anchors = anchors.snapshot();
+    let mut all = anchors.bundles().values().flatten();
+    identity.chain().first().is_some_and(|leaf| all.any(|anchor| tls::is_signed_by(leaf, anchor)))
+}
+
+/// Whether the cluster has another CA by now than the one that has issued our certificate. Anchors that cannot be read say
+/// nothing.
+fn is_outdated(agent: &TcpAgent, identity: &IdentityStore) -> bool {
+    let Some(identity) = identity.get() else { return false };
+    trust::read(&agent.trust_file).is_ok_and(|anchors| !is_issued_by(&identity, &anchors))
+}
+
+/// Waits until it has.
+async fn outdated(agent: &TcpAgent, identity: &IdentityStore) {
+    loop {
+        tokio::time::sleep(LOOK_PERIOD).await;
+        if is_outdated(agent, identity) {
+            return;
+        }
+    }
+}
+
+/// A connection that has verified the agent, with our certificate where it has one to take.
+async fn connect(
+    agent: &TcpAgent,
+    anchors: TrustStore,
+    identity: Option<Arc<IdentityStore>>,
+) -> Result<Channel, AttestError> {
     let namespace = agent.namespace.clone();
     let policy = move |id: &SpiffeId| is_agent(id, &namespace);
-    let shown = identity.get().is_some_and(|i| is_valid(&i)).then(|| Arc::clone(identity));
-    let config = tls::client_config(shown, anchors, Arc::new(policy), &[b"h2"]).map_err(AttestError::Tls)?;
+    let config =
+        tls::client_config(identity, Arc::new(anchors), Arc::new(policy), &[b"h2"]).map_err(AttestError::Tls)?;
     Ok(grpc::connect(&agent.target, config).await?)
 }
 
@@ -113,7 +148,15 @@ impl Attested {
         if self.there.wait_for(|there| *there).await.is_err() {
             return Err("the attestation has ended".to_owned());
         }
-        connect(&self.agent, &self.identity).await.map_err(|error| told(&error))
+        self.dial().await.map_err(|error| told(&error))
+    }
+
+    async fn dial(&self) -> Result<Channel, AttestError> {
+        let anchors = trust::read(&self.agent.trust_file).map_err(AttestError::Trust)?;
+        if self.identity.get().is_some_and(|identity| !is_issued_by(&identity, &anchors)) {
+            return Err(AttestError::Outdated);
+        }
+        connect(&self.agent, anchors, Some(Arc::clone(&self.identity))).await
     }
 }
 
@@ -128,6 +171,7 @@ fn told(error: &AttestError) -> String {
         | AttestError::Trust(_)
         | AttestError::Key(_)
         | AttestError::Tls(_)
+        | AttestError::Outdated
         | AttestError::Refused(_)
         | AttestError::Late
         | AttestError::Answer(_) => text,
@@ -191,6 +235,10 @@ impl Attestation {
             tokio::select! {
                 () = drain.signaled() => return,
                 () = tokio::time::sleep(pause) => {}
+                () = outdated(&self.agent, &self.identity) => tracing::info!(
+                    "attestation: this cluster has another CA; traffic goes on with the certificate that is there until \
+                     there is one of it"
+                ),
             }
         }
     }
@@ -227,7 +275,11 @@ impl Attestation {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         let request = params.serialize_request(&key).map_err(AttestError::Key)?.der().to_vec();
-        let mut client = AttestationClient::new(connect(&self.agent, &self.identity).await?);
+        let anchors = trust::read(&self.agent.trust_file).map_err(AttestError::Trust)?;
+        // An agent refuses who shows what it cannot verify, and takes who shows nothing.
+        let shown = self.identity.get().is_some_and(|i| is_valid(&i) && is_issued_by(&i, &anchors));
+        let shown = shown.then(|| Arc::clone(&self.identity));
+        let mut client = AttestationClient::new(connect(&self.agent, anchors, shown).await?);
         let asked = client.attest(AttestRequest { token: token.trim().to_owned(), request });
         let answer = tokio::time::timeout(ANSWER_DEADLINE, asked).await.map_err(|_elapsed| AttestError::Late)?;
         let certificate = answer.map_err(|s| AttestError::Refused(Box::new(s)))?.into_inner().certificate;
