@@ -1,13 +1,17 @@
 //! Edge. ConfigMap `meshfed-trust`: the cluster's anchors, by which injected proxies verify the agent, in the release
-//! namespace and in every namespace with injection. A pod that mounts it is admitted only once it is there.
+//! namespace and in every namespace with injection. A pod that mounts it is admitted only once it is there; where the pod's
+//! own label asks, and not its namespace's, the pod is admitted first: nothing is written for what is not there, as
+//! whoever reaches the webhook's port may say that it is.
+
+mod wanted;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use meshfed_crds::api_server::{Steady, watch_config};
@@ -16,7 +20,8 @@ use meshfed_runtime::{clock, telemetry};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::inject::{InjectConfig, LABEL, NamespaceFacts, TRUST, selected};
+use crate::inject::{InjectConfig, LABEL, TRUST};
+use wanted::{Wanted, is_injected};
 
 /// The key of the anchors.
 pub const KEY: &str = "anchors.pem";
@@ -26,6 +31,8 @@ const FRESH: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(60);
 /// Time for one write.
 const DEADLINE: Duration = Duration::from_secs(3);
+/// Pods of one page of a list.
+const PAGE: u32 = 500;
 /// Namespaces remembered; over it, all are forgotten, and written again.
 const KNOWN_MAX: usize = 20_000;
 
@@ -139,7 +146,8 @@ impl TrustMap {
         in_time(namespace, api.patch(TRUST, &params, &Patch::Apply(object))).await
     }
 
-    /// Has it in the release namespace and in every namespace with injection, where there is one, until the drain.
+    /// Has it in the release namespace and in every namespace with injected pods, where there is one, until the drain; and
+    /// takes it away where nobody needs it any more.
     ///
     /// # Errors
     /// Never.
@@ -149,42 +157,101 @@ impl TrustMap {
         config: Option<Arc<InjectConfig>>,
         drain: Watch,
     ) -> Result<(), std::convert::Infallible> {
+        tokio::select! {
+            () = drain.signaled() => {}
+            () = self.follow(release, config) => {}
+        }
+        Ok(())
+    }
+
+    async fn follow(self, release: String, config: Option<Arc<InjectConfig>>) {
         let api: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
-        let watched = watcher(api, watch_config()).backoff(Steady::default()).applied_objects();
-        let mut watched = std::pin::pin!(watched);
-        let mut wanted: BTreeMap<String, String> = BTreeMap::new();
+        let namespaces = watcher(api, watch_config()).backoff(Steady::default()).applied_objects();
+        let mut namespaces = std::pin::pin!(namespaces);
+        let api: Api<PartialObjectMeta<Pod>> = Api::all(self.client.clone());
+        let by_label = watch_config().labels(&format!("{LABEL}=enabled"));
+        let mut pods = std::pin::pin!(watcher(api, by_label).backoff(Steady::default()));
+        let mut wanted = Wanted::new(release);
         let mut anchors = self.anchors.clone();
         let mut again = tokio::time::interval(AGAIN);
+        let mut looked: Vec<String> = Vec::new();
+        let unseen = |what: &str, error: &watcher::Error| {
+            tracing::warn!(reason = telemetry::chain(error), "trust map: {what} are not seen; trying again");
+        };
         loop {
             let due: Vec<(String, String)> = tokio::select! {
-                () = drain.signaled() => return Ok(()),
-                found = watched.try_next() => match found {
-                    Ok(Some(namespace)) => note(&mut wanted, &namespace, &release, config.as_deref()).into_iter().collect(),
-                    Ok(None) => Vec::new(),
+                found = namespaces.try_next() => match found {
+                    Ok(found) => found.and_then(|n| wanted.namespace(&n, config.as_deref())).into_iter().collect(),
                     Err(error) => {
-                        tracing::warn!(reason = telemetry::chain(&error), "trust map: namespaces are not seen; trying again");
+                        unseen("namespaces", &error);
+                        Vec::new()
+                    }
+                },
+                found = pods.try_next() => match found {
+                    Ok(found) => {
+                        let new = found.and_then(|event| wanted.pod(event));
+                        // Its pod waits for it, whatever was written into a namespace of that name before.
+                        new.iter().for_each(|namespace| drop(self.known().remove(namespace)));
+                        new.into_iter().map(|namespace| (namespace, String::new())).collect()
+                    }
+                    Err(error) => {
+                        unseen("pods", &error);
                         Vec::new()
                     }
                 },
                 changed = anchors.changed() => match changed {
-                    Ok(()) => wanted.clone().into_iter().collect(),
+                    Ok(()) => wanted.all(),
                     // Who knows them has ended, and the process with it.
-                    Err(_ended) => return Ok(()),
+                    Err(_ended) => return,
                 },
-                _tick = again.tick() => wanted.clone().into_iter().collect(),
+                _tick = again.tick() => {
+                    looked.clear();
+                    wanted.all()
+                }
             };
             for (namespace, uid) in due {
-                let ensured = tokio::select! {
-                    () = drain.signaled() => return Ok(()),
-                    ensured = self.ensure(&namespace, &uid) => ensured,
-                };
-                match ensured {
+                match self.ensure(&namespace, &uid).await {
                     Ok(()) | Err(TrustMapError::NotJoined) => {}
                     // Its end was not seen. Should it be there all the same, the next list says so.
-                    Err(TrustMapError::Write(_, error)) if is_code(&error, 404) => drop(wanted.remove(&namespace)),
+                    Err(TrustMapError::Write(_, error)) if is_code(&error, 404) => wanted.forget(&namespace),
                     Err(error) => tracing::warn!(reason = telemetry::chain(&error), "trust map: trying again"),
                 }
             }
+            let parting = wanted.parting();
+            for namespace in parting.iter().filter(|namespace| !looked.contains(namespace)) {
+                match self.part(namespace).await {
+                    Ok(true) => wanted.forget(namespace),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(reason = telemetry::chain(&error), "trust map: trying again"),
+                }
+            }
+            looked = parting;
+        }
+    }
+
+    /// Takes it out of a namespace where no pod reads it any more; whether it is gone. It is kept up to date until then.
+    async fn part(&self, namespace: &str) -> Result<bool, TrustMapError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let mut page = ListParams::default().limit(PAGE);
+        loop {
+            let listed = tokio::time::timeout(DEADLINE, api.list_metadata(&page)).await;
+            let listed = listed.map_err(|_elapsed| TrustMapError::Late(namespace.to_owned()))?;
+            let listed = listed.map_err(|e| TrustMapError::Write(namespace.to_owned(), Box::new(e)))?;
+            if listed.items.iter().any(is_injected) {
+                return match self.ensure(namespace, "").await {
+                    Ok(()) | Err(TrustMapError::NotJoined) => Ok(false),
+                    Err(error) => Err(error),
+                };
+            }
+            match listed.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page.continue_token = Some(token),
+                None => break,
+            }
+        }
+        self.known().remove(namespace);
+        match self.delete(namespace).await {
+            Err(TrustMapError::Write(_, error)) if is_code(&error, 404) => Ok(true),
+            deleted => deleted.map(|()| true),
         }
     }
 }
@@ -202,24 +269,4 @@ fn is_code(error: &kube::Error, code: u16) -> bool {
 /// Whether the object itself is in the way (HTTP 422).
 fn is_invalid(error: &kube::Error) -> bool {
     is_code(error, 422)
-}
-
-/// Remembers whether a namespace is to have it; gives it where it is.
-fn note(
-    wanted: &mut BTreeMap<String, String>,
-    namespace: &PartialObjectMeta<Namespace>,
-    release: &str,
-    config: Option<&InjectConfig>,
-) -> Option<(String, String)> {
-    let meta = &namespace.metadata;
-    let (name, uid) = (meta.name.clone()?, meta.uid.clone()?);
-    let injection = meta.labels.as_ref().and_then(|l| l.get(LABEL)).cloned();
-    let facts = NamespaceFacts { name: name.clone(), injection, enforce: None };
-    let is_wanted = name == release || config.is_some_and(|config| selected(&facts, config));
-    if !is_wanted || meta.deletion_timestamp.is_some() {
-        wanted.remove(&name);
-        return None;
-    }
-    wanted.insert(name.clone(), uid.clone());
-    Some((name, uid))
 }
