@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 use super::names::{CONTROLLER, FIELD_MANAGER, IMPORT_NAME, MANAGED_BY, MESHFED};
 use super::objects::{ServiceExport, ServiceImport};
 use super::plan::{Deleted, Obstacle, Write, is_as_wanted};
+use super::store::Owned as _;
 
 /// Writes per second, and at once.
 const WRITES: Rate = Rate { per_second: 50.0, burst: 20.0 };
@@ -211,11 +212,27 @@ impl Writer {
 
     async fn service(&self, owner: &ServiceName, object: &Service, new: bool) -> Result<Service, Unwritten> {
         let families = object.spec.iter().flat_map(|s| s.ip_families.clone().unwrap_or_default()).collect::<Vec<_>>();
-        let written = match self.apply(owner, object, new).await {
+        let mut applied = self.apply(owner, object, new).await;
+        // What somebody else has added stays in an apply, and the chart's policy refuses it of us: it goes first.
+        if matches!(applied, Err(Unwritten::Refused(_))) && self.take_away(owner, object).await? {
+            applied = self.apply(owner, object, false).await;
+        }
+        let written = match applied {
             Err(Unwritten::Refused(said)) => return Err(refused_service(&families, said)),
             applied => applied?,
         };
         if is_as_wanted(&written, object) { Ok(written) } else { self.clear(owner, &written, object).await }
+    }
+
+    /// Takes what no derived Service has out of the one that is there, if it is ours; whether there was anything.
+    async fn take_away(&self, owner: &ServiceName, wanted: &Service) -> Result<bool, Unwritten> {
+        let name = wanted.metadata.name.clone().unwrap_or_default();
+        let api = self.api::<Service>(owner.namespace.as_str());
+        let Some(there) = within(api.get_opt(&name)).await? else { return Ok(false) };
+        if there.owner().as_ref() != Some(owner) || !sends_elsewhere(&there) {
+            return Ok(false);
+        }
+        self.clear(owner, &there, wanted).await.map(|_cleared| true)
     }
 
     /// Takes away what somebody else has added to a derived Service: an apply leaves the fields of others alone.
@@ -224,7 +241,10 @@ impl Writer {
         let ports = wanted.spec.as_ref().map(|spec| &spec.ports);
         let body = serde_json::json!({
             "metadata": {"resourceVersion": version},
-            "spec": {"selector": null, "externalIPs": null, "trafficDistribution": null, "ports": ports},
+            "spec": {
+                "type": "ClusterIP", "externalName": null, "selector": null, "externalIPs": null,
+                "trafficDistribution": null, "ports": ports,
+            },
         });
         self.place().await;
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
@@ -278,6 +298,15 @@ impl Writer {
         };
         within(self.recorder.publish(&event, &export.object_ref(&()))).await
     }
+}
+
+/// Whether a Service sends requests where its own EndpointSlices do not: to pods by their labels, or for addresses of others.
+fn sends_elsewhere(service: &Service) -> bool {
+    let spec = service.spec.as_ref();
+    spec.is_some_and(|spec| {
+        spec.selector.as_ref().is_some_and(|labels| !labels.is_empty())
+            || spec.external_ips.as_ref().is_some_and(|all| !all.is_empty())
+    })
 }
 
 /// What the refusal of a derived Service means: a family that the cluster does not have, an address that is taken, or

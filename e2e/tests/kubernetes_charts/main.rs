@@ -2,6 +2,7 @@
 //! to a render, whether the server takes it, and what the accounts of the chart may do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod drift;
 mod examples;
 mod notes;
 mod permissions;

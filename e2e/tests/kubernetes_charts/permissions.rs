@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use crate::server::prepared;
 use crate::{objects, render};
 
-const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 const DERIVED: &str = "meshfed-0123456789abcdefghij";
 
 /// An API server on which a chart is installed, but for its pods, and the account that its pods have.
-fn installed(chart: &str, values: &Value, namespace: &str, account: &str) -> (ApiServer, Client) {
+pub(crate) fn installed(chart: &str, values: &Value, namespace: &str, account: &str) -> (ApiServer, Client) {
     let server = prepared();
     let _made = server.ok(&["create", "namespace", "shop"]);
     let wanted = ["ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "Secret"];
@@ -29,6 +29,20 @@ fn installed(chart: &str, values: &Value, namespace: &str, account: &str) -> (Ap
     server.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": rest }).to_string());
     let client = server.as_account(namespace, account);
     (server, client)
+}
+
+/// Policies are in force some time after they were made.
+pub(crate) fn in_force(agent: &Client) {
+    let stranger = derived("bank", json!({ "selector": {} })).to_string();
+    meshfed_e2e::wait::until("the policies are in force", SOON, || {
+        let args = ["apply", "--server-side", "--dry-run=server", "--force-conflicts", "-f", "-"];
+        let output = agent.kubectl_with(&args, &stranger);
+        if output.code != 0 && output.stderr.contains("ValidatingAdmissionPolicy") {
+            Ok(())
+        } else {
+            Err(output.stderr)
+        }
+    });
 }
 
 fn may(client: &Client, namespace: &str, verb: &str, what: &str) -> bool {
@@ -148,19 +162,8 @@ fn admission_holds_the_agent_to_what_is_its_own() {
     );
     let trust = labelled("v1", "ConfigMap", "meshfed-trust", json!({ "data": { "anchors.pem": "" } }));
 
-    // Policies are in force some time after they were made.
+    in_force(&agent);
     let stranger = derived("bank", json!({ "selector": {} }));
-    meshfed_e2e::wait::until("the policies are in force", SOON, || {
-        let output = agent.kubectl_with(
-            &["apply", "--server-side", "--dry-run=server", "--force-conflicts", "-f", "-"],
-            &stranger.to_string(),
-        );
-        if output.code != 0 && output.stderr.contains("ValidatingAdmissionPolicy") {
-            Ok(())
-        } else {
-            Err(output.stderr)
-        }
-    });
 
     for object in [&derived(DERIVED, json!({})), &slice("s", Some(DERIVED)), &slice("mcs", None), &import, &trust] {
         let output = apply(&agent, object);
