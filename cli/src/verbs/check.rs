@@ -4,6 +4,7 @@
 
 mod before;
 mod kinds;
+mod misplaced;
 mod release;
 mod storage;
 
@@ -55,8 +56,9 @@ mod id {
     pub(super) const LABELS: Id = Id("MF0015", "injection-labels");
     pub(super) const LEASE: Id = Id("MF0016", "agent-lease");
     pub(super) const CLASS: Id = Id("MF0017", "default-storage-class");
+    pub(super) const MISPLACED: Id = Id("MF0018", "misplaced");
 
-    pub(super) const ALL: [Id; 17] = [
+    pub(super) const ALL: [Id; 18] = [
         KINDS,
         AGENT,
         GATEWAY,
@@ -74,6 +76,7 @@ mod id {
         LABELS,
         LEASE,
         CLASS,
+        MISPLACED,
     ];
 }
 
@@ -241,6 +244,7 @@ async fn look(place: &Place, namespace: &str) -> Result<Vec<Found>, Failure> {
         found.push(release::gateway_addresses(place, namespace, has_joined(&listed)).await?);
     }
     found.extend(release::injection_labels(place).await?);
+    found.extend(misplaced::look(place).await?);
     if agent.is_some() {
         found.extend(release::cluster_dns(place, namespace).await?);
     }
