@@ -69,7 +69,7 @@ mod tests {
         assert_eq!(name("DaemonSet", "agent", none.clone()), "agent");
         assert_eq!(name("Job", "nightly-29012345", none.clone()), "nightly");
         assert_eq!(name("Job", "migrate-2", none.clone()), "migrate-2");
-        assert_eq!(name("Job", "migrate-schema1", none.clone()), "migrate-schema1");
+        assert_eq!(name("Job", "migrate-schema1", none), "migrate-schema1");
         let config = serde_json::json!({ "deploymentconfig": "b" });
         assert_eq!(name("ReplicationController", "b-3", config), "b");
         let alone = serde_json::json!({ "metadata": { "name": "p-1", "labels": { "app": "b", "version": "v2" } } });

@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(wanted.parting(), ["plain", "web"]);
         let mut ends = namespace("plain", None);
         ends.metadata.deletion_timestamp =
-            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
         assert_eq!(wanted.namespace(&ends, Some(&config)), None);
         assert_eq!(wanted.parting(), ["web"]);
     }

@@ -136,6 +136,7 @@ impl Agent {
             replica: 0,
             instance: instance.to_owned(),
             role,
+            latest: watch::Sender::default(),
             identity: Arc::new(IdentityStore::new(renew::load(data_dir).unwrap())),
             trust: Arc::new(TrustStore::new()),
         };

@@ -39,8 +39,10 @@ pub(super) fn names<'a>(ports: impl Iterator<Item = &'a ServicePort> + Clone, lo
         }
         let made = format!("{}-{}", port.protocol.to_ascii_lowercase(), port.port);
         let others = (2..).map(|n: u32| format!("{made}-{n}"));
-        let free =
-            std::iter::once(made.clone()).chain(others).find(|name| !taken.contains(name)).unwrap_or(made.clone());
+        let free = std::iter::once(made.clone())
+            .chain(others)
+            .find(|name| !taken.contains(name))
+            .unwrap_or_else(|| made.clone());
         taken.insert(free.clone());
         free
     };

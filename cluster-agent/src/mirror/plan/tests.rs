@@ -511,15 +511,13 @@ fn a_name_of_a_port_is_in_nobodys_way() {
     let names: Vec<String> = service.spec.unwrap().ports.unwrap().into_iter().map(|p| p.name.unwrap()).collect();
     assert_eq!(names, ["tcp-80-2", "tcp-80", &"h".repeat(63)]);
 
-    let far = ServiceName::new(&"n".repeat(63), "b").unwrap();
+    let far = ServiceName::new("n".repeat(63), "b").unwrap();
     let server = Server::default();
     let facts = exported(&[("east", offered(vec![port(&"h".repeat(63), 82, "TCP")]))]);
     let context = server.context();
     let writes = plan(&far, &facts, &server.seen, &context);
-    let made = writes.iter().find_map(|w| match w {
-        Write::Service { object, .. } => Some(object.clone()),
-        _ => None,
-    });
+    let made =
+        writes.iter().find_map(|w| if let Write::Service { object, .. } = w { Some(object.clone()) } else { None });
     let (meta, spec) = made.map(|s| (s.metadata, s.spec.unwrap())).unwrap();
     let port = spec.ports.unwrap().remove(0).name.unwrap();
     assert_eq!(port, "tcp-82");
