@@ -124,7 +124,7 @@ mod tests {
 
     impl Write for Lines {
         fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(text)
+            self.0.lock().map_err(|poisoned| std::io::Error::other(poisoned.to_string()))?.write(text)
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
