@@ -91,6 +91,11 @@ impl Kind {
             Self::Mesh => "Mesh",
         }
     }
+    /// Whether it is one of Istio's: a cluster without it has nothing to say by it, and lacks nothing.
+    #[must_use]
+    pub const fn is_istios(self) -> bool {
+        matches!(self, Self::WorkloadEntry | Self::PeerAuthentication)
+    }
     /// As it is written in `apiVersion:`.
     #[must_use]
     pub const fn api_version(self) -> &'static str {

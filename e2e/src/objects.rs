@@ -3,6 +3,25 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+/// What the chart of a member makes in the namespace of its release, as far as an agent and the command line look for it: the
+/// empty Secret of the identity, and the Deployment.
+pub const RELEASE: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: meshfed-system}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: meshfed-identity, namespace: meshfed-system, labels: {app.kubernetes.io/managed-by: Helm}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: meshfed-agent, namespace: meshfed-system}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template: {metadata: {labels: {app: agent}}, spec: {containers: [{name: agent, image: x}]}}
+";
+
 /// A gateway: its Service with the addresses that other networks dial, and one WorkloadEntry.
 #[must_use]
 pub fn gateway(name: &str, network: &str, own: &[IpAddr], advertised: &[String], locality: &str) -> String {

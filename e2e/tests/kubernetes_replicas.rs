@@ -22,27 +22,6 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(90);
 /// The namespace of the release.
 const RELEASE: &str = "meshfed-system";
-/// What the chart makes of it.
-const CHART: &str = "
-apiVersion: v1
-kind: Namespace
-metadata: {name: meshfed-system}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: v1
-kind: Secret
-metadata: {name: meshfed-identity, namespace: meshfed-system}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: meshfed-agent, namespace: meshfed-system}
-spec:
-  selector: {matchLabels: {app: agent}}
-  template: {metadata: {labels: {app: agent}}, spec: {containers: [{name: agent, image: x}]}}
-";
 /// What is called in west.
 const C_URL: &str = "http://c.shop.svc.clusterset.local:8080/";
 
@@ -153,7 +132,8 @@ impl World {
         for kind in ["memberships", "serviceexports", "serviceimports", "workloadentries"] {
             api.until(&["get", kind, "-A", "--ignore-not-found"], "", SOON);
         }
-        api.apply(CHART);
+        api.apply(objects::RELEASE);
+        api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}");
         for n in 0..8 {
             let _made = api.ok(&["-n", RELEASE, "create", "secret", "generic", &format!("meshfed-view-{n}")]);
         }

@@ -154,6 +154,7 @@ impl Following {
         let cidrs = ["10.1.0.0/16".parse().unwrap()].into();
         let config = SourceConfig {
             place: Place::ApiServer(Box::new(ApiServerConfig {
+                unserved: meshfed_cluster_agent::source::Unserved::default(),
                 kubeconfig: Some(kubeconfig.to_path_buf()),
                 context: None,
                 namespace: "meshfed-system".parse().unwrap(),

@@ -17,17 +17,20 @@ use meshfed_runtime::telemetry;
 use tokio::sync::watch;
 
 use super::injection::Injection;
-use super::{Agent, Host, chain, leaving};
+use super::{Agent, Host, chain, leaving, left};
 use crate::config::{AgentArgs, Config, admin_listeners, injection};
 use crate::downlink;
 use crate::enroll::AgentFile;
 use crate::lease::{Election, LeaseMetrics};
 use crate::membership::connect::{self, Place};
-use crate::membership::{Attended, Controller, Facts, Settings};
+use crate::membership::{Attended, Controller, Facts, Settings, elsewhere};
 use crate::mirror::{self, policies};
+use crate::source::Unserved;
 
 /// The data directory of the member, in that of the agent: it appears whole, which a volume's own folder cannot.
 const MEMBER: &str = "member";
+/// Where the image has this program.
+const IN_IMAGE: &str = "/meshfed";
 /// The Lease by which the agents of a release decide which of them joins, offers and writes.
 const LEASE: &str = "meshfed-agent";
 
@@ -96,6 +99,9 @@ async fn life(
             parts.spawn("lease", election.run(told_to_end, watch.clone()));
         }
         let release = place.namespace.clone();
+        let (instance, leads) = (among.instance.clone(), among.writes.clone());
+        let others = elsewhere::tell(place.client.clone(), release.clone(), instance, leads, watch.clone());
+        parts.spawn("memberships-elsewhere", others);
         let injection = Injection { release, inject, args, listeners: webhook, client: place.client.clone() };
         injection.start(parts, told, &metrics, &watch);
         Ok(())
@@ -108,12 +114,19 @@ async fn life(
 fn among(args: &AgentArgs, place: &Place, metrics: &Arc<Metrics>) -> (Option<Election>, Host) {
     let metrics = Arc::clone(metrics);
     let Some(instance) = args.instance.clone().filter(|name| !name.is_empty()) else {
-        return (None, Host { metrics, ..Host::none() });
+        return (None, Host { metrics, cli: cli_of(place, "deploy/meshfed-agent"), ..Host::none() });
     };
     let counted = LeaseMetrics::register(&metrics);
     let election = Election::new(place.client.clone(), &place.namespace, LEASE, &instance, counted);
     let (role, latest, writes) = (election.role(), election.latest(), election.writes());
-    (Some(election), Host { metrics, instance, role, latest, writes })
+    // People tell this agent, and not whichever of them comes first.
+    let cli = cli_of(place, &format!("pod/{instance}"));
+    (Some(election), Host { metrics, instance, role, latest, writes, cli, unserved: Unserved::default() })
+}
+
+/// How people run the command line beside the data directory of an agent in this cluster.
+fn cli_of(place: &Place, agent: &str) -> String {
+    format!("kubectl -n {} exec {agent} -- {IN_IMAGE}", place.namespace)
 }
 
 /// Waits for a membership, and runs the agent of it.
@@ -131,6 +144,7 @@ async fn phases(
         data_dir: member.clone(),
         keep_view: args.keep_view,
         writes: among.writes.clone(),
+        instance: among.instance.clone(),
     };
     let mut controller = Controller::new(place.client.clone(), settings);
     let Some(file) = wait(args, place, among, &mut controller, stop.clone()).await? else { return Ok(None) };
@@ -186,6 +200,7 @@ async fn wait(
     let mut member = None;
     let readiness = Readiness::new();
     let undecided = readiness.guard("whether this cluster is a member");
+    let keeper = controller.keeper().clone();
     let until = async {
         tokio::select! {
             () = stop => {}
@@ -202,6 +217,7 @@ async fn wait(
         if !admin.is_empty() {
             parts.spawn("admin", server.serve(admin, watch.clone()));
         }
+        parts.spawn("left", left::serve(keeper, args.clone(), place.clone(), watch.clone()));
         // Policies hear that nothing is known of them yet.
         let (facts, leads) = (watch::channel(None).1, among.writes.clone());
         parts

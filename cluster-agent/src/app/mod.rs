@@ -1,10 +1,11 @@
 //! Edge. The agent as a process: `Config` → build → run. Nothing else wires rooms together.
 
+mod begin;
 mod injection;
 mod leaving;
+mod left;
 mod tcp;
 
-use std::collections::BTreeMap;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -18,9 +19,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use meshfed_api::border::LeaseEpoch;
 use meshfed_crds::ObjectError;
-use meshfed_model::bundle::Bundle;
-use meshfed_model::identity::TrustDomain;
-use meshfed_model::names::Namespace;
 use meshfed_runtime::admin::AdminServer;
 use meshfed_runtime::config::Problems;
 use meshfed_runtime::drain;
@@ -36,24 +34,22 @@ use meshfed_runtime::{clock, telemetry};
 use rustls_pki_types::pem::PemObject as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use begin::{Known, core_of, guards_of, restore};
 use injection::Injection;
 
 use crate::config::{AgentArgs, Config, Source, chain};
-use crate::core::run::{Actor, COMMANDS_MAX, Command, CoreMetrics, Guards, Inputs};
-use crate::core::{Core, CoreSettings, kept};
+use crate::core::kept;
+use crate::core::run::{Actor, COMMANDS_MAX, Command, CoreMetrics, Inputs};
 use crate::dns;
+use crate::downlink::bundles::CLI;
 use crate::downlink::session::{Hub, Link, LinkConfig, Opened};
-use crate::enroll::AgentFile;
-use crate::identity::Authority;
-use crate::index::{Index, IndexSettings};
 use crate::lease::Role;
 use crate::lookup::{self, LOOKUPS_MAX, Pauses};
 use crate::membership::Facts;
 use crate::mirror::facts::PolicyFacts;
 use crate::mirror::{Mailbox, Mirror, MirrorMetrics, MirrorSettings};
 use crate::mirror::{policies, remarks};
-use crate::source;
-use crate::view::persist::Loaded;
+use crate::source::{self, Unserved};
 use crate::workload::{WorkloadMetrics, WorkloadServer};
 
 mod kubernetes;
@@ -161,13 +157,18 @@ struct Host {
     latest: watch::Sender<LeaseEpoch>,
     /// Whether it may write to the API server.
     writes: watch::Receiver<bool>,
+    /// How people run the command line beside its data directory.
+    cli: String,
+    /// Kinds that the API server does not serve.
+    unserved: Unserved,
 }
 
 impl Host {
     /// Of an agent that is run by itself.
     fn none() -> Self {
         let (role, writes) = (watch::channel(Role::Alone).1, watch::channel(true).1);
-        Self { metrics: Arc::default(), instance: String::new(), role, latest: watch::Sender::default(), writes }
+        let (metrics, unserved) = (Arc::default(), Unserved::default());
+        Self { metrics, instance: String::new(), role, latest: watch::Sender::default(), writes, cli: CLI.to_owned(), unserved }
     }
 }
 
@@ -215,6 +216,7 @@ impl Agent {
             latest: host.latest.clone(),
             identity: Arc::clone(identity),
             trust: Arc::clone(&trust),
+            cli: host.cli.clone(),
         });
         let link = link_config.and_then(|c| match Link::open(c, &metrics) {
             Ok(link) => Some(link),
@@ -237,6 +239,7 @@ impl Agent {
     fn facts(&self, facts: watch::Sender<Facts>) -> impl Future<Output = ()> + use<> {
         let (readiness, mut pending) = (self.readiness.clone(), self.readiness.changes());
         let (mut hub, mut lack) = (self.opened.hub.clone(), self.lack.subscribe());
+        let (mut awaiting, mut unserved) = (self.opened.awaiting.clone(), self.host.unserved.subscribe());
         async move {
             loop {
                 let (connected, untrusted) = match &*hub.borrow_and_update() {
@@ -244,8 +247,15 @@ impl Agent {
                     Hub::Connected => (true, None),
                     Hub::Untrusted(why) => (false, Some(why.clone())),
                 };
-                let unreachable = lack.borrow_and_update().clone();
-                let now = Facts { connected, untrusted, pending: readiness.pending(), unreachable, unkept: None };
+                let now = Facts {
+                    connected,
+                    untrusted,
+                    pending: readiness.pending(),
+                    unserved: unserved.borrow_and_update().clone(),
+                    unreachable: lack.borrow_and_update().clone(),
+                    awaiting: awaiting.borrow_and_update().clone(),
+                    ..Facts::default()
+                };
                 facts.send_if_modified(|before| {
                     let changed = *before != now;
                     *before = now;
@@ -254,6 +264,8 @@ impl Agent {
                 let ended = tokio::select! {
                     ended = hub.changed() => ended.is_err(),
                     ended = lack.changed() => ended.is_err(),
+                    ended = awaiting.changed() => ended.is_err(),
+                    ended = unserved.changed() => ended.is_err(),
                     ended = pending.changed() => ended.is_err(),
                 };
                 if ended {
@@ -299,20 +311,20 @@ impl Agent {
     fn start(self, tasks: &mut TaskGroup, watch: drain::Watch, client: Option<kube::Client>) -> Held {
         let Self { config, bound, host, readiness, identity, trust, link, opened, lack, injects, lock } = self;
         let (metrics, state) = (Arc::clone(&host.metrics), config.args.data_dir.join("state"));
-        let Opened { uplink, commands: downlink, loaded, bundles, hub: _ } = opened;
+        let Opened { uplink, commands: downlink, loaded, bundles, hub: _, awaiting: _ } = opened;
         let guards = guards_of(&readiness, &loaded);
         let served = ["xds", "workload"].map(|name| readiness.guard(format!("{name}: not bound yet")));
 
         let sockets = files::RemoveOnDrop(vec![config.xds_socket(), config.workload_socket()]);
         let shown = config.shown();
-        let source_config = source_of(&config, state.join("source"), &readiness, &metrics);
+        let source_config = source_of(&config, state.join("source"), &readiness, &host);
         let anchors = client.clone().filter(|_| injects).map(|client| {
             let (told, anchors) = watch::channel(Some(anchors_of(&config)));
             injection_of(&config, bound.webhook, client).start(tasks, anchors, &metrics, &watch);
             told
         });
-        let shared = !host.instance.is_empty();
-        let mut core = core_of(&config.agent, config.namespace.clone(), config.authority, loaded, &bundles, shared);
+        let known = Known { loaded, bundles, shared: !host.instance.is_empty() };
+        let mut core = core_of(&config.agent, config.namespace.clone(), config.authority, known);
         let (proxies_file, hosts_file) = (state.join("proxies.json"), state.join("hosts.json"));
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
         let imports = restore(&mut core, &state, clock::instant());
@@ -362,15 +374,6 @@ impl Agent {
     }
 }
 
-/// Gives the core what was kept when the agent ended.
-fn restore(core: &mut Core, state: &Path, now: std::time::Instant) -> kept::ImportsFile {
-    core.restore_proxies(kept::load(&state.join("proxies.json")), now);
-    core.restore_resolved(lookup::load(&state.join("hosts.json")));
-    let (imports, numbers) = kept::ImportsFile::open(state.join("imports.json"));
-    core.restore_imports(numbers);
-    imports
-}
-
 /// What is given up at the very end, in this order: the next agent may bind only once the data directory is free.
 struct Held {
     _sockets: files::RemoveOnDrop,
@@ -402,10 +405,11 @@ fn show(
     let (kubeconfig, context) = (args.kubeconfig.clone(), args.context.clone());
     let (leads, instance) = (host.writes.clone(), Some(host.instance.clone()).filter(|name| !name.is_empty()));
     let (addresses, mut changed) = watch::channel(Arc::default());
+    let unserved = host.unserved.clone();
     let fleet_namespace = args.fleet_namespace.clone();
     async move {
         let client = meshfed_crds::api_server::connect(kubeconfig.as_deref(), context.as_deref()).await?;
-        let settings = MirrorSettings { instance: instance.clone() };
+        let settings = MirrorSettings { instance: instance.clone(), unserved };
         let tell = async {
             while changed.changed().await.is_ok() {
                 let addresses = Arc::unwrap_or_clone(Arc::clone(&changed.borrow_and_update()));
@@ -465,71 +469,7 @@ fn injection_of(config: &Config, listeners: Vec<TcpListener>, client: kube::Clie
     }
 }
 
-/// The core with what was known when the agent ended.
-fn core_of(
-    agent: &AgentFile,
-    namespace: Namespace,
-    authority: Authority,
-    loaded: Loaded,
-    bundles: &BTreeMap<TrustDomain, Bundle>,
-    shared: bool,
-) -> Core {
-    let (now, wall) = (clock::instant(), clock::wall());
-    let kept = loaded.is_some() && loaded.missing.is_empty();
-    let mut index = Index::new(IndexSettings {
-        cluster: agent.cluster.clone(),
-        fleet: agent.fleet.clone(),
-        trust_domain: agent.trust_domain.clone(),
-        networks: agent.networks.clone(),
-        regions: agent.regions.clone(),
-        zones: agent.zones.clone(),
-        gateway_cidrs: agent.gateway_cidrs.clone(),
-    });
-    // Nobody was told anything yet.
-    let _dirty = index.set_root_namespace(namespace);
-    let settings = CoreSettings {
-        cluster: agent.cluster.clone(),
-        trust_domain: agent.trust_domain.clone(),
-        networks: agent.networks.clone(),
-        locality: index.settings().default_locality(),
-        agent_uid: rustix::process::getuid().as_raw(),
-    };
-    let view = loaded.view(agent.cluster.clone());
-    let mut core = Core::new(settings, index, view, loaded.is_some(), authority);
-    core.set_bundles(bundles, now, wall);
-    core.set_policies(loaded.policies, now, wall);
-    core.set_shared_networks(loaded.shared_networks, now, wall);
-    // The last: what was saved of a part is no word of the hub on it.
-    core.miss(loaded.missing);
-    // What one agent alone has kept is never older than what it has told. Others of the cluster hear more meanwhile.
-    if shared || !kept {
-        core.await_news(kept, shared);
-    }
-    core
-}
-
-/// What is to come before the agent is ready.
-fn guards_of(readiness: &Readiness, loaded: &Loaded) -> Guards {
-    Guards {
-        source: Some(readiness.guard("source: not scanned yet")),
-        view: view_lack(loaded).map(|why| readiness.guard(why)),
-    }
-}
-
-/// Why the view is not whole, for the pending guard.
-fn view_lack(loaded: &Loaded) -> Option<String> {
-    if !loaded.missing.is_empty() {
-        let parts: Vec<String> = loaded.missing.iter().map(ToString::to_string).collect();
-        let parts = parts.join(", ");
-        return Some(format!(
-            "view: {parts} in state/view cannot be read back, and the hub has not told it again yet; \
-             running sidecars keep what they hold"
-        ));
-    }
-    (!loaded.is_some()).then(|| "view: none is saved, and the hub has not spoken yet".to_owned())
-}
-
-fn source_of(config: &Config, state: PathBuf, readiness: &Readiness, metrics: &Metrics) -> source::SourceConfig {
+fn source_of(config: &Config, state: PathBuf, readiness: &Readiness, host: &Host) -> source::SourceConfig {
     let place = match &config.source {
         Source::Directory(path) => source::Place::Directory(path.clone()),
         Source::Kubernetes => source::Place::ApiServer(Box::new(source::ApiServerConfig {
@@ -538,7 +478,8 @@ fn source_of(config: &Config, state: PathBuf, readiness: &Readiness, metrics: &M
             namespace: config.namespace.clone(),
             fleet_namespace: Some(config.args.fleet_namespace.as_str().into()),
             readiness: readiness.clone(),
-            metrics: source::SourceMetrics::register(metrics),
+            unserved: host.unserved.clone(),
+            metrics: source::SourceMetrics::register(&host.metrics),
         })),
     };
     source::SourceConfig {

@@ -327,6 +327,11 @@ pub fn admin_listeners(args: &AgentArgs, problems: &mut Problems) -> Vec<ListenF
     listeners(args, problems).1
 }
 
+/// The xDS listeners of these flags.
+pub fn xds_listeners(args: &AgentArgs, problems: &mut Problems) -> Vec<ListenFlag> {
+    listeners(args, problems).0
+}
+
 /// The listeners with their defaults: on `--bind`; the admin port only where that is loopback, else on 127.0.0.1.
 fn listeners(args: &AgentArgs, problems: &mut Problems) -> (Vec<ListenFlag>, Vec<ListenFlag>) {
     let at = |hosts: &[IpAddr], port| {

@@ -79,10 +79,9 @@ impl Core {
     }
 
     /// The faults of objects that have no conditions of ours: their owners hear of them by events.
-    #[must_use]
-    pub fn remarks(&self) -> Arc<[ObjectError]> {
+    pub fn remarks(&self) -> impl Iterator<Item = &ObjectError> {
         let told = [Kind::Service, Kind::PeerAuthentication].map(Kind::as_str);
-        self.faults().filter(|fault| fault.kind.as_deref().is_some_and(|kind| told.contains(&kind))).cloned().collect()
+        self.faults().filter(move |fault| fault.kind.as_deref().is_some_and(|kind| told.contains(&kind)))
     }
 
     /// All faults of the source: its own, those between objects, and names that nobody has.

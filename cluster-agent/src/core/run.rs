@@ -420,10 +420,12 @@ impl Actor {
             changed
         });
         if !self.remarks.is_closed() {
-            let now = self.core.remarks();
+            // Compared where they lie: most of the time nothing has changed, and there may be many.
             self.remarks.send_if_modified(|before| {
-                let changed = *before != now;
-                *before = now;
+                let changed = !self.core.remarks().eq(before.iter());
+                if changed {
+                    *before = self.core.remarks().cloned().collect();
+                }
                 changed
             });
         }

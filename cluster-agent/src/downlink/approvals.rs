@@ -118,6 +118,24 @@ pub fn approve(data_dir: &Path, trust_domain: &TrustDomain, sha256: &str) -> Res
     Ok(if refused.is_some() { Approved::Recorded } else { Approved::Waits })
 }
 
+/// Approves for the agent of `data_dir` what another agent of the same cluster trusts by now: `anchors`, PEM. People
+/// approve once a cluster, and not once an agent. Only what was refused here is approved.
+///
+/// # Errors
+/// [`FileError`]; nothing is recorded then.
+pub fn approve_as(data_dir: &Path, trust_domain: &TrustDomain, anchors: &str) -> Result<(), ApproveError> {
+    let approvals = Approvals::new(&data_dir.join("state"))?;
+    let Some(refused) = approvals.refused(trust_domain) else { return Ok(()) };
+    let Ok(trusted) = meshfed_ca::pem::certificates(anchors) else { return Ok(()) };
+    let nothing = Bundle { anchors: Vec::new(), ..refused.clone() };
+    let trusted = Bundle { anchors: trusted.iter().map(|c| c.to_vec()).collect(), ..refused.clone() };
+    let (offered, trusted) = (new_keys(&nothing, &refused), new_keys(&nothing, &trusted));
+    for key in offered.intersection(&trusted) {
+        approvals.record(trust_domain, key)?;
+    }
+    Ok(())
+}
+
 /// Those that can be approved: neither the cluster's own nor the fleet's.
 fn held_in(data_dir: &Path, member: &AgentFile) -> String {
     let listed = std::fs::read_dir(data_dir.join("bundles")).into_iter().flatten().flatten();

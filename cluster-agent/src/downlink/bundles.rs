@@ -22,6 +22,9 @@ use super::approvals::Approvals;
 /// The largest bundle file, in bytes: some anchors of at most 8 KiB each.
 pub(super) const FILE_MAX: usize = 1 << 20;
 
+/// How the command line is run on the machine of an agent.
+pub const CLI: &str = "meshfed";
+
 /// Why a bundle was not taken. The last good one stays.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleRefused {
@@ -69,6 +72,8 @@ pub struct Bundles {
     withdrawn: BTreeMap<TrustDomain, Bundle>,
     trust: Arc<TrustStore>,
     data_dir: PathBuf,
+    /// How people run the command line where `data_dir` is.
+    cli: String,
     approvals: Approvals,
     /// Bundles with a changed anchor that nobody has approved yet: at most one for each that is held.
     refused: BTreeMap<TrustDomain, Bundle>,
@@ -122,13 +127,20 @@ impl Bundles {
             .map(|b| (b.trust_domain.clone(), b))
             .collect();
         let data_dir = data_dir.to_owned();
+        let cli = CLI.to_owned();
         let mut bundles =
-            Self { anchors, proofs, gone, root, fleet, own, held, withdrawn, trust, data_dir, approvals, refused };
+            Self { anchors, proofs, gone, root, fleet, own, held, withdrawn, trust, data_dir, cli, approvals, refused };
         if let Err(error) = bundles.publish(&bundles.held) {
             tracing::warn!(%error, "saved bundles are left out");
         }
         let _told_by_the_hello = bundles.take_approved(clock::wall());
         Ok(bundles)
+    }
+
+    /// People run the command line that approves like this, say by `kubectl exec`, and not as [`CLI`].
+    #[must_use]
+    pub fn with_cli(self, cli: String) -> Self {
+        Self { cli, ..self }
     }
 
     /// What is held.
@@ -218,11 +230,17 @@ impl Bundles {
             let held = self.known(&bundle.trust_domain)?;
             let keys = meshfed_ca::bundle::new_keys(held, bundle);
             let commands = keys.iter().map(|key| {
-                let (name, key) = (&bundle.trust_domain, meshfed_ca::bundle::hex(key));
-                format!("meshfed trust approve {name} --sha256 {key} --data-dir {}", self.data_dir.display())
+                let (cli, name, key) = (&self.cli, &bundle.trust_domain, meshfed_ca::bundle::hex(key));
+                format!("{cli} trust approve {name} --sha256 {key} --data-dir {}", self.data_dir.display())
             });
             Some((&bundle.trust_domain, commands.collect::<Vec<_>>().join(" && ")))
         })
+    }
+
+    /// All of [`Self::awaiting`].
+    #[must_use]
+    pub fn all_awaiting(&self) -> BTreeMap<TrustDomain, String> {
+        self.awaiting().map(|(trust_domain, command)| (trust_domain.clone(), command)).collect()
     }
 
     /// Whether a changed anchor waits for an approval.

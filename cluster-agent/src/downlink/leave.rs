@@ -12,6 +12,7 @@ use meshfed_runtime::files::{self, FileError};
 use meshfed_runtime::tls::{IdentityStore, InvalidAnchor, TrustStore};
 use meshfed_runtime::{clock, telemetry};
 
+use super::bundles::CLI;
 use super::renew::{self, RenewError};
 use super::session::{LinkConfig, dial};
 use crate::enroll::{AgentFile, AgentFileError};
@@ -62,6 +63,7 @@ pub async fn leave(data_dir: &Path, timeout: Duration) -> Result<AgentFile, Leav
         instance: String::new(),
         role: tokio::sync::watch::channel(Role::Alone).1,
         latest: tokio::sync::watch::Sender::default(),
+        cli: CLI.to_owned(),
         file: file.clone(),
     };
     let deadline = clock::instant() + timeout;

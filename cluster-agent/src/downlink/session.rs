@@ -69,6 +69,8 @@ pub struct LinkConfig {
     pub identity: Arc<IdentityStore>,
     /// Filled from `E/bundles/`, and kept fresh.
     pub trust: Arc<TrustStore>,
+    /// How people run the command line where `data_dir` is, see [`super::bundles::CLI`].
+    pub cli: String,
 }
 
 /// Why the session cannot be kept. The loss of a hub is no reason.
@@ -104,6 +106,8 @@ pub struct Opened {
     pub bundles: BTreeMap<TrustDomain, Bundle>,
     /// How it stands with the federators.
     pub hub: watch::Receiver<Hub>,
+    /// Trust domains whose changed anchor waits for an approval, each with the command line that gives it.
+    pub awaiting: watch::Receiver<BTreeMap<TrustDomain, String>>,
 }
 
 /// How it stands with the federators.
@@ -123,7 +127,7 @@ pub enum Hub {
 pub(super) struct Undialled {
     /// What each of them, or the way to it, has said.
     pub reasons: String,
-    /// Whether one was reached that showed no certificate of this fleet.
+    /// Whether each of them was reached, and showed no certificate of this fleet. One that is away may still be of it.
     pub untrusted: bool,
 }
 
@@ -210,6 +214,8 @@ pub struct Link {
     pub(super) pending: Pending,
     /// Whether a session is open, for whoever shows it.
     pub(super) open: watch::Sender<Hub>,
+    /// What waits for people, for whoever shows it.
+    awaiting: watch::Sender<BTreeMap<TrustDomain, String>>,
     /// What is too large to be sent, as far as it was said.
     oversized: BTreeSet<OfferKey>,
 }
@@ -229,11 +235,19 @@ impl Link {
         let root = root.ok().and_then(|c| c.first().map(|c| c.to_vec())).ok_or(LinkError::Root(path))?;
         let (fleet, own) = (config.file.fleet.clone(), config.file.trust_domain.clone());
         let bundles = Bundles::open(&config.data_dir, root, fleet, own, Arc::clone(&config.trust))?;
+        let bundles = bundles.with_cli(config.cli.clone());
         let (core, commands) = mpsc::channel(CORE_COMMANDS_MAX);
         let uplink = UplinkHandle::new();
         let (open, hub) = watch::channel(Hub::Away);
-        let opened =
-            Opened { uplink: uplink.clone(), commands, loaded: loaded.clone(), bundles: bundles.held().clone(), hub };
+        let (awaiting, awaited) = watch::channel(bundles.all_awaiting());
+        let opened = Opened {
+            uplink: uplink.clone(),
+            commands,
+            loaded: loaded.clone(),
+            bundles: bundles.held().clone(),
+            hub,
+            awaiting: awaited,
+        };
         let link = Self {
             config,
             metrics: LinkMetrics::new(metrics),
@@ -253,6 +267,7 @@ impl Link {
             report: None,
             pending: Pending::default(),
             open,
+            awaiting,
             oversized: BTreeSet::new(),
         };
         Ok((link, opened))
@@ -436,6 +451,16 @@ impl Link {
         }
     }
 
+    /// Says which changed anchors wait for an approval.
+    pub(super) fn tell_awaiting(&self) {
+        let now = self.bundles.all_awaiting();
+        self.awaiting.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+    }
+
     /// Keeps the addresses that a hub told.
     pub(super) fn know(&mut self, federators: Vec<String>) {
         if federators.is_empty() || federators == self.config.file.federators {
@@ -495,7 +520,7 @@ pub(super) async fn dial(config: LinkConfig, first: usize) -> Result<Channel, Un
     };
     let count = config.file.federators.len();
     let mut reasons = vec![format!("{} names no federator", config.data_dir.join("agent.yaml").display())];
-    let mut untrusted = false;
+    let mut untrusted = 0;
     for i in 0..count {
         let Some(target) = config.file.federators.get((first + i) % count) else { continue };
         if renewal.has_expired(clock::wall()) {
@@ -518,7 +543,7 @@ pub(super) async fn dial(config: LinkConfig, first: usize) -> Result<Channel, Un
         match grpc::connect(target, tls).await {
             Ok(channel) => return Ok(channel),
             Err(error) => {
-                untrusted |= error.refusal().is_some();
+                untrusted += usize::from(error.refusal().is_some());
                 reasons.push(error.to_string());
             }
         }
@@ -526,7 +551,7 @@ pub(super) async fn dial(config: LinkConfig, first: usize) -> Result<Channel, Un
     if count > 0 {
         reasons.remove(0);
     }
-    Err(Undialled { reasons: reasons.join("; "), untrusted })
+    Err(Undialled { reasons: reasons.join("; "), untrusted: count > 0 && untrusted == count })
 }
 
 /// The namespaces that one message may name, in their order. Nobody has so many: who has is told which are left out.

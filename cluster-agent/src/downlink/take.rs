@@ -192,6 +192,7 @@ impl Link {
             }
             Err(error) => self.bundle_refused(&trust_domain, &error),
         }
+        self.tell_awaiting();
         Ok(Ok(()))
     }
 
@@ -202,6 +203,7 @@ impl Link {
             Ok(false) => {}
             Err(error) => self.bundle_refused(&trust_domain, &error),
         }
+        self.tell_awaiting();
         Ok(Ok(()))
     }
 
@@ -220,6 +222,7 @@ impl Link {
         if taken.is_empty() {
             return Ok(());
         }
+        self.tell_awaiting();
         self.pending.bundle_acks.extend(taken);
         self.pending.report = self.report.is_some();
         self.tell(CoreCommand::Bundles(self.bundles.held().clone())).await

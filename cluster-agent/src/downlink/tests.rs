@@ -109,6 +109,29 @@ fn a_changed_anchor_waits_for_its_approval() {
     assert_eq!(bundles.take_approved(root.now), [(domain("east.f"), 3)]);
 }
 
+/// People approve once a cluster: an agent approves what the one that leads trusts by now, and nothing that was not refused.
+///
+/// Mutations not tried yet: `intersection` replaced by all that is trusted; `approve_as` that records nothing.
+#[test]
+fn an_agent_approves_what_another_of_its_cluster_trusts() {
+    let root = Root::new();
+    let dir = tempfile::tempdir().unwrap();
+    let trust = Arc::new(TrustStore::new());
+    let mut bundles = root.open(dir.path(), &trust).with_cli("kubectl exec x -- /meshfed".to_owned());
+    let [first, second, third] = [1, 2, 3].map(|serial| root.bundle("east.f", serial));
+    let pem = |bundle: &Bundle| meshfed_ca::pem::encode_certificates(bundle.anchors.iter().map(Vec::as_slice));
+    assert!(bundles.take(&first, root.now).unwrap());
+    super::approvals::approve_as(dir.path(), &domain("east.f"), &pem(&second)).unwrap();
+    assert!(bundles.take(&second, root.now).is_err(), "nothing was refused yet, so nothing was approved");
+    let command = bundles.all_awaiting().remove(&domain("east.f")).unwrap();
+    assert!(command.starts_with("kubectl exec x -- /meshfed trust approve east.f --sha256 "), "{command}");
+    super::approvals::approve_as(dir.path(), &domain("east.f"), &pem(&third)).unwrap();
+    assert!(bundles.take_approved(root.now).is_empty(), "it is not what was refused");
+    super::approvals::approve_as(dir.path(), &domain("east.f"), &pem(&second)).unwrap();
+    assert_eq!(bundles.take_approved(root.now), [(domain("east.f"), 2)]);
+    assert!(bundles.all_awaiting().is_empty());
+}
+
 /// A hub that takes a bundle away and brings the domain back with another key has changed an anchor: what was held is
 /// remembered, over a restart, too.
 ///

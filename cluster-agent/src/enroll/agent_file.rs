@@ -71,7 +71,15 @@ impl AgentFile {
             Err(error) if error.is_not_found() => return Err(AgentFileError::Missing(path, data_dir.to_owned())),
             Err(error) => return Err(AgentFileError::File(error)),
         };
-        serde_saphyr::from_str(&text).map_err(|error| AgentFileError::Form { path, message: error.to_string() })
+        Self::parse(&text).map_err(|message| AgentFileError::Form { path, message })
+    }
+
+    /// What the text of such a file says.
+    ///
+    /// # Errors
+    /// What is wrong with it, with line and column.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        serde_saphyr::from_str(text).map_err(|error| error.to_string())
     }
 
     /// Whether two files are of one join: of the same token at the same fleet. Files that say nothing are.

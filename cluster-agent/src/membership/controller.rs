@@ -6,12 +6,12 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::WatchStreamExt as _;
+use kube::runtime::events::{Event as Remark, EventType, Recorder, Reporter};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, ResourceExt as _};
-use meshfed_ca::token::Token;
-use meshfed_crds::api_server::{Standing, Steady, custom_watch_config, said};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
+use meshfed_crds::api_server::{Standing, Steady, custom_watch_config};
 use meshfed_crds::custom::{Membership, MembershipStatus};
 use meshfed_runtime::backoff::{BASE, Backoff};
 use meshfed_runtime::clock;
@@ -19,11 +19,12 @@ use meshfed_runtime::readiness::Guard;
 use meshfed_runtime::telemetry::chain;
 use tokio::sync::watch;
 
-use super::judge::{Facts, Phase, chosen, differs, second, status, wishes};
-use super::keeper::Followed;
-use super::refusal::{is_answered, phase_of};
+use super::judge::{Facts, Phase, chosen, differs, newly_stalled, second, status, wishes};
+use super::keeper::{Followed, KeeperError};
+use super::token::{FoundToken, Tokens};
 use super::views::{Views, ViewsError};
-use super::{FIELD_MANAGER, IDENTITY_SECRET, Keeper};
+use super::why::{is_answered, is_away, phase_of, unkept, unrestored};
+use super::{CONTROLLER, FIELD_MANAGER, IDENTITY_SECRET, Keeper};
 use crate::enroll::{self, AgentFile};
 
 /// The longest pause between two attempts to join.
@@ -34,8 +35,10 @@ const MISSED_MAX: u32 = 3;
 const KEEP_PERIOD: Duration = Duration::from_secs(30);
 /// How often it is looked whether the view changed.
 const VIEW_LOOK: Duration = Duration::from_secs(1);
-/// Who made a Secret that may be deleted after use.
-const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "meshfed");
+/// The longest note of an event, in characters (Kubernetes: 1,024).
+const NOTE_MAX: usize = 1000;
+/// How often it is looked whether somebody has changed the Secret.
+const LOOK_PERIOD: Duration = Duration::from_secs(5);
 
 /// What the controller works with.
 #[derive(Debug, Clone)]
@@ -50,6 +53,8 @@ pub struct Settings {
     pub keep_view: bool,
     /// Whether this agent is the one that joins and writes; the others take what it has got.
     pub writes: watch::Receiver<bool>,
+    /// Which of the agents of the release it is, for events; empty: the only one.
+    pub instance: String,
 }
 
 /// How attending to a member ended.
@@ -65,9 +70,10 @@ pub enum Attended {
 pub struct Controller {
     settings: Settings,
     memberships: Api<Membership>,
-    secrets: Api<Secret>,
+    tokens: Tokens,
     keeper: Keeper,
     views: Option<Views>,
+    recorder: Recorder,
     events: BoxStream<'static, watcher::Result<Event<Membership>>>,
     /// What is there.
     seen: Standing<Membership>,
@@ -79,6 +85,8 @@ pub struct Controller {
     undecided: Option<Guard>,
     /// The generation and the Secret's version that were refused: asking again with them is of no use.
     refused: Option<((i64, String), Phase)>,
+    /// Why Memberships cannot be watched, as the log was told; empty: they can.
+    unseen: String,
 }
 
 impl Controller {
@@ -86,22 +94,28 @@ impl Controller {
     #[must_use]
     pub fn new(client: Client, settings: Settings) -> Self {
         let memberships: Api<Membership> = Api::namespaced(client.clone(), &settings.namespace);
+        let instance = Some(settings.instance.clone()).filter(|name| !name.is_empty());
+        let reporter = Reporter { controller: CONTROLLER.to_owned(), instance };
+        let recorder = Recorder::new(client.clone(), reporter);
         let secrets: Api<Secret> = Api::namespaced(client, &settings.namespace);
         let keeper = Keeper::new(secrets.clone(), IDENTITY_SECRET.to_owned(), settings.data_dir.clone());
         let views = settings.keep_view.then(|| Views::new(secrets.clone(), &settings.data_dir));
+        let tokens = Tokens { secrets, namespace: settings.namespace.clone(), allowed: settings.token_secret.clone() };
         let events = watcher(memberships.clone(), custom_watch_config()).backoff(Steady::default()).boxed();
         Self {
             settings,
             memberships,
-            secrets,
+            tokens,
             keeper,
             views,
+            recorder,
             events,
             seen: Standing::default(),
             remembered: None,
             kind_was_missing: false,
             undecided: None,
             refused: None,
+            unseen: String::new(),
         }
     }
 
@@ -189,10 +203,13 @@ impl Controller {
         let phase = joined(member);
         let mut keep = tokio::time::interval(KEEP_PERIOD);
         keep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut look = tokio::time::interval(VIEW_LOOK);
+        let mut view_look = tokio::time::interval(VIEW_LOOK);
+        view_look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(LOOK_PERIOD);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let uid = |seen: &Standing<Membership>| chosen(seen.values()).and_then(|m| m.uid());
-        let (mut of, mut deleted, mut missed, mut unkept) = (uid(&self.seen), false, 0, None);
+        let (mut of, mut deleted, mut missed) = (uid(&self.seen), false, 0);
+        let (mut unkept, mut identity) = (None, IdentityKept::default());
         let mut looked_back = false;
         loop {
             let writes = *self.settings.writes.borrow();
@@ -206,7 +223,8 @@ impl Controller {
                 self.begin_leaving().await;
                 return Attended::Deleted;
             }
-            let now = Facts { unkept: unkept.clone(), ..facts.borrow_and_update().clone() };
+            let (unkept_now, identity_now) = (unkept.clone(), identity.fault.clone());
+            let now = Facts { unkept: unkept_now, identity: identity_now, ..facts.borrow_and_update().clone() };
             self.say(&phase, &now).await;
             if writes {
                 self.remember(of.as_ref()).await;
@@ -228,15 +246,16 @@ impl Controller {
                 _ = keep.tick() => {
                     if !writes {
                         missed = self.follow(missed, &renewed).await;
-                    } else if let Err(error) = self.keeper.keep().await {
-                        tracing::warn!(error = %chain(&error), "the member's files cannot be kept");
+                    } else {
+                        self.keep_identity(&mut identity).await;
                     }
                 }
-                _ = look.tick(), if writes => {
+                _ = view_look.tick(), if writes => {
                     if let Some(kept) = self.keep_view().await {
                         unkept = kept.err();
                     }
                 }
+                _ = look.tick(), if writes => self.look_at_identity(&mut identity).await,
             }
             if missed >= MISSED_MAX && !*self.settings.writes.borrow() {
                 return Attended::Left;
@@ -271,6 +290,34 @@ impl Controller {
             Ok(()) => self.remembered = Some(uid.clone()),
             Err(error) => tracing::warn!(error = %chain(&error), "the Membership cannot be remembered"),
         }
+    }
+
+    /// Keeps the member's files where somebody has changed the Secret.
+    async fn look_at_identity(&mut self, known: &mut IdentityKept) {
+        if known.is_changed(self.keeper.version().await) {
+            self.keep_identity(known).await;
+            if known.fault.is_none() {
+                // One that was made again remembers no Membership.
+                self.remembered = None;
+            }
+        }
+    }
+
+    /// Keeps the member's files, and what is in the way.
+    async fn keep_identity(&self, known: &mut IdentityKept) {
+        let fault = match self.keeper.keep().await {
+            Ok(()) => None,
+            // One that is away for a moment has lost nothing.
+            Err(error) if is_away(&error) => {
+                tracing::warn!(error = %chain(&error), "the member's files cannot be kept now");
+                return;
+            }
+            Err(error) => Some(unkept(&error, &self.settings.namespace)),
+        };
+        if let Some((reason, message)) = fault.as_ref().filter(|_| fault != known.fault) {
+            tracing::warn!(reason, message, "the member's files cannot be kept");
+        }
+        known.fault = fault;
     }
 
     /// Keeps the last good view, where that is due; gives why it is not kept.
@@ -325,13 +372,21 @@ impl Controller {
         loop {
             match self.events.next().await {
                 Some(Ok(event)) => {
+                    // That a list begins is no answer yet.
+                    if !matches!(event, Event::Init) {
+                        self.unseen.clear();
+                    }
                     if self.seen.take(event) {
                         return;
                     }
                 }
                 Some(Err(error)) => {
                     self.kind_was_missing |= !self.seen.is_whole() && is_of_a_missing_kind(&error);
-                    tracing::warn!(error = %chain(&error), "Memberships cannot be watched; it is tried again");
+                    let error = chain(&error);
+                    if error != self.unseen {
+                        tracing::warn!(error, "Memberships cannot be watched; it is tried again");
+                        self.unseen = error;
+                    }
                 }
                 None => std::future::pending().await,
             }
@@ -347,7 +402,7 @@ impl Controller {
             Ok(restored) => restored,
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "this cluster's identity cannot be brought back");
-                return Err(Some(Phase::Waiting { reason: "IdentityUnavailable", message: chain(&error) }));
+                return Err(Some(unrestored(&error, &self.settings.namespace)));
             }
         };
         if restored.member {
@@ -359,7 +414,7 @@ impl Controller {
         if membership.status.is_none() {
             self.say(&Phase::Starting, &Facts::default()).await;
         }
-        let token = self.token(&membership).await.map_err(Some)?;
+        let token = self.tokens.of(&membership).await.map_err(Some)?;
         let asked = (membership.metadata.generation.unwrap_or_default(), token.version.clone());
         if let Some((before, phase)) = &self.refused
             && *before == asked
@@ -375,7 +430,7 @@ impl Controller {
             Ok(member) => {
                 self.refused = None;
                 tracing::info!(cluster = %member.cluster, fleet = %member.fleet, hub = membership.spec.hub, "joined");
-                self.spend(&token).await;
+                self.tokens.spend(&token).await;
                 Ok(member)
             }
             Err(phase) => {
@@ -444,64 +499,6 @@ impl Controller {
         }
     }
 
-    /// The token that a Membership names.
-    async fn token(&self, membership: &Membership) -> Result<FoundToken, Phase> {
-        let allowed = &self.settings.token_secret;
-        let Some(reference) = &membership.spec.token_secret_ref else {
-            let message = format!("spec.tokenSecretRef names no Secret; name {allowed}, and put a token into it");
-            return Err(Phase::Waiting { reason: "TokenSecretMissing", message });
-        };
-        let (name, key) = (&reference.name, &reference.key);
-        if name != allowed {
-            let message = format!(
-                "spec.tokenSecretRef names Secret {name}, and the agent may read {allowed} only; write the token there, \
-                 or set the chart's membership.tokenSecret"
-            );
-            return Err(Phase::Refused { reason: "TokenSecretNotAllowed", message });
-        }
-        let waiting = |message: String| Phase::Waiting { reason: "TokenSecretMissing", message };
-        let secret = match self.secrets.get_opt(name).await {
-            Ok(Some(secret)) => secret,
-            Ok(None) => {
-                let namespace = &self.settings.namespace;
-                let make = format!("kubectl -n {namespace} create secret generic {name} --from-file={key}=FILE");
-                return Err(waiting(format!(
-                    "Secret {name} is not there; make it with the token: {make}; it may go once the cluster has joined"
-                )));
-            }
-            Err(error) => return Err(waiting(format!("Secret {name} cannot be read: {}", said(&error)))),
-        };
-        let version = secret.metadata.resource_version.clone().unwrap_or_default();
-        let bytes = secret.data.as_ref().and_then(|data| data.get(key));
-        let Some(bytes) = bytes else {
-            return Err(waiting(format!("Secret {name} has no key {key}; it is to hold the token")));
-        };
-        let token = std::str::from_utf8(&bytes.0).ok().and_then(|text| text.trim().parse::<Token>().ok());
-        let token = token.ok_or_else(|| {
-            let message = format!(
-                "Secret {name}, key {key}: this is no token, and no hub was asked; one begins with mf1. and is made by \
-                 meshfed token create; put it there in the place of what is there"
-            );
-            Phase::Refused { reason: "TokenRefused", message }
-        })?;
-        Ok(FoundToken { token, version, secret })
-    }
-
-    /// Deletes a token's Secret that was made for this join alone.
-    async fn spend(&self, token: &FoundToken) {
-        let secret = &token.secret;
-        if secret.labels().get(MANAGED_BY.0).map(String::as_str) != Some(MANAGED_BY.1) {
-            return;
-        }
-        let preconditions = Preconditions { uid: secret.uid(), resource_version: secret.resource_version() };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match self.secrets.delete(&secret.name_any(), &params).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
-            Err(error) => tracing::warn!(error = %chain(&error), "the Secret of a used token cannot be deleted"),
-        }
-    }
-
     /// Writes what the Memberships' statuses are to say, where they do not say it yet.
     async fn say(&mut self, phase: &Phase, facts: &Facts) {
         if !*self.settings.writes.borrow() {
@@ -517,13 +514,31 @@ impl Controller {
             if !differs(membership, &wanted) {
                 continue;
             }
+            let before = membership.status.as_ref().map(|s| s.conditions.clone()).unwrap_or_default();
             match self.patch_status(&name, &wanted).await {
                 Ok(membership) => {
+                    if let Some((reason, message)) = newly_stalled(&before, &wanted.conditions) {
+                        self.warn(&membership, reason, message).await;
+                    }
                     self.seen.put(membership);
                 }
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 Err(error) => tracing::warn!(name, error = %chain(&error), "the status cannot be written"),
             }
+        }
+    }
+
+    /// A warning event. The condition says the same, so one that is lost is not made again.
+    async fn warn(&self, membership: &Membership, reason: &str, message: &str) {
+        let remark = Remark {
+            type_: EventType::Warning,
+            reason: reason.to_owned(),
+            note: Some(message.chars().take(NOTE_MAX).collect()),
+            action: "Judge".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&remark, &membership.object_ref(&())).await {
+            tracing::warn!(reason, error = %chain(&error), "an event on the Membership was not written");
         }
     }
 
@@ -551,6 +566,25 @@ fn log_once(phase: &Phase, logged: &mut Option<Phase>) {
     }
 }
 
+/// What is known of the Secret that keeps the member's files.
+#[derive(Debug, Default)]
+struct IdentityKept {
+    /// Which Secret it was, and which of its contents; none: it was not there, or nobody has looked.
+    version: Option<String>,
+    /// Why it does not hold them.
+    fault: Option<(&'static str, String)>,
+}
+
+impl IdentityKept {
+    /// Takes a look; whether something else was seen than the last time. What cannot be seen has not changed.
+    fn is_changed(&mut self, found: Result<Option<String>, KeeperError>) -> bool {
+        let Ok(found) = found else { return false };
+        let changed = found.is_none() || found != self.version;
+        self.version = found;
+        changed
+    }
+}
+
 /// Whether a list failed because there is no such kind.
 fn is_of_a_missing_kind(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
@@ -566,12 +600,4 @@ async fn changed(mut writes: watch::Receiver<bool>, from: bool) {
 fn joined(member: &AgentFile) -> Phase {
     let (cluster, trust_domain) = (member.cluster.to_string(), member.trust_domain.to_string());
     Phase::Joined { cluster, trust_domain, token_id: member.token_id.clone() }
-}
-
-/// A token and where it was found.
-struct FoundToken {
-    token: Token,
-    /// The Secret's version.
-    version: String,
-    secret: Secret,
 }

@@ -85,7 +85,7 @@ fn path_of(key: &str) -> Option<String> {
 }
 
 /// The key of a path.
-fn key_of(path: &str) -> String {
+pub(super) fn key_of(path: &str) -> String {
     path.replace('/', ".")
 }
 
@@ -128,7 +128,8 @@ fn ours(key: &str) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the Secret holds another CA key than this agent's data directory; the one in the Secret is the cluster's: delete the \
-     agent's volume, or, to give the cluster a new CA on purpose, the Secret's keys ca.key.pem and ca.anchor.pem"
+     agent's volume (without one: its pod), or, to give the cluster a new CA on purpose, the Secret's keys ca.key.pem and \
+     ca.anchor.pem; where the Secret is the wrong one, put the right one back"
 )]
 pub struct OtherCa;
 

@@ -1,8 +1,14 @@
 //! Pure. What a Membership's status says, and which of several Memberships counts.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use meshfed_crds::custom::{Conditions, Membership, MembershipStatus, say_the_same};
+use meshfed_crds::custom::{Condition, Conditions, Membership, MembershipStatus, say_the_same};
+use meshfed_model::identity::TrustDomain;
+
+/// Of ServiceExport and ServiceImport.
+const MCS_GROUP: &str = "multicluster.x-k8s.io";
 
 use super::TOKEN_ID;
 
@@ -45,8 +51,14 @@ pub struct Facts {
     pub untrusted: Option<String>,
     /// What the agent still waits for; empty: it is ready.
     pub pending: Vec<String>,
+    /// Kinds that the agent needs and the API server does not serve, each as `Kind (group/version)`.
+    pub unserved: BTreeSet<String>,
     /// Why no gateway of this cluster is offered although one is declared, and what to do; none: nothing is in the way.
     pub unreachable: Option<String>,
+    /// Trust domains whose changed anchor waits for an approval, each with the command line that gives it.
+    pub awaiting: BTreeMap<TrustDomain, String>,
+    /// Why the member's files are not kept for the next pod: a word, and what to do.
+    pub identity: Option<(&'static str, String)>,
     /// Why its last good view is not kept in the Secrets: a word, and what to do.
     pub unkept: Option<(&'static str, String)>,
 }
@@ -104,40 +116,100 @@ fn starting(conditions: &mut Conditions) {
 
 fn joined(conditions: &mut Conditions, cluster: &str, facts: &Facts) {
     conditions.yes("Joined", "Joined", format!("the fleet knows this cluster as {cluster}"));
-    let away = match &facts.untrusted {
-        None => {
-            ("HubUnreachable", "no federator is reached: what other clusters changed since is not known".to_owned())
-        }
-        Some(why) => {
-            let message = format!(
-                "what answers is not the hub that this cluster joined ({why}); existing traffic goes on. Where the hub was \
-                 made anew: meshfed leave --kube, then join again with a token of it"
-            );
-            ("HubNotTrusted", message)
-        }
+    let away = away(facts);
+    match &away {
+        None => conditions.yes("Connected", "Connected", "a session to a federator is open"),
+        Some((reason, message)) => conditions.no("Connected", reason, message),
     };
-    if facts.connected {
-        conditions.yes("Connected", "Connected", "a session to a federator is open");
-    } else if facts.untrusted.is_some() {
-        conditions.no("Connected", away.0, away.1.clone());
-    } else {
-        let message = "no federator is reached; existing traffic goes on, and it is tried again: see the agent's log";
-        conditions.no("Connected", "HubUnreachable", message);
-    }
     if let Some((reason, message)) = &facts.unkept {
         conditions.no("ViewKept", reason, message);
     }
-    if let Some(first) = facts.pending.first() {
-        let message = format!("the agent waits: {first}");
-        conditions.no("Ready", "AgentNotReady", message.clone()).yes("Reconciling", "AgentNotReady", message);
-    } else if let Some(why) = facts.unreachable.as_ref().filter(|_| facts.connected) {
-        conditions.no("Ready", "GatewayNotAllowed", why).yes("Stalled", "GatewayNotAllowed", why);
-    } else if facts.connected {
+    let faults: Vec<Fault> = faults(facts, away).collect();
+    let Some(first) = faults.first() else {
         conditions.yes("Ready", "Ready", "joined, connected, and what the hub sent is in force");
-    } else {
-        let (reason, message) = away;
-        conditions.no("Ready", reason, message.clone()).yes("Reconciling", reason, message);
+        return;
+    };
+    // All of them at once: whoever mends one after the other waits for each.
+    let others = faults.iter().skip(1).map(|fault| format!("; {}: {}", fault.reason, fault.message));
+    let message = others.fold(first.message.clone(), |all, other| all + &other);
+    let waits = if first.stalls { "Stalled" } else { "Reconciling" };
+    conditions.no("Ready", first.reason, message.clone()).yes(waits, first.reason, message);
+}
+
+/// Why a member is not ready.
+struct Fault {
+    reason: &'static str,
+    message: String,
+    /// Somebody has to act; else it is tried again by itself.
+    stalls: bool,
+}
+
+/// What holds of a member that is not ready, the first of it first: what ends by itself hides nothing that does not.
+fn faults(facts: &Facts, away: Option<(&'static str, String)>) -> impl Iterator<Item = Fault> {
+    const SOMEBODY: bool = true;
+    const BY_ITSELF: bool = false;
+    let starts = facts.pending.first().map(|first| ("AgentNotReady", format!("the agent waits: {first}")));
+    let unreachable = facts.unreachable.clone().filter(|_| facts.connected).map(|why| ("GatewayNotAllowed", why));
+    let table = [
+        (starts, BY_ITSELF),
+        (facts.identity.clone(), SOMEBODY),
+        (unserved(&facts.unserved).map(|why| ("KindsMissing", why)), SOMEBODY),
+        (unreachable, SOMEBODY),
+        (awaiting(&facts.awaiting).map(|why| ("AnchorChanged", why)), SOMEBODY),
+        (away, BY_ITSELF),
+    ];
+    table.into_iter().filter_map(|(holds, stalls)| holds.map(|(reason, message)| Fault { reason, message, stalls }))
+}
+
+/// Why there is no session; none: there is one.
+fn away(facts: &Facts) -> Option<(&'static str, String)> {
+    match (&facts.untrusted, facts.connected) {
+        (_, true) => None,
+        (Some(why), false) => Some((
+            "HubNotTrusted",
+            format!(
+                "what answers is not the hub that this cluster joined ({why}); existing traffic goes on. Where the hub was \
+                 made anew: meshfed leave --kube, then join again with a token of it"
+            ),
+        )),
+        (None, false) => Some((
+            "HubUnreachable",
+            "no federator is reached: what other clusters changed since is not known; existing traffic goes on, and it is \
+             tried again: see the agent's log"
+                .to_owned(),
+        )),
     }
+}
+
+fn unserved(kinds: &BTreeSet<String>) -> Option<String> {
+    let mcs = if kinds.iter().any(|kind| kind.contains(MCS_GROUP)) { " --set mcs=true" } else { "" };
+    let named = kinds.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    (!kinds.is_empty()).then(|| {
+        format!(
+            "the API server does not serve {named}: what was read of it stands, nothing new is exported or imported by it, \
+             and everything else goes on. Bring it: helm upgrade --install meshfed-crds helm/meshfed-crds{mcs}; where \
+             another release has brought an older version of it, upgrade that one"
+        )
+    })
+}
+
+fn awaiting(anchors: &BTreeMap<TrustDomain, String>) -> Option<String> {
+    let one = |(trust_domain, command): (&TrustDomain, &String)| {
+        format!(
+            "{trust_domain} has a changed anchor, which is not trusted here: its workloads and those of this cluster do not \
+             reach each other. Compare the hash with its owner's, then: {command}"
+        )
+    };
+    (!anchors.is_empty()).then(|| anchors.iter().map(one).collect::<Vec<_>>().join("; "))
+}
+
+/// The word and the sentence for which somebody has to act, where it is another word than before: who only looks at events
+/// hears of it, too. The sentence alone may change with every try.
+#[must_use]
+pub(super) fn newly_stalled<'a>(before: &[Condition], now: &'a [Condition]) -> Option<(&'a str, &'a str)> {
+    let now = now.iter().find(|c| c.type_ == "Stalled")?;
+    let told = before.iter().any(|c| c.type_ == "Stalled" && c.reason == now.reason);
+    (!told).then_some((&*now.reason, &*now.message))
 }
 
 /// The status of a Membership that does not count.
@@ -236,6 +308,36 @@ mod tests {
         for of in ["Connected", "Ready"] {
             assert_eq!(says(&other, of), Some((ConditionStatus::False, "HubNotTrusted".to_owned())));
         }
+    }
+
+    /// What ends by itself hides nothing that somebody has to mend, all of it is told at once, and a word that was told before
+    /// is no news.
+    ///
+    /// Mutations not tried yet: `away` first in the table; `others` left out; `told` not asked.
+    #[test]
+    fn all_that_is_wrong_is_told_at_once() {
+        let (one, now) = (membership("meshfed", 1), Timestamp::from_second(100).unwrap());
+        let phase = Phase::Joined { cluster: "east".to_owned(), trust_domain: "east.mesh.example".to_owned() };
+        let kind = "ServiceImport (multicluster.x-k8s.io/v1beta1)".to_owned();
+        let anchor = ("west.mesh.example".parse().unwrap(), "meshfed trust approve x".to_owned());
+        let facts = Facts {
+            unserved: [kind.clone()].into(),
+            awaiting: [anchor].into(),
+            identity: Some(("IdentityDamaged", "no key".to_owned())),
+            ..Facts::default()
+        };
+        let all = status(&one, &phase, &facts, now);
+        let ready = all.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+        assert_eq!((ready.status, &*ready.reason), (ConditionStatus::False, "IdentityDamaged"));
+        for word in [&kind, "AnchorChanged: ", "then: meshfed trust approve x", "HubUnreachable: ", "--set mcs=true"] {
+            assert!(ready.message.contains(word), "{word}: {}", ready.message);
+        }
+        assert_eq!(newly_stalled(&[], &all.conditions).map(|(reason, _)| reason), Some("IdentityDamaged"));
+        assert_eq!(newly_stalled(&all.conditions, &all.conditions), None);
+        let own = Facts { unserved: ["Mesh (federation.meshfed.io/v1alpha1)".to_owned()].into(), ..Facts::default() };
+        let own = status(&one, &phase, &own, now);
+        let ready = own.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+        assert!(ready.reason == "KindsMissing" && !ready.message.contains("--set"), "{}", ready.message);
     }
 
     /// The time of a transition moves with the status only, and moves nothing by itself.

@@ -11,15 +11,17 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use meshfed_ca::keys::SigningKey;
 use meshfed_crds::api_server::said;
+use meshfed_model::identity::TrustDomain;
 use meshfed_runtime::files::{self, FileError};
 use meshfed_runtime::tls::Identity;
 
-use crate::enroll::AgentFile;
-
+use super::damage::{self, Damage, KeptCa};
 use super::identity::{
-    AGENT_FILE, CA_KEY, DIRECTORIES, Files, Kept, LEAVING, MEMBERSHIP, OtherCa, SIZE_MAX, changes, membership_file,
-    unpack,
+    AGENT_FILE, CA_KEY, DIRECTORIES, Files, Kept, LEAVING, MEMBERSHIP, OtherCa, SIZE_MAX, changes, key_of,
+    membership_file, unpack,
 };
+use crate::downlink::approvals::{ApproveError, approve_as};
+use crate::enroll::AgentFile;
 
 /// A member's file with the root of its fleet.
 const ROOT: &str = "ca/root.pem";
@@ -48,12 +50,25 @@ pub enum KeeperError {
     /// Two CA keys.
     #[error(transparent)]
     OtherCa(#[from] OtherCa),
+    /// Somebody has edited it, or brought half of it back.
+    #[error("Secret {secret}, key {key}: {why}")]
+    Damaged {
+        /// The Secret.
+        secret: String,
+        /// Its key.
+        key: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// They are too large for a Secret.
     #[error("the member's files have {0} bytes, a Secret holds at most {SIZE_MAX} of them")]
     TooLarge(usize),
     /// The data directory.
     #[error("the data directory cannot be used")]
     File(#[from] FileError),
+    /// What another agent has approved.
+    #[error(transparent)]
+    Approval(#[from] ApproveError),
     /// The data directory.
     #[error("{} cannot be used", .0.display())]
     Io(PathBuf, #[source] std::io::Error),
@@ -134,7 +149,26 @@ impl Keeper {
     /// [`KeeperError`]; the Secret is then as it was.
     pub async fn keep(&self) -> Result<(), KeeperError> {
         let member = read_files(&self.data_dir)?;
-        self.write(|_| Ok(Kept { member: member.clone(), pending: Files::new() })).await
+        let keep = |found: Kept| {
+            // A CA key is never replaced; what is none is for people to take out.
+            let lost = found.member.contains_key(CA_KEY) && !damage::has_ca_key(&found.member);
+            match damage::of_ca(&found.member).filter(|_| lost) {
+                Some(damage) => Err(self.damaged(damage)),
+                None => Ok(Kept { member: member.clone(), pending: Files::new() }),
+            }
+        };
+        self.write(keep).await
+    }
+
+    fn damaged(&self, Damage { file, why }: Damage) -> KeeperError {
+        KeeperError::Damaged { secret: self.name.clone(), key: key_of(file), why }
+    }
+
+    /// Which Secret it is, and which of its contents: another text once anybody has written it.
+    pub(super) async fn version(&self) -> Result<Option<String>, KeeperError> {
+        let found = self.secrets.get_metadata_opt(&self.name).await.map_err(|cause| self.api(cause))?;
+        let of = |meta: ObjectMeta| Some(format!("{} {}", meta.uid?, meta.resource_version?));
+        Ok(found.and_then(|found| of(found.metadata)))
     }
 
     /// Keeps what a join is about to ask with: its keys must outlive this pod, or the token is spent for nothing.
@@ -190,6 +224,18 @@ impl Keeper {
         remove_dir(&self.data_dir)
     }
 
+    /// The CA that the Secret keeps of a cluster that has left; none: it is a member, or never was one.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub async fn left(&self) -> Result<Option<KeptCa>, KeeperError> {
+        let kept = unpack(&self.read().await?.0);
+        if kept.is_member() || !kept.has_ca() {
+            return Ok(None);
+        }
+        damage::ca(&kept.member).map(Some).map_err(|damage| self.damaged(damage))
+    }
+
     /// Brings the directory of an agent that does not lead to what the one that leads keeps in the Secret. Nothing is
     /// written there.
     pub(super) async fn follow(&self) -> Result<Followed, KeeperError> {
@@ -199,6 +245,9 @@ impl Keeper {
         }
         let found = read_files(&self.data_dir)?;
         if !found.contains_key(AGENT_FILE) {
+            if let Some(damage) = damage::of_member(&kept.member) {
+                return Err(self.damaged(damage));
+            }
             remove_dir(&self.data_dir)?;
             write_files(&self.data_dir, &kept.member)?;
             return Ok(Followed::Member { renewed: true });
@@ -212,7 +261,14 @@ impl Keeper {
         if kept.member.contains_key(LEAVING) {
             files::write_secret(&self.data_dir.join(LEAVING), b"")?;
         }
-        // Bundles are taken from the hub by each agent for itself; of two identities the one that lasts longer is the newer.
+        // Bundles are taken from the hub by each agent for itself, but people have approved a changed anchor at one.
+        for (path, bytes) in kept.member.iter().filter(|(path, bytes)| found.get(*path) != Some(*bytes)) {
+            let name = path.strip_prefix("bundles/").and_then(|file| file.strip_suffix(".pem"));
+            if let (Some(Ok(trust_domain)), Ok(pem)) = (name.map(TrustDomain::new), std::str::from_utf8(bytes)) {
+                approve_as(&self.data_dir, &trust_domain, pem)?;
+            }
+        }
+        // Of two identities the one that lasts longer is the newer.
         let renewed = identity_end(&kept.member) > identity_end(&found);
         if renewed {
             let identity = kept.member.iter().filter(|(path, _)| path.starts_with("identity/"));
@@ -227,16 +283,19 @@ impl Keeper {
     pub(super) async fn restore(&self) -> Result<Restored, KeeperError> {
         let kept = unpack(&self.read().await?.0);
         let found = read_files(&self.data_dir)?;
-        if found.contains_key(AGENT_FILE) && !is_another_join(&found, &kept.member) {
-            if kept.member.get(CA_KEY).is_some_and(|key| found.get(CA_KEY) != Some(key)) {
-                return Err(OtherCa.into());
-            }
+        // A directory that is damaged is worth less than a Secret that is whole.
+        let is_lost =
+            || damage::of_member(&found).is_some() && kept.is_member() && damage::of_member(&kept.member).is_none();
+        if found.contains_key(AGENT_FILE) && !is_lost() && !is_another_join(&found, &kept.member) {
             self.keep().await?;
             return Ok(Restored { member: true, ca: None });
         }
         // What is there without its own file was left by a restart in the middle; another join came later, by another agent.
         remove_dir(&self.data_dir)?;
         if kept.is_member() {
+            if let Some(damage) = damage::of_member(&kept.member) {
+                return Err(self.damaged(damage));
+            }
             write_files(&self.data_dir, &kept.member)?;
             return Ok(Restored { member: true, ca: None });
         }
@@ -248,6 +307,9 @@ impl Keeper {
         remove_dir(&ca)?;
         if !kept.has_ca() {
             return Ok(Restored { member: false, ca: None });
+        }
+        if let Some(damage) = damage::of_ca(&kept.member) {
+            return Err(self.damaged(damage));
         }
         write_files(&ca, &kept.member)?;
         Ok(Restored { member: false, ca: Some(ca) })

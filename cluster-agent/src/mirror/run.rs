@@ -37,16 +37,19 @@ use super::plan::{ImportAddresses, Obstacle, cluster_ips, misnamed};
 use super::queue::Queue;
 use super::silence::Silence;
 use super::store::{Objects, Owned};
+use crate::source::Unserved;
 use turns::{Answer, Turn};
 
 /// How long addresses of imports are gathered before they are told: each telling is of all.
 const ADDRESSES_PAUSE: Duration = Duration::from_millis(10);
 
 /// How the mirror works.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct MirrorSettings {
     /// The pod that writes, for events.
     pub instance: Option<String>,
+    /// Shows whether the API server has ServiceImport, the one kind that nobody else watches.
+    pub unserved: Unserved,
 }
 
 /// The label of writes.
@@ -85,12 +88,16 @@ enum News {
 }
 
 impl News {
-    const fn kind(&self) -> &'static str {
+    /// The kind that the API server has told of; none: a list is begun, and nobody has answered yet.
+    fn heard(&self) -> Option<Cow<'static, str>> {
+        fn of<K: Resource<DynamicType = ()>>(event: &Event<K>) -> Option<Cow<'static, str>> {
+            (!matches!(event, Event::Init)).then(|| K::kind(&()))
+        }
         match self {
-            Self::Import(_) => "ServiceImport",
-            Self::Export(_) => "ServiceExport",
-            Self::Service(_) => "Service",
-            Self::Slice(_) => "EndpointSlice",
+            Self::Import(event) => of(event),
+            Self::Export(event) => of(event),
+            Self::Service(event) => of(event),
+            Self::Slice(event) => of(event),
         }
     }
 }
@@ -138,6 +145,7 @@ pub struct Mirror {
     addresses_told: bool,
     /// What was said of watches that fail, by kind: each thing once.
     unseen: BTreeMap<Cow<'static, str>, String>,
+    unserved: Unserved,
 }
 
 /// A watch of all objects of a kind as `config` says.
@@ -172,6 +180,19 @@ fn watches(client: &Client) -> Watches {
         watched(client, labelled(&our_services())).map(|e| e.map(|e| News::Service(Box::new(e)))).boxed(),
         watched(client, labelled(&our_slices())).map(|e| e.map(|e| News::Slice(Box::new(e)))).boxed(),
     ])
+}
+
+/// Whether a list or a watch failed because there is no such kind.
+fn is_missing(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 404,
+        watcher::Error::InitialListFailed(_)
+        | watcher::Error::WatchStartFailed(_)
+        | watcher::Error::WatchError(_)
+        | watcher::Error::WatchFailed(_)
+        | watcher::Error::NoResourceVersion => false,
+    }
 }
 
 fn take<K: Owned>(objects: &mut Objects<K>, event: Event<K>) -> BTreeSet<ServiceName> {
@@ -222,6 +243,7 @@ impl Mirror {
             addresses_due: None,
             addresses_told: false,
             unseen: BTreeMap::new(),
+            unserved: settings.unserved,
         }
     }
 
@@ -299,8 +321,9 @@ impl Mirror {
     }
 
     fn see(&mut self, news: Result<News, Unseen>) {
-        if let Ok(news) = &news {
-            self.unseen.remove(news.kind());
+        if let Some(kind) = news.as_ref().ok().and_then(News::heard) {
+            self.unseen.remove(&kind);
+            self.lacks(&kind, false);
         }
         let touched = match news {
             Ok(News::Import(event)) => take(&mut self.imports, *event),
@@ -315,6 +338,7 @@ impl Mirror {
             Ok(News::Slice(event)) => take(&mut self.slices, *event),
             Err((kind, error)) => {
                 self.metrics.watches.inc();
+                self.lacks(&kind, is_missing(&error));
                 let error = meshfed_runtime::telemetry::chain(&error);
                 if self.unseen.get(&kind) != Some(&error) {
                     tracing::warn!(
@@ -330,6 +354,13 @@ impl Mirror {
         };
         let now = clock::instant();
         touched.into_iter().for_each(|name| self.queue.changed(name, now));
+    }
+
+    /// Says whether the API server has no ServiceImport; of the other kinds the source does.
+    fn lacks(&self, kind: &str, lacks: bool) {
+        if kind == ServiceImport::kind(&()) {
+            self.unserved.set(kind, &ServiceImport::api_version(&()), lacks);
+        }
     }
 
     /// Begins to say of an export that its name is none, one at a time; gives when that is to be asked for again.

@@ -21,7 +21,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
 
 use super::state::{self, Keeper};
-use super::{SourceConfig, SourceError, SourceUpdate, path_of, send, tell_faults};
+use super::{SourceConfig, SourceError, SourceUpdate, Unserved, path_of, send, tell_faults};
 
 /// How long an agent that has objects of its last run waits for the first complete lists. Then it begins with those:
 /// what has changed follows when the lists are there, and nothing is taken away before.
@@ -42,6 +42,8 @@ pub struct ApiServerConfig {
     pub fleet_namespace: Option<Arc<str>>,
     /// Shows which kinds are waited for.
     pub readiness: Readiness,
+    /// Shows which kinds the API server does not serve.
+    pub unserved: Unserved,
     /// What is counted.
     pub metrics: SourceMetrics,
 }
@@ -127,6 +129,7 @@ pub(super) async fn run(
         version: Version::new(epoch, 0),
         keeper,
         faults: Arc::from([]),
+        unserved: from.unserved,
         metrics: from.metrics,
     };
     following.follow(updates, drain).await;
@@ -157,6 +160,7 @@ struct Following {
     keeper: Keeper,
     faults: Arc<[ObjectError]>,
     guards: BTreeMap<Kind, Guard>,
+    unserved: Unserved,
     metrics: SourceMetrics,
 }
 
@@ -196,6 +200,9 @@ impl Following {
         self.last_good.set_walk_errors(self.server.kinds().faults(now));
         let told = tell_faults(&self.last_good, &mut self.faults);
         self.metrics.show(self.server.kinds(), now);
+        for (kind, watched) in self.server.kinds().iter().filter(|(kind, _)| !kind.is_istios()) {
+            self.unserved.set(kind.as_str(), kind.api_version(), watched.is_missing());
+        }
         let settled: Vec<Kind> =
             self.server.kinds().iter().filter(|(_, w)| w.is_settled(now)).map(|(kind, _)| kind).collect();
         for kind in settled {

@@ -11,6 +11,7 @@
 mod api_server;
 mod signals;
 mod state;
+mod unserved;
 mod watch;
 
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ use meshfed_runtime::tasks;
 use tokio::sync::mpsc;
 
 pub use api_server::{ApiServerConfig, SourceMetrics};
+pub use unserved::Unserved;
 
 /// Where the objects are.
 #[derive(Debug, Clone)]

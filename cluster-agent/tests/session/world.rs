@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use meshfed_api::proto::federation as wire;
 use meshfed_api::proto::federation::enrollment_server::EnrollmentServer;
+use meshfed_cluster_agent::downlink::bundles::CLI;
 use meshfed_cluster_agent::downlink::session::{Link, LinkConfig};
 use meshfed_cluster_agent::downlink::{CoreCommand, EndpointsAnswer, renew};
 use meshfed_cluster_agent::enroll::AgentFile;
@@ -139,6 +140,7 @@ impl Agent {
             latest: watch::Sender::default(),
             identity: Arc::new(IdentityStore::new(renew::load(data_dir).unwrap())),
             trust: Arc::new(TrustStore::new()),
+            cli: CLI.to_owned(),
         };
         let metrics = Arc::new(Metrics::new());
         let (link, opened) = Link::open(config, &metrics).unwrap();

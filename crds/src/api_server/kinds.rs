@@ -100,6 +100,11 @@ impl Watched {
     pub fn is_answered(&self) -> bool {
         self.complete || self.fault.as_ref().is_some_and(|f| matches!(f.lack, Lack::Missing | Lack::Forbidden))
     }
+    /// Whether the API server has said that it serves no such kind.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.fault.as_ref().is_some_and(|fault| fault.lack == Lack::Missing)
+    }
     /// What has happened.
     #[must_use]
     pub fn counts(&self) -> Counts {
