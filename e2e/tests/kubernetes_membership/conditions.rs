@@ -134,9 +134,10 @@ fn an_identity_that_is_lost_or_damaged_is_told_at_once() {
     world.until_condition("Ready", "True Ready");
     assert_eq!(world.identity()["data"]["ca.key.pem"], key, "the agent had it all the time");
 
-    let patch = |patch: &str| world.api.ok(&["-n", RELEASE, "patch", "secret", "meshfed-identity", "-p", patch]);
+    let patch =
+        |world: &World, patch: &str| world.api.ok(&["-n", RELEASE, "patch", "secret", "meshfed-identity", "-p", patch]);
     let garbage = r#"{"stringData": {"ca.key.pem": "garbage"}}"#;
-    let _damaged = patch(garbage);
+    let _damaged = patch(&world, garbage);
     world.until_condition("Ready", "False IdentityDamaged");
     let message = world.message("Ready");
     let take_out = r#"[{"op":"remove","path":"/data/ca.key.pem"}]"#;
@@ -147,11 +148,11 @@ fn an_identity_that_is_lost_or_damaged_is_told_at_once() {
     assert_eq!(world.identity()["data"]["ca.key.pem"], key);
 
     world.lose_pod();
-    let _damaged = patch(garbage);
+    let _damaged = patch(&world, garbage);
     world.start_pod();
     world.until_condition("Joined", "False IdentityDamaged");
     world.until_condition("Stalled", "True IdentityDamaged");
-    let _put_back = patch(&format!(r#"{{"data": {{"ca.key.pem": {key}}}}}"#));
+    let _put_back = patch(&world, &format!(r#"{{"data": {{"ca.key.pem": {key}}}}}"#));
     world.until_condition("Ready", "True Ready");
     assert_eq!(world.member_state(), "active");
 }

@@ -12,6 +12,7 @@ use std::process::Command;
 
 use meshfed_e2e::binary::meshfed;
 use meshfed_e2e::http;
+use meshfed_e2e::objects;
 use meshfed_e2e::kube::ApiServer;
 use meshfed_e2e::process::{Output, run};
 use meshfed_e2e::wait::until;
