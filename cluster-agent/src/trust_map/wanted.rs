@@ -137,7 +137,8 @@ pub(super) fn is_injected(pod: &PartialObjectMeta<Pod>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+    use k8s_openapi::jiff::Timestamp;
 
     use super::*;
 
@@ -194,8 +195,7 @@ mod tests {
         assert_eq!(wanted.pod(Event::InitDone), None);
         assert_eq!(wanted.parting(), ["plain", "web"]);
         let mut ends = namespace("plain", None);
-        ends.metadata.deletion_timestamp =
-            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+        ends.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
         assert_eq!(wanted.namespace(&ends, Some(&config)), None);
         assert_eq!(wanted.parting(), ["web"]);
     }
