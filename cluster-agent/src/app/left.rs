@@ -102,12 +102,13 @@ async fn listen(args: &AgentArgs) -> Vec<TcpListener> {
 async fn certify(mut asked: mpsc::Receiver<Command>, authority: Authority) {
     let clock = SteadyClock::start(None);
     while let Some(command) = asked.recv().await {
-        let Command::Certify { id, key, named, answer } = command else { continue };
+        let Command::Certify { id, metadata, key, named, answer } = command else { continue };
         let issued = if named {
             Err("a cluster that has left knows its pods by the API server alone, which cannot be asked".to_owned())
         } else {
             let now = clock.now().map_err(|jump| jump.to_string());
-            now.and_then(|now| authority.certify(&id, &key, now).map_err(|error| chain(&error)))
+            let issue = |now| authority.certify(&id, metadata.as_deref(), &key, now).map_err(|error| chain(&error));
+            now.and_then(issue)
         };
         // An error: who asked went away.
         let _gone = answer.send(issued);

@@ -168,7 +168,15 @@ impl Host {
     fn none() -> Self {
         let (role, writes) = (watch::channel(Role::Alone).1, watch::channel(true).1);
         let (metrics, unserved) = (Arc::default(), Unserved::default());
-        Self { metrics, instance: String::new(), role, latest: watch::Sender::default(), writes, cli: CLI.to_owned(), unserved }
+        Self {
+            metrics,
+            instance: String::new(),
+            role,
+            latest: watch::Sender::default(),
+            writes,
+            cli: CLI.to_owned(),
+            unserved,
+        }
     }
 }
 

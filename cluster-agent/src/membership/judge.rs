@@ -317,7 +317,8 @@ mod tests {
     #[test]
     fn all_that_is_wrong_is_told_at_once() {
         let (one, now) = (membership("meshfed", 1), Timestamp::from_second(100).unwrap());
-        let phase = Phase::Joined { cluster: "east".to_owned(), trust_domain: "east.mesh.example".to_owned() };
+        let (cluster, trust_domain) = ("east".to_owned(), "east.mesh.example".to_owned());
+        let phase = Phase::Joined { cluster, trust_domain, token_id: "t".to_owned() };
         let kind = "ServiceImport (multicluster.x-k8s.io/v1beta1)".to_owned();
         let anchor = ("west.mesh.example".parse().unwrap(), "meshfed trust approve x".to_owned());
         let facts = Facts {

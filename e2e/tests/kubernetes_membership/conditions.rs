@@ -80,7 +80,7 @@ fn a_changed_anchor_of_another_cluster_is_told_with_its_approval() {
     let network = format!("net-west={}", range.cidr());
     let spec = ClusterSpec {
         name: "west",
-        networks: &[network.clone()],
+        networks: std::slice::from_ref(&network),
         region: "us",
         bind: range.host(1),
         objects: WEST.to_owned(),

@@ -12,8 +12,8 @@ use std::process::Command;
 
 use meshfed_e2e::binary::meshfed;
 use meshfed_e2e::http;
-use meshfed_e2e::objects;
 use meshfed_e2e::kube::ApiServer;
+use meshfed_e2e::objects;
 use meshfed_e2e::process::{Output, run};
 use meshfed_e2e::wait::until;
 use serde_json::Value;

@@ -88,7 +88,7 @@ impl World {
         self.start_again();
     }
     /// The cluster joins by the agent that runs.
-    pub(crate) fn start_again(&mut self) {
+    pub(crate) fn start_again(&self) {
         let token = self.fleet.token(None, "east", &NETWORK);
         let joined = self.join(&token, "60s");
         assert_eq!(joined.code, 0, "{joined:?}");
