@@ -38,7 +38,7 @@ pub(super) fn judge(origin: &Origin, gateways: &Gateways, mut change: Part) -> J
         upserts.sort_by_key(|u| origin.history.get(&u.key).is_none());
         let named: BTreeSet<&OfferKey> = upserts.iter().map(|u| &u.key).collect();
         kept.retain(|key| !named.contains(key));
-        kept.iter().for_each(|key| counts.keep(key));
+        kept.iter().for_each(|key| counts.keep(key, origin.bytes(key)));
     }
     let mut waiting = Vec::new();
     let mut claims = Claims::new(origin, gateways);
@@ -55,10 +55,13 @@ pub(super) fn judge(origin: &Origin, gateways: &Gateways, mut change: Part) -> J
                 }
             },
             Err((class, code, message)) => {
+                let bytes = origin.bytes(&upsert.key);
                 if held && complete {
                     // Within its own count: the new version of it was not counted.
-                    counts.keep(&upsert.key);
+                    counts.keep(&upsert.key, bytes);
                     kept.insert(upsert.key.clone());
+                } else if held {
+                    counts.keep_bytes(bytes);
                 }
                 change.refuse(Subject::Key(upsert.key), class, code, message);
             }
@@ -141,5 +144,7 @@ fn verdict(
     allowed::check(&origin.member, &origin.zones, &upsert.key, &upsert.value)
         .map_err(|e| (Class::PermissionDenied, e.code(), e.to_string()))?;
     let counted = origin.history.get(&upsert.key).is_some() && !delta.complete;
-    counts.admit(&upsert.key, counted).map_err(|(code, message)| (Class::ResourceExhausted, code, message))
+    counts
+        .admit(&upsert.key, &upsert.value, counted)
+        .map_err(|(code, message)| (Class::ResourceExhausted, code, message))
 }

@@ -39,6 +39,10 @@ pub const GROUPS_MAX: usize = 200_000;
 /// Gateway addresses that one cluster has, those included that it offers no more and that are kept for it: an agent offers
 /// at most 64, and each is in what every other cluster's clients are told of every service.
 pub const GATEWAYS_MAX: usize = 256;
+/// All resources of one cluster together, in bytes of their messages as [`meshfed_api::stream::size_limit`] has them, and once
+/// more of a change that is under way: numbers alone would let a member fill the memory of the hub and of every importer. Each
+/// of [`SERVICES_MAX`] services may have 5 KB.
+pub const BYTES_MAX: usize = 48 << 20;
 /// Refused resources that are remembered by name, per cluster and per change.
 pub const REFUSED_MAX: usize = 1_000;
 
@@ -181,8 +185,9 @@ impl Catalog {
             keys.iter().filter_map(OfferKey::service).filter(|s| origin.exports(s)).cloned().collect()
         };
         let there: Vec<&OfferKey> = keys.iter().filter(|k| origin.history.get(k).is_some()).collect();
+        let bytes = there.iter().map(|key| origin.bytes(key)).sum();
         let applied = origin.history.apply(delta)?;
-        origin.recount(complete, &keys, &there);
+        origin.recount(complete, &keys, (&there, bytes));
         let mut taken = Taken { version: origin.history.version(), base, reached: true, complete, ..Taken::default() };
         let mut gateways = Vec::new();
         for key in &applied.changed {

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshfed_api::border::{Class, Part, Refusal, Subject};
-use meshfed_api::stream::{Delta, History, RESOURCES_MAX, StreamError, Upsert};
+use meshfed_api::stream::{Delta, History, RESOURCES_MAX, StreamError, Upsert, size_limit};
 use meshfed_model::export::ExportTo;
 use meshfed_model::member::Member;
 use meshfed_model::names::ServiceName;
 use meshfed_model::offer::{OfferKey, OfferValue};
 
 use super::hold::Hold;
-use super::{ENDPOINTS_MAX, Fnv, GATEWAYS_MAX, GROUPS_MAX, REFUSED_MAX, SERVICES_MAX};
+use super::{BYTES_MAX, ENDPOINTS_MAX, Fnv, GATEWAYS_MAX, GROUPS_MAX, REFUSED_MAX, SERVICES_MAX};
 use crate::fleet::GatewayAddress;
 
 /// One cluster's offer.
@@ -46,6 +46,8 @@ pub(super) struct Counts {
     groups: usize,
     endpoints: usize,
     gateways: usize,
+    /// Of all of them together.
+    bytes: usize,
 }
 
 impl Counts {
@@ -58,22 +60,39 @@ impl Counts {
         }
     }
 
-    /// Counts one more that is there already.
-    pub(super) fn keep(&mut self, key: &OfferKey) {
+    /// Counts one more, of so many bytes, that is there already.
+    pub(super) fn keep(&mut self, key: &OfferKey, bytes: usize) {
         *self.of(key).0 += 1;
+        self.bytes += bytes;
     }
 
-    /// Counts one more, unless it is there already.
-    pub(super) fn admit(&mut self, key: &OfferKey, held: bool) -> Result<(), (&'static str, String)> {
-        let (count, limit, kind) = self.of(key);
-        if held {
-            return Ok(());
+    /// Counts the bytes of a version that stays where another one was refused.
+    pub(super) fn keep_bytes(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
+    /// Counts one more, unless it is there already, and the bytes of this version of it.
+    pub(super) fn admit(
+        &mut self,
+        key: &OfferKey,
+        value: &OfferValue,
+        held: bool,
+    ) -> Result<(), (&'static str, String)> {
+        let bytes = self.bytes.saturating_add(size_limit(key, value));
+        if bytes > BYTES_MAX {
+            let message = format!(
+                "what the cluster offers would have more than {BYTES_MAX} bytes together, which is the limit; export fewer \
+                 services, or give them fewer ports, labels and annotations"
+            );
+            return Err(("QuotaExceeded", message));
         }
-        if *count >= limit {
+        let (count, limit, kind) = self.of(key);
+        if !held && *count >= limit {
             let message = format!("the cluster offers {limit} {kind} already, which is the limit; export fewer");
             return Err(("QuotaExceeded", message));
         }
-        *count += 1;
+        *count += usize::from(!held);
+        self.bytes = bytes;
         Ok(())
     }
 }
@@ -134,7 +153,7 @@ impl Origin {
 
     /// Resources that are held.
     pub(super) const fn held(&self) -> usize {
-        let Counts { services, groups, endpoints, gateways } = self.counts;
+        let Counts { services, groups, endpoints, gateways, bytes: _ } = self.counts;
         services + groups + endpoints + gateways
     }
 
@@ -151,7 +170,12 @@ impl Origin {
         self.staged = None;
     }
 
-    /// What is held without what the change removes.
+    /// The bytes of what is held of a key.
+    pub(super) fn bytes(&self, key: &OfferKey) -> usize {
+        self.history.get(key).map_or(0, |value| size_limit(key, value))
+    }
+
+    /// What is held without what the change removes, and without the bytes of what it brings in another version.
     pub(super) fn counts(&self, change: &Delta) -> Counts {
         if change.complete {
             return Counts::default();
@@ -162,26 +186,32 @@ impl Origin {
             if !named.contains(&removal.key) && self.history.get(&removal.key).is_some() {
                 let (count, ..) = counts.of(&removal.key);
                 *count = count.saturating_sub(1);
+                counts.bytes = counts.bytes.saturating_sub(self.bytes(&removal.key));
             }
         }
+        let replaced: usize = named.iter().map(|key| self.bytes(key)).sum();
+        counts.bytes = counts.bytes.saturating_sub(replaced);
         counts
     }
 
-    /// Counts after a change of `keys`, of which `held` were there before.
-    pub(super) fn recount(&mut self, complete: bool, keys: &BTreeSet<OfferKey>, held: &[&OfferKey]) {
+    /// Counts after a change of `keys`, of which `held` were there before, with so many bytes.
+    pub(super) fn recount(&mut self, complete: bool, keys: &BTreeSet<OfferKey>, (held, bytes): (&[&OfferKey], usize)) {
         if complete {
             self.counts = Counts::default();
-            for (key, _) in self.history.iter() {
-                *self.counts.of(key).0 += 1;
+            for (key, value) in self.history.iter() {
+                self.counts.keep(key, size_limit(key, value));
             }
             return;
         }
+        self.counts.bytes = self.counts.bytes.saturating_sub(bytes);
         for key in held {
             let (count, ..) = self.counts.of(key);
             *count = count.saturating_sub(1);
         }
-        for key in keys.iter().filter(|k| self.history.get(k).is_some()) {
-            *self.counts.of(key).0 += 1;
+        for key in keys {
+            if let Some(value) = self.history.get(key) {
+                self.counts.keep(key, size_limit(key, value));
+            }
         }
     }
 
@@ -273,7 +303,7 @@ impl Staged {
         let whole = &mut self.part;
         self.refused += next.kept.len().max(next.refused.len());
         for upsert in next.delta.upserts {
-            match self.counts.admit(&upsert.key, false) {
+            match self.counts.admit(&upsert.key, &upsert.value, false) {
                 Ok(()) => whole.delta.upserts.push(upsert),
                 Err((code, message)) => {
                     self.refused += 1;

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use meshfed_api::stream::{Delta, StreamError, Upsert};
+use meshfed_api::stream::{Delta, StreamError, Upsert, size_limit};
 use meshfed_model::export::ExportTo;
 use meshfed_model::import::Import;
 use meshfed_model::locality::Locality;
@@ -13,7 +13,7 @@ use meshfed_model::offer::{
 use meshfed_model::service::{ServicePort, ServiceType};
 use meshfed_model::version::Version;
 
-use super::{Catalog, GATEWAYS_MAX, SERVICES_MAX, Taken};
+use super::{BYTES_MAX, Catalog, GATEWAYS_MAX, SERVICES_MAX, Taken};
 
 fn cluster(name: &str) -> ClusterName {
     ClusterName::new(name).unwrap()
@@ -222,6 +222,36 @@ fn a_quota_refuses_the_resource_and_not_the_offer() {
     let taken = catalog.take(&east, delta(2, 3, vec![plain("t1")], &[plain("s2").0])).unwrap();
     assert!(taken.refused.is_empty(), "one went, one came");
     assert_eq!((taken.added, taken.removed), (vec![name("t1")], vec![name("s2")]));
+}
+
+/// What is within every limit of numbers has one together: bytes. What is held may be offered again, in parts and whole, and
+/// what goes makes room.
+///
+/// Mutations not tried yet: `BYTES_MAX` not asked in `admit`; `keep` without its bytes; `replaced` left out of `counts`.
+#[test]
+fn all_that_a_cluster_offers_has_a_limit_in_bytes() {
+    let heavy = |n: usize| {
+        let (key, value) = plain(&format!("s{n}"));
+        let OfferValue::Service(mut offer) = value else { panic!("a service") };
+        offer.exported.annotations = [("a.example/x".to_owned(), "x".repeat(15 << 10))].into();
+        (key, OfferValue::Service(offer))
+    };
+    // The longest name, so that no other is larger.
+    let (key, value) = heavy(9_999);
+    let fit = BYTES_MAX / size_limit(&key, &value);
+    let some = |count: usize| -> Vec<_> { (1_000..1_000 + count).map(heavy).collect() };
+    let mut catalog = catalog();
+    let east = cluster("east");
+    let taken = catalog.take(&east, delta(0, 1, some(fit + 1), &[])).unwrap();
+    assert_eq!((codes(&taken), taken.added.len()), (vec!["QuotaExceeded"], fit));
+    let taken = catalog.take(&east, delta(1, 2, vec![heavy(1_000)], &[])).unwrap();
+    assert_eq!(codes(&taken), Vec::<&str>::new(), "another version takes the place of the one before");
+    let taken = catalog.take(&east, delta(2, 3, vec![heavy(9_999)], &[])).unwrap();
+    assert_eq!(codes(&taken), ["QuotaExceeded"]);
+    let taken = catalog.take(&east, delta(3, 4, vec![heavy(9_999)], &[heavy(1_001).0])).unwrap();
+    assert_eq!(codes(&taken), Vec::<&str>::new(), "one went, one came");
+    let taken = catalog.take(&east, delta(4, 5, vec![heavy(1_001)], &[])).unwrap();
+    assert_eq!(codes(&taken), ["QuotaExceeded"], "and no other one has room");
 }
 
 /// Mutation seen to fail: `by_seniority` by name alone.
