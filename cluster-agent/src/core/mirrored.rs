@@ -94,9 +94,9 @@ impl Core {
         self.note_gateways();
     }
 
-    /// Looks again at why no gateway of this cluster can be reached: it is said of every export.
+    /// Looks again at why no other network reaches this cluster: it is said of every export.
     pub(super) fn note_gateways(&mut self) {
-        let lack = self.gateway_lack();
+        let lack = self.unreachable();
         if lack != self.told_gateway_lack {
             self.told_gateway_lack = lack;
             self.effects.mirrored.extend(self.index.exports().cloned());
@@ -110,6 +110,15 @@ impl Core {
         let mut refused = self.refused.gateways.iter();
         let (gateway, why) = refused.next().filter(|_| self.index.gateway_offers().is_empty())?;
         Some(format!("gateway {gateway} is not offered to other clusters: {why}"))
+    }
+
+    /// Why no other network reaches what this cluster exports: of its gateways none is offered, or it has none.
+    fn unreachable(&self) -> Option<String> {
+        let none = || {
+            "this cluster declares no gateway; turn on gateway.enabled of helm/meshfed-cluster, or label the Service of one with \
+             topology.istio.io/network"
+        };
+        self.gateway_lack().or_else(|| (!self.index.declares_gateways()).then(none).map(str::to_owned))
     }
 
     /// Gateways whose Services are refused, and why: each is declared, and not ready.

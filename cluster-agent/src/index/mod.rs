@@ -350,6 +350,12 @@ impl Index {
         offers::export_of(self, service)
     }
 
+    /// Whether any gateway is declared.
+    #[must_use]
+    pub fn declares_gateways(&self) -> bool {
+        !self.gateways.is_empty()
+    }
+
     /// The gateway addresses that are offered.
     #[must_use]
     pub fn gateway_offers(&self) -> BTreeMap<OfferKey, OfferValue> {

@@ -100,7 +100,7 @@ fn an_export_of_a_refused_service_says_why() {
     assert_eq!(state(&b, "shop/many"), ExportState::NoService);
 }
 
-/// A gateway whose addresses the token does not allow is declared and not ready: the status waits for it, and every export
+/// A cluster without a gateway says so of every export. A gateway whose addresses the token does not allow is declared and not ready: the status waits for it, and every export
 /// says that no other network reaches it, while no other gateway is offered.
 ///
 /// Mutations not tried yet: `refused_gateways` left out of `rows`; `note_gateways` that tells no export;
@@ -111,10 +111,11 @@ fn a_gateway_that_is_refused_is_waited_for() {
     b.file("a.yaml", &(service("a") + &export("a") + &entry("a-1", "a", "127.2.0.10")));
     let fault =
         refused_service("shop/gw2", meshfed_crds::Code::NotAllowed, "the address 1.2.3.4 lies outside 10.0.0.0/8");
+    let unreachable = |b: &Bench| b.core.mirrored(&"shop/a".parse().unwrap()).export.unwrap().unreachable;
+    assert!(unreachable(&b).unwrap().contains("declares no gateway"));
     assert!(tell(&mut b, std::slice::from_ref(&fault)).contains(&"shop/a".parse().unwrap()));
     let found = waiting(&b);
     assert!(found.iter().any(|(name, why)| name == "shop/gw2" && why.contains("1.2.3.4")), "{found:?}");
-    let unreachable = |b: &Bench| b.core.mirrored(&"shop/a".parse().unwrap()).export.unwrap().unreachable;
     assert!(unreachable(&b).unwrap().contains("gateway shop/gw2 is not offered"));
     assert!(b.core.gateway_lack().is_some());
     b.file("g.yaml", &gateways::gateway_objects());
