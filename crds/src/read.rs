@@ -304,8 +304,7 @@ impl FileReader<'_> {
         let mut object = None;
         let most = object_max(kind);
         if node.length > most {
-            let message =
-                format!("the object has {} characters, at most {most} are read; make it smaller", node.length);
+            let message = format!("the object has {} characters, at most {most} are read", node.length);
             errors.push(ObjectError::new(Code::TooLarge, message).in_file(self.path).at(node.place));
         } else if !allowed {
             let error =

@@ -546,7 +546,8 @@ fn a_policy_that_does_not_name_its_own_cluster_takes_nothing_from_its_clients() 
     b.members();
     b.file("a.yaml", &(service("a") + &entry("a-1", "a", "127.2.0.10")));
     b.file("e.yaml", &export("a"));
-    b.open(1, MINE, node("shop/a"), &[(Kind::Cluster, &[]), (Kind::Endpoint, &[NAME])]);
+    b.open(1, MINE, node("shop/a"), &[(Kind::Cluster, &[]), (Kind::Listener, &[]), (Kind::Endpoint, &[NAME])]);
+    b.report(2, "shop/a", true);
     let name: ServiceName = "shop/a".parse().unwrap();
     for to in ["{clusters: [east]}", "{labels: {tier: one}}", "{}"] {
         b.file("p.yaml", &format!("apiVersion: federation.meshfed.io/v1alpha1\nkind: ExportPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {{services: [{{namespace: shop, name: a}}], to: {to}}}\n---\n"));

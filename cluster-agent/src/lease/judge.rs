@@ -128,7 +128,7 @@ mod tests {
 
     /// A holding follows on the one before, and on what the hub has seen.
     ///
-    /// Mutations seen to fail: `own < latest` answered `false`; `next(latest)` replaced by `latest`; the arm of what cannot be
+    /// Mutations not tried yet: `own < latest` answered `false`; `next(latest)` replaced by `latest`; the arm of what cannot be
     /// held left out; `max(raised)` left out.
     #[test]
     fn a_holding_is_above_what_the_hub_has_seen() {

@@ -20,7 +20,7 @@ use meshfed_runtime::telemetry::chain;
 use tokio::sync::watch;
 
 use super::judge::{Facts, Phase, chosen, differs, newly_stalled, second, status, wishes};
-use super::keeper::{Followed, KeeperError};
+use super::keeper::{Followed, IdentityKept};
 use super::token::{FoundToken, Tokens};
 use super::views::{Views, ViewsError};
 use super::why::{is_answered, is_away, phase_of, unkept, unrestored};
@@ -563,25 +563,6 @@ fn log_once(phase: &Phase, logged: &mut Option<Phase>) {
         Phase::Starting | Phase::Joined { .. } => {}
         Phase::Waiting { reason, message } => tracing::info!(reason, "not joined yet: {message}"),
         Phase::Refused { reason, message } => tracing::warn!(reason, "not joined: {message}"),
-    }
-}
-
-/// What is known of the Secret that keeps the member's files.
-#[derive(Debug, Default)]
-struct IdentityKept {
-    /// Which Secret it was, and which of its contents; none: it was not there, or nobody has looked.
-    version: Option<String>,
-    /// Why it does not hold them.
-    fault: Option<(&'static str, String)>,
-}
-
-impl IdentityKept {
-    /// Takes a look; whether something else was seen than the last time. What cannot be seen has not changed.
-    fn is_changed(&mut self, found: Result<Option<String>, KeeperError>) -> bool {
-        let Ok(found) = found else { return false };
-        let changed = found.is_none() || found != self.version;
-        self.version = found;
-        changed
     }
 }
 

@@ -105,6 +105,25 @@ pub(super) enum Followed {
     NoMember,
 }
 
+/// What is known of the Secret that keeps the member's files.
+#[derive(Debug, Default)]
+pub(super) struct IdentityKept {
+    /// Which Secret it was, and which of its contents; none: it was not there, or nobody has looked.
+    pub(super) version: Option<String>,
+    /// Why it does not hold them.
+    pub(super) fault: Option<(&'static str, String)>,
+}
+
+impl IdentityKept {
+    /// Takes a look; whether something else was seen than the last time. What cannot be seen has not changed.
+    pub(super) fn is_changed(&mut self, found: Result<Option<String>, KeeperError>) -> bool {
+        let Ok(found) = found else { return false };
+        let changed = found.is_none() || found != self.version;
+        self.version = found;
+        changed
+    }
+}
+
 impl Keeper {
     /// The Secret `name` and the data directory of a member, which need not be there.
     #[must_use]

@@ -111,19 +111,24 @@ async fn run_tries(
         }
         return finish(connection, &slot, upstream, end, &outcome, tries);
     }
+    Err(nobody_left(cluster, tries))
+}
+
+/// What the client is told where no endpoint is left to ask.
+fn nobody_left(cluster: &Arc<Cluster>, tries: &Tries<'_>) -> Reply {
     if tries.may_have_been_served() {
         let (flag, reason) = failure(End::NoAnswer);
         let text = format!("meshfed: an endpoint of {} ended the request, and no other could be asked", shown(cluster));
-        return Err(Reply::new(503, flag, reason.unwrap_or(Reason::UpstreamReset), text));
+        return Reply::new(503, flag, reason.unwrap_or(Reason::UpstreamReset), text);
     }
     let flag = tries.unconnected_flag();
     match &tries.last {
-        Some(error) => Err(unreachable(cluster, &tries.tried, error, flag)),
+        Some(error) => unreachable(cluster, &tries.tried, error, flag),
         None if tries.attempts > 0 => {
             let text = format!("meshfed: no endpoint of {} reached its application", shown(cluster));
-            Err(Reply::new(503, flag, Reason::UpstreamConnect, text))
+            Reply::new(503, flag, Reason::UpstreamConnect, text)
         }
-        None => Err(no_endpoints(&cluster.host)),
+        None => no_endpoints(&cluster.host),
     }
 }
 

@@ -499,7 +499,7 @@ fn ports_of_others_are_what_kubernetes_takes() {
 /// No name of a port keeps the derived Service from being written, or another Service of the cluster from being programmed:
 /// one that is too long for what kube-proxy makes of it has another name there, and a name that is made is nobody's.
 ///
-/// Mutations seen to fail: `longest` left out of `keeps`; `taken` left out of `named`.
+/// Mutations not tried yet: `longest` left out of `keeps`; `taken` left out of `named`.
 #[test]
 fn a_name_of_a_port_is_in_nobodys_way() {
     let offered = |ports: Vec<ServicePort>| ServiceOffer { ports, ..offer() };
