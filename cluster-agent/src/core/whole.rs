@@ -245,6 +245,8 @@ impl Core {
         if !before && self.is_whole() {
             self.missing.until = None;
             self.touched.extend(self.streams.keys());
+            // Names that nobody has, and what waits for the view, can be told from now on.
+            self.effects.rows = true;
         }
     }
 }

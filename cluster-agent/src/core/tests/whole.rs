@@ -211,6 +211,12 @@ fn what_another_agent_has_told_is_not_taken_away_by_what_was_kept() {
     b.core.hub_found(b.now);
     b.members();
     b.core.caught_up(b.now, b.wall);
+    assert!(b.core.take_effects().rows, "statuses that wait for it are looked at again");
+
+    let mut b = older();
+    b.core.hub_found(b.now);
+    b.members();
+    b.core.caught_up(b.now, b.wall);
     b.drain();
     assert_eq!(state(&b), (false, true, true), "it is really gone");
 
