@@ -85,7 +85,7 @@ impl AgentFile {
     /// Whether two files are of one join: of the same token at the same fleet. Files that say nothing are.
     #[must_use]
     pub fn are_of_one_join(one: &[u8], other: &[u8]) -> bool {
-        let read = |bytes| serde_saphyr::from_str::<Self>(std::str::from_utf8(bytes).ok()?).ok();
+        let read = |bytes| Self::parse(std::str::from_utf8(bytes).ok()?).ok();
         match (read(one), read(other)) {
             (Some(one), Some(other)) => (&one.token_id, &one.fleet) == (&other.token_id, &other.fleet),
             _ => true,

@@ -9,7 +9,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::events::{Event as Remark, EventType, Recorder, Reporter};
 use kube::runtime::watcher::watcher;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
-use meshfed_crds::api_server::{Steady, watch_config};
+use meshfed_crds::api_server::{Steady, custom_watch_config};
 use meshfed_crds::custom::Membership;
 use meshfed_runtime::clock;
 use meshfed_runtime::drain::Watch;
@@ -66,7 +66,7 @@ pub async fn tell(
 
 async fn follow(client: &Client, recorder: &Recorder, release: &str) {
     let api: Api<Membership> = Api::all(client.clone());
-    let others = watch_config().fields(&format!("metadata.namespace!={release}"));
+    let others = custom_watch_config().fields(&format!("metadata.namespace!={release}"));
     let mut found = std::pin::pin!(watcher(api, others).backoff(Steady::default()).applied_objects());
     let (mut told, mut bucket) = (BTreeSet::new(), Bucket::default());
     // That the kind is missing, or the API server away, the agent says elsewhere.
