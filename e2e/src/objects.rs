@@ -133,3 +133,9 @@ metadata: {{name: {name}, namespace: {namespace}}}
 "
     )
 }
+
+/// A Service with an HTTP port 8080, and its export.
+#[must_use]
+pub fn exported(namespace: &str, name: &str) -> String {
+    service(namespace, name, "http", 8080) + &export(namespace, name)
+}

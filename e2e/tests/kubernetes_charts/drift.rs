@@ -1,22 +1,12 @@
 //! What somebody changes in the agent's own objects is taken back with no more than the permissions of the chart.
 
 use meshfed_e2e::fleet::{Fleet, command};
+use meshfed_e2e::objects;
 use meshfed_e2e::process::Process;
 use meshfed_e2e::wait::until;
 use serde_json::{Value, json};
 
 use crate::permissions::{SOON, in_force, installed};
-
-const EXPORT: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: b, namespace: shop}
-spec: {selector: {app: b}, ports: [{name: http, port: 8080}]}
----
-apiVersion: multicluster.x-k8s.io/v1beta1
-kind: ServiceExport
-metadata: {name: b, namespace: shop}
-";
 
 /// A derived Service with somebody's selector would send the import's requests to his pods, and one with external addresses
 /// would take them from the network. The policies of the chart let the agent write neither, so it takes them away before it
@@ -30,7 +20,7 @@ fn what_is_added_to_a_derived_service_is_taken_away_under_the_policies() {
     let fleet = Fleet::start();
     let token = fleet.token(None, "east", &["--region", "eu", "--network", "net-east=10.1.0.0/16"]);
     let _joined = fleet.join(None, &token, "east").ok("join");
-    server.apply(EXPORT);
+    server.apply(&objects::exported("shop", "b"));
     let mut start = command(None);
     start.args(["agent", "--source", "kubernetes", "--xds-listen", "off", "--admin-listen", "127.0.0.1:0"]);
     start.args(["--namespace", "meshfed-system"]);

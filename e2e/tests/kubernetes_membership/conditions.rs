@@ -6,6 +6,7 @@ use std::process::Command;
 use meshfed_e2e::binary::meshfed;
 use meshfed_e2e::fleet::{Cluster, ClusterSpec, Range};
 use meshfed_e2e::http;
+use meshfed_e2e::objects;
 use meshfed_e2e::process::run;
 use meshfed_e2e::wait::until;
 
@@ -59,17 +60,6 @@ fn kinds_that_are_not_served_are_named() {
     assert_eq!(world.condition("Stalled"), "");
 }
 
-const WEST: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: b, namespace: shop}
-spec: {selector: {app: b}, ports: [{name: http, port: 8080}]}
----
-apiVersion: multicluster.x-k8s.io/v1beta1
-kind: ServiceExport
-metadata: {name: b, namespace: shop}
-";
-
 /// Another cluster comes back with another CA: the Membership of each that imports from it says so, with a command line
 /// that works where its agent runs in a pod, and is ready again once people have approved.
 ///
@@ -85,7 +75,7 @@ fn a_changed_anchor_of_another_cluster_is_told_with_its_approval() {
         networks: std::slice::from_ref(&network),
         region: "us",
         bind: range.host(1),
-        objects: WEST.to_owned(),
+        objects: objects::exported("shop", "b"),
     };
     let mut west = Cluster::start(&world.fleet, None, None, &spec);
     world.start_member();

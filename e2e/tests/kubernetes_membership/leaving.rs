@@ -5,6 +5,7 @@ use std::process::Command;
 use base64::Engine as _;
 use meshfed_e2e::binary::meshfed;
 use meshfed_e2e::fleet::{Cluster, ClusterSpec, Range};
+use meshfed_e2e::objects;
 use meshfed_e2e::process::{Process, run};
 use meshfed_e2e::wait::until;
 use serde_json::Value;
@@ -102,17 +103,6 @@ fn a_membership_that_goes_while_no_agent_runs_is_a_leave() {
     world.until_left();
 }
 
-const WEST: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: b, namespace: shop}
-spec: {selector: {app: b}, ports: [{name: http, port: 8080}]}
----
-apiVersion: multicluster.x-k8s.io/v1beta1
-kind: ServiceExport
-metadata: {name: b, namespace: shop}
-";
-
 /// What a cluster showed of its fleet goes when it leaves, and its exports say that nobody has them, also where its agent is
 /// told to end in the middle, as `helm uninstall` does.
 ///
@@ -121,7 +111,7 @@ metadata: {name: b, namespace: shop}
 fn a_cluster_that_left_shows_nothing_of_its_fleet() {
     let mut world = World::start(&[]);
     let _made = world.api.ok(&["create", "namespace", "shop"]);
-    world.api.apply(&WEST.replace("name: b,", "name: c,"));
+    world.api.apply(&objects::exported("shop", "c"));
     let west = Range::take();
     let _west = Cluster::start(
         &world.fleet,
@@ -132,7 +122,7 @@ fn a_cluster_that_left_shows_nothing_of_its_fleet() {
             networks: &[format!("net-west={}", west.cidr())],
             region: "us",
             bind: west.host(1),
-            objects: WEST.to_owned(),
+            objects: objects::exported("shop", "b"),
         },
     );
     world.start_member();
