@@ -137,7 +137,7 @@ fn a_namespace_that_goes_takes_its_services_alone() {
     near.nothing_failed("two namespaces went");
 }
 
-/// Kinds that are missing: the agent says which, the cluster is a member all the same, and they are taken when they come.
+/// Kinds that are missing: the Membership says which, the cluster is a member all the same, and they are taken when they come.
 /// Then the release goes: what runs in its cluster goes on, new pods are as without it, what crosses clusters ends, and
 /// kinds and identity are kept.
 ///
@@ -154,8 +154,13 @@ fn kinds_may_come_late_and_a_release_may_go() {
         fleet.install_member(name, "");
         fleet.join(name);
     }
-    let ready = "jsonpath={.items[*].status.conditions[?(@.type==\"Ready\")].status}";
-    fleet.west.until(&["get", "memberships", "-A", "-o", ready], "True", SETTLES);
+    let of = |field: &str| format!("jsonpath={{.items[*].status.conditions[?(@.type==\"Ready\")].{field}}}");
+    let says = |field: &str, wanted: &str| {
+        fleet.west.until(&["get", "memberships", "-A", "-o", &of(field)], wanted, SETTLES);
+    };
+    says("reason", "KindsMissing");
+    let told = fleet.west.ok(&["get", "memberships", "-A", "-o", &of("message")]);
+    assert!(told.contains("ServiceExport") && told.contains("ServiceImport"), "{told}");
     let agent = ["-n", "meshfed-system", "logs", "deploy/meshfed-agent"];
     wait::until("the agent says which kind is missing", SETTLES, || {
         let log = fleet.west.ok(&agent);
@@ -173,6 +178,7 @@ fn kinds_may_come_late_and_a_release_may_go() {
     fleet.helm("west", "upgrade meshfed-crds helm/meshfed-crds --set mcs=true");
     b_answers(&fleet);
     assert_eq!(same(), before, "the agent was not started again");
+    says("status", "True");
 
     let far = Ledger::start(&fleet.west, "far", B);
     let near = Ledger::start(&fleet.east, "near", B);
