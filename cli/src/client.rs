@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
 
-use self::hub::Hub;
+use self::hub::{Hub, Unforwarded};
 use crate::answer::Answer;
 use crate::exit::Failure;
 use crate::output::{Format, items};
@@ -194,6 +194,9 @@ impl Client {
             cause.downcast_ref::<E>().or_else(|| inside?.downcast_ref::<E>())
         });
         let (place, file) = (self.place(), &self.credentials);
+        if let Some(why) = error.downcast_ref::<Unforwarded>() {
+            return Failure::failed(format!("the federator at {place} cannot be asked: {why}"));
+        }
         let remedy = match tls {
             Some(E::InvalidCertificate(
                 C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. },

@@ -26,6 +26,22 @@ pub struct PlaceArgs {
 }
 
 impl PlaceArgs {
+    /// What turns the command lines of a message into those for the cluster that was named here: pasted, they have to be about
+    /// the same one.
+    pub fn here(&self) -> impl Fn(&str) -> String + use<> {
+        let flag =
+            |flag: &str, value: Option<String>| value.map(|v| format!("{flag} {} ", quoted(&v))).unwrap_or_default();
+        let kubeconfig = flag("--kubeconfig", self.kubeconfig.as_ref().map(|file| file.display().to_string()));
+        let context = |name: &str| flag(name, self.context.clone()) + &kubeconfig;
+        let ours = context("--context");
+        let flags = [("kubectl ", ours.clone()), ("meshfed dns corefile ", ours), ("helm ", context("--kube-context"))];
+        move |text| {
+            flags
+                .iter()
+                .fold(text.to_owned(), |text, (command, flags)| text.replace(command, &format!("{command}{flags}")))
+        }
+    }
+
     /// The way to it; nobody is asked yet.
     ///
     /// # Errors
@@ -33,6 +49,16 @@ impl PlaceArgs {
     pub async fn connect(self) -> Result<Place, Failure> {
         let Self { context, kubeconfig, namespace } = self;
         at(connect::Options { kubeconfig, context, namespace: Some(namespace) }).await
+    }
+}
+
+/// A word of a POSIX shell's command line.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 
@@ -62,4 +88,30 @@ pub fn refused(place: &Place, error: &kube::Error) -> Failure {
         }
     };
     Failure::failed(format!("the API server {whence}: {said}{remedy}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::PlaceArgs;
+
+    /// Where several clusters are in one kubeconfig, a command that is pasted without its context mends another one.
+    ///
+    /// Mutations seen to fail: `quoted` as the word itself; `helm` with `--context`.
+    #[test]
+    fn what_is_pasted_is_about_the_same_cluster() {
+        let of = |context: Option<&str>, kubeconfig: Option<&str>| PlaceArgs {
+            context: context.map(str::to_owned),
+            kubeconfig: kubeconfig.map(Into::into),
+            namespace: "x".to_owned(),
+        };
+        let remedy = "helm install meshfed helm/meshfed-cluster -n x, or kubectl -n x logs deploy/a, or 'meshfed dns corefile -n x'";
+        assert_eq!(of(None, None).here()(remedy), remedy);
+        assert_eq!(
+            of(Some("west"), Some("/a b/c")).here()(remedy),
+            "helm --kube-context west --kubeconfig '/a b/c' install meshfed helm/meshfed-cluster -n x, or kubectl --context west \
+             --kubeconfig '/a b/c' -n x logs deploy/a, or 'meshfed dns corefile --context west --kubeconfig '/a b/c' -n x'"
+        );
+    }
 }

@@ -402,3 +402,38 @@ fn unsafe_code_is_in_one_place() {
         .collect();
     assert_eq!(found, ["e2e/src/bin/change-cost.rs"]);
 }
+
+/// Rooms that give conditions their reasons.
+const JUDGES: &[&str] = &["cluster-agent/src/membership", "federator/src/clusters", "crds/src/custom/verdict.rs"];
+/// Names there that are no reasons of conditions: kinds, and an event about an object that is nobody's.
+const NO_REASONS: &[&str] = &["FailoverPolicy", "NotOfThisRelease", "PartialObjectMetadata"];
+
+/// What somebody reads in a condition is looked up in the reference of kinds: each reason is there.
+///
+/// Mutation seen to fail: the row of `IdentityOfAnother` taken out of `crds/src/custom/reference.rs`, and the page written anew.
+#[test]
+fn the_reference_has_every_reason() {
+    let page = std::fs::read_to_string(workspace().join("docs/reference/kinds.md")).unwrap();
+    let mut missing = BTreeSet::new();
+    let mut count = 0;
+    for path in sources().iter().filter(|path| JUDGES.iter().any(|judge| name(path).starts_with(judge))) {
+        let text = std::fs::read_to_string(path).unwrap();
+        for word in production(&text).split('"').filter(|word| is_reason(word) && !NO_REASONS.contains(word)) {
+            count += 1;
+            if !page.contains(&format!("`{word}`")) {
+                missing.insert(format!("{word} of {}", name(path)));
+            }
+        }
+    }
+    assert!(count > 30, "the reasons were not found");
+    assert!(missing.is_empty(), "not in crds/src/custom/reference.rs: {missing:?}");
+}
+
+/// Two words or more, as conditions write them: `HubUnreachable`.
+fn is_reason(word: &str) -> bool {
+    let capitals = word.chars().filter(char::is_ascii_uppercase).count();
+    word.starts_with(|c: char| c.is_ascii_uppercase())
+        && capitals > 1
+        && word.chars().all(|c| c.is_ascii_alphabetic())
+        && word.chars().any(|c| c.is_ascii_lowercase())
+}

@@ -60,6 +60,8 @@ fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
             Ok(wanted) if wanted > LevelFilter::INFO => {
                 directives.extend([LevelFilter::INFO.to_string(), format!("{OURS}={wanted}")]);
             }
+            // A word alone that is no level would be taken for a target, and everything else would fall silent.
+            Err(_) if !directive.contains('=') => return Err(refuse()),
             Ok(_) | Err(_) => directives.push(directive.to_owned()),
         }
     }
@@ -151,7 +153,8 @@ mod tests {
 
     /// A level is for us; libraries speak below `info` where a directive names them. What is no level is refused.
     ///
-    /// Mutations seen to fail: `wanted > LevelFilter::INFO` with `false`; `warn` in the place of `INFO` among the directives.
+    /// Mutations seen to fail: `wanted > LevelFilter::INFO` with `false`; `warn` in the place of `INFO` among the directives;
+    /// `contains('=')` with `contains('o')`.
     #[test]
     fn a_level_is_ours_and_libraries_are_named() {
         let info = ["ours info", "h2 info"];
@@ -163,7 +166,7 @@ mod tests {
         assert_eq!(logged("debug,h2=debug"), ["ours info", "ours debug", "h2 info", "h2 debug"]);
         assert_eq!(logged("debug, meshfed_proxy=info"), info);
         assert_eq!(logged("info,meshfed_proxy=debug"), ["ours info", "ours debug", "h2 info"]);
-        for wrong in ["", " ", "h2=loud"] {
+        for wrong in ["", " ", "h2=loud", "loud", "warning", "info,h2"] {
             assert!(filter(wrong).is_err(), "{wrong:?}");
         }
     }

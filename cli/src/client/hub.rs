@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, anyhow};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
 use kube::api::ListParams;
@@ -25,6 +24,18 @@ const PODS: &str = "app.kubernetes.io/name=meshfed,app.kubernetes.io/component=h
 const PODS_MAX: u32 = 16;
 /// Where the hub's HTTP API listens in its pod.
 const PORT: u16 = 15680;
+
+/// Why the hub's pod is not reached through its API server, and what to do.
+#[derive(Debug)]
+pub(super) struct Unforwarded(String);
+
+impl std::fmt::Display for Unforwarded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unforwarded {}
 
 /// Where a hub is.
 pub(super) struct Hub(Place);
@@ -69,20 +80,26 @@ impl Hub {
     ///
     /// # Errors
     /// No such pod, or it is not forwarded to.
-    pub(super) async fn connect(&self) -> anyhow::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+    pub(super) async fn connect(&self) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>, Unforwarded> {
         let Place { client, namespace, whence } = &self.0;
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let asked = |error: kube::Error| anyhow!("the API server {whence}: {}", said(&error));
+        let asked = |error: kube::Error| Unforwarded(place::refused(&self.0, &error).message);
         let listed = pods.list(&ListParams::default().labels(PODS).limit(PODS_MAX)).await.map_err(asked)?;
         let pod = listed.items.iter().find(|pod| is_ready(pod)).and_then(|pod| pod.metadata.name.clone());
-        let pod = pod.with_context(|| format!("no pod of the hub is ready in namespace {namespace} at {whence}"))?;
-        let mut forwarded = pods.portforward(&pod, &[PORT]).await.map_err(|error| {
-            anyhow!(
-                "port {PORT} of pod {pod} cannot be forwarded: {}; name the hub's address with --server",
-                said(&error)
-            )
+        let pod = pod.ok_or_else(|| {
+            Unforwarded(format!(
+                "no pod of the hub is ready in namespace {namespace} at {whence}; 'meshfed check -n {namespace}' and \
+                 'kubectl -n {namespace} get pods', with the same context, say why"
+            ))
         })?;
-        forwarded.take_stream(PORT).with_context(|| format!("port {PORT} of pod {pod} was not forwarded"))
+        let lost = |why: &str| {
+            Unforwarded(format!("port {PORT} of pod {pod} {why}; name the hub's address with --server, or try again"))
+        };
+        let mut forwarded = pods
+            .portforward(&pod, &[PORT])
+            .await
+            .map_err(|error| lost(&format!("cannot be forwarded: {}", said(&error))))?;
+        forwarded.take_stream(PORT).ok_or_else(|| lost("was not forwarded"))
     }
 }
 

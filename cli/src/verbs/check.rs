@@ -169,6 +169,7 @@ impl Found {
 
 /// Checks, prints, and exits 0 when nothing fails, 79 otherwise.
 pub async fn run(args: CheckArgs) -> Outcome {
+    let here = args.place.here();
     let place = args.place.connect().await?;
     let deadline = tokio::time::Instant::now() + args.wait;
     let found = loop {
@@ -185,6 +186,7 @@ pub async fn run(args: CheckArgs) -> Outcome {
         }
         tokio::time::sleep(POLL.min(left)).await;
     };
+    let found: Vec<Found> = found.into_iter().map(|f| Found { remedy: f.remedy.as_deref().map(&here), ..f }).collect();
     show(&found, args.output.output)?;
     Ok(if found.iter().any(Found::fails) { FINDINGS } else { 0 })
 }

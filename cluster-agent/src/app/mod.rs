@@ -250,13 +250,14 @@ impl Agent {
         let (mut awaiting, mut unserved) = (self.opened.awaiting.clone(), self.host.unserved.subscribe());
         async move {
             loop {
-                let (connected, untrusted) = match &*hub.borrow_and_update() {
-                    Hub::Away => (false, None),
-                    Hub::Connected => (true, None),
-                    Hub::Untrusted(why) => (false, Some(why.clone())),
+                let (connected, away, untrusted) = match &*hub.borrow_and_update() {
+                    Hub::Away(why) => (false, why.clone(), None),
+                    Hub::Connected => (true, String::new(), None),
+                    Hub::Untrusted(why) => (false, String::new(), Some(why.clone())),
                 };
                 let now = Facts {
                     connected,
+                    away,
                     untrusted,
                     pending: readiness.pending(),
                     unserved: unserved.borrow_and_update().clone(),

@@ -111,11 +111,10 @@ pub struct Opened {
 }
 
 /// How it stands with the federators.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hub {
-    /// None is reached, or not yet.
-    #[default]
-    Away,
+    /// None is reached, for this reason; empty: not yet.
+    Away(String),
     /// A session to one is open.
     Connected,
     /// What answers at their addresses is none of this fleet, for this reason.
@@ -238,7 +237,7 @@ impl Link {
         let bundles = bundles.with_cli(config.cli.clone());
         let (core, commands) = mpsc::channel(CORE_COMMANDS_MAX);
         let uplink = UplinkHandle::new();
-        let (open, hub) = watch::channel(Hub::Away);
+        let (open, hub) = watch::channel(Hub::Away(String::new()));
         let (awaiting, awaited) = watch::channel(bundles.all_awaiting());
         let opened = Opened {
             uplink: uplink.clone(),
@@ -295,7 +294,11 @@ impl Link {
                         Ok(channel) => (channel, None),
                         Err(Undialled { reasons, untrusted }) => {
                             tracing::warn!(reason = reasons, "no federator can be reached");
-                            self.open.send_replace(if untrusted { Hub::Untrusted(reasons) } else { Hub::Away });
+                            self.open.send_replace(if untrusted {
+                                Hub::Untrusted(reasons)
+                            } else {
+                                Hub::Away(reasons)
+                            });
                             if !self.pause(&mut backoff, &drain).await? {
                                 break;
                             }
@@ -307,7 +310,8 @@ impl Link {
             backoff.connected(clock::instant());
             let ended = self.converse(channel, old, &drain).await?;
             self.metrics.connected.set(0);
-            self.open.send_replace(Hub::Away);
+            let reason = if let Ended::Lost(reason) = &ended { reason.clone() } else { String::new() };
+            self.open.send_replace(Hub::Away(reason));
             match ended {
                 Ended::Drained => break,
                 Ended::Replaced(channel, old) => ready = Some((channel, Some(old))),

@@ -47,6 +47,8 @@ pub(super) enum Phase {
 pub struct Facts {
     /// A session to a federator is open.
     pub connected: bool,
+    /// Why none is, as far as it is known: each federator with what kept it from being reached.
+    pub away: String,
     /// Why what answers at the hub's address is not the hub that this cluster joined.
     pub untrusted: Option<String>,
     /// What the agent still waits for; empty: it is ready.
@@ -172,12 +174,16 @@ fn away(facts: &Facts) -> Option<(&'static str, String)> {
                  made anew: meshfed leave --kube, then join again with a token of it"
             ),
         )),
-        (None, false) => Some((
-            "HubUnreachable",
-            "no federator is reached: what other clusters changed since is not known; existing traffic goes on, and it is \
-             tried again: see the agent's log"
-                .to_owned(),
-        )),
+        (None, false) => {
+            let why = if facts.away.is_empty() { String::new() } else { format!(" ({})", facts.away) };
+            Some((
+                "HubUnreachable",
+                format!(
+                    "no federator is reached{why}: what other clusters changed since is not known; existing traffic goes \
+                     on, and it is tried again"
+                ),
+            ))
+        }
     }
 }
 
@@ -301,6 +307,10 @@ mod tests {
         let large = of(&joined, &Facts { connected: true, unkept, ..Facts::default() });
         assert_eq!(says(&large, "ViewKept"), Some((ConditionStatus::False, "ViewTooLarge".to_owned())));
         assert_eq!(says(&large, "Ready").map(|(s, _)| s), Some(ConditionStatus::True), "what is served is whole");
+        let refused = "10.0.0.1:15600: connection refused".to_owned();
+        let refused = of(&joined, &Facts { away: refused, ..Facts::default() });
+        let told = refused.conditions.iter().find(|c| c.type_ == "Connected").map(|c| c.message.as_str()).unwrap();
+        assert!(told.contains("reached (10.0.0.1:15600: connection refused):"), "{told}");
         let away = of(&joined, &Facts::default());
         assert_eq!(says(&away, "Joined").map(|(s, _)| s), Some(ConditionStatus::True));
         assert_eq!(says(&away, "Ready"), Some((ConditionStatus::False, "HubUnreachable".to_owned())));

@@ -138,6 +138,9 @@ fn schemas_refuse_what_they_do_not_know() {
         ("meshfed-cluster", json!({ "membership": { "token": "mf1.x" } }), "token"),
         ("meshfed-cluster", json!({ "persistence": { "enabled": true }, "agent": { "replicas": 2 } }), "replicas"),
         ("meshfed-cluster", json!({ "resources": { "limit": {} } }), "limit"),
+        ("meshfed-cluster", json!({ "logLevel": "loud" }), "logLevel"),
+        ("meshfed-cluster", json!({ "proxy": { "logLevel": "info,h2" } }), "logLevel"),
+        ("meshfed-hub", json!({ "fleet": "a.b", "logLevel": "warning" }), "logLevel"),
     ];
     for (name, values, word) in refused {
         let output = render(name, &values);

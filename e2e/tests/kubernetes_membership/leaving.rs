@@ -163,6 +163,13 @@ fn another_membership_does_not_wait_for_a_hub_that_is_gone() {
     world.start_member();
     world.fleet.federator().kill();
     world.until_condition("Connected", "False HubUnreachable");
+    let message = ["get", "membership", "meshfed", "-n", RELEASE, "-o"];
+    let message = [&message[..], &["jsonpath={.status.conditions[?(@.type==\"Connected\")].message}"]].concat();
+    // The session that broke says why first; who is dialled after that is named.
+    until("the message says who does not answer", SOON, || match world.api.ok(&message) {
+        why if why.contains(world.fleet.grpc().trim_start_matches("https://")) => Ok(()),
+        why => Err(why),
+    });
     std::fs::remove_dir_all(world.fleet.path("federator")).unwrap();
     world.fleet.start_federator(None, &[]);
     world.until_condition("Connected", "False HubNotTrusted");

@@ -161,7 +161,11 @@ fn a_hub_on_kubernetes_is_asked_by_a_kubeconfig() {
     let _gone = world.api.ok(&["-n", "fleet", "delete", "secret", "meshfed-admin"]);
     let file = format!("--from-file=admin.yaml={}", world.fleet.path("federator/admin.yaml").display());
     let _made = world.api.ok(&["-n", "fleet", "create", "secret", "generic", "meshfed-admin", &file]);
-    fails(&["--hub-namespace", "fleet"], 1, &["no pod of the hub is ready in namespace fleet"]);
+    fails(
+        &["--hub-namespace", "fleet"],
+        1,
+        &["no pod of the hub is ready in namespace fleet", "'meshfed check -n fleet'"],
+    );
     fails(&["--config", "x"], 64, &["--config", "--kubeconfig"]);
     let asked = ask(&["--hub-namespace", "fleet", "--server", &server]);
     assert!(asked.code == 0 && asked.stdout.starts_with("NAME"), "{asked:?}");
