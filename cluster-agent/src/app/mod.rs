@@ -47,7 +47,7 @@ use crate::lease::Role;
 use crate::lookup::{self, LOOKUPS_MAX, Pauses};
 use crate::membership::Facts;
 use crate::mirror::facts::PolicyFacts;
-use crate::mirror::{Mailbox, Mirror, MirrorMetrics, MirrorSettings};
+use crate::mirror::{ImportLimits, Mailbox, Mirror, MirrorMetrics, MirrorSettings};
 use crate::mirror::{policies, remarks};
 use crate::source::{self, Unserved};
 use crate::workload::{WorkloadMetrics, WorkloadServer};
@@ -106,6 +106,8 @@ pub struct Agent {
     opened: Opened,
     /// Why no gateway of the cluster can be reached.
     lack: watch::Sender<Option<String>>,
+    /// What is not imported because another cluster exports more than the limit.
+    over: watch::Sender<Option<String>>,
     /// Whether webhook and `meshfed-trust` are this agent's own to serve.
     injects: bool,
     /// Keeps a second agent away from the data directory while this one uses it.
@@ -236,8 +238,8 @@ impl Agent {
         match (bound, identity, link) {
             (Some(bound), Some(identity), Some((link, opened))) if problems.is_empty() => {
                 let readiness = Readiness::new();
-                let lack = watch::Sender::default();
-                Ok(Self { config, bound, host, readiness, identity, trust, link, opened, lack, injects, lock })
+                let (lack, over) = (watch::Sender::default(), watch::Sender::default());
+                Ok(Self { config, bound, host, readiness, identity, trust, link, opened, lack, over, injects, lock })
             }
             _ => Err(problems),
         }
@@ -248,6 +250,7 @@ impl Agent {
         let (readiness, mut pending) = (self.readiness.clone(), self.readiness.changes());
         let (mut hub, mut lack) = (self.opened.hub.clone(), self.lack.subscribe());
         let (mut awaiting, mut unserved) = (self.opened.awaiting.clone(), self.host.unserved.subscribe());
+        let mut over = self.over.subscribe();
         async move {
             loop {
                 let (connected, away, untrusted) = match &*hub.borrow_and_update() {
@@ -263,6 +266,7 @@ impl Agent {
                     unserved: unserved.borrow_and_update().clone(),
                     unreachable: lack.borrow_and_update().clone(),
                     awaiting: awaiting.borrow_and_update().clone(),
+                    over_limit: over.borrow_and_update().clone(),
                     ..Facts::default()
                 };
                 facts.send_if_modified(|before| {
@@ -275,6 +279,8 @@ impl Agent {
                     ended = lack.changed() => ended.is_err(),
                     ended = awaiting.changed() => ended.is_err(),
                     ended = unserved.changed() => ended.is_err(),
+                    // Told by the mirror, which a source of files does not have.
+                    Ok(()) = over.changed() => false,
                     ended = pending.changed() => ended.is_err(),
                 };
                 if ended {
@@ -318,7 +324,7 @@ impl Agent {
     }
 
     fn start(self, tasks: &mut TaskGroup, watch: drain::Watch, client: Option<kube::Client>) -> Held {
-        let Self { config, bound, host, readiness, identity, trust, link, opened, lack, injects, lock } = self;
+        let Self { config, bound, host, readiness, identity, trust, link, opened, lack, over, injects, lock } = self;
         let (metrics, state) = (Arc::clone(&host.metrics), config.args.data_dir.join("state"));
         let Opened { uplink, commands: downlink, loaded, bundles, hub: _, awaiting: _ } = opened;
         let guards = guards_of(&readiness, &loaded);
@@ -341,7 +347,7 @@ impl Agent {
         let mut actor = actor.lacking(lack);
         if config.source == Source::Kubernetes {
             let mailbox = Mailbox::default();
-            let told = Told { mailbox: mailbox.clone(), policies: actor.policies(), remarks: actor.remarks() };
+            let told = Told { mailbox: mailbox.clone(), policies: actor.policies(), remarks: actor.remarks(), over };
             tasks.spawn("mirror", show(&config.args, &host, told, commands.clone(), watch.clone()));
             actor = actor.mirrored(mailbox);
         }
@@ -400,13 +406,14 @@ struct Told {
     mailbox: Mailbox,
     policies: watch::Receiver<Option<Arc<PolicyFacts>>>,
     remarks: watch::Receiver<Arc<[ObjectError]>>,
+    over: watch::Sender<Option<String>>,
 }
 
 /// Shows imports, and what became of exports, as objects of the API server.
 fn show(
     args: &AgentArgs,
     host: &Host,
-    Told { mailbox, policies, remarks }: Told,
+    Told { mailbox, policies, remarks, over }: Told,
     commands: mpsc::Sender<Command>,
     watch: drain::Watch,
 ) -> impl Future<Output = Result<(), meshfed_crds::api_server::ConnectError>> + use<> {
@@ -416,9 +423,10 @@ fn show(
     let (addresses, mut changed) = watch::channel(Arc::default());
     let unserved = host.unserved.clone();
     let fleet_namespace = args.fleet_namespace.clone();
+    let limits = ImportLimits { per_cluster: args.imports_per_cluster, per_namespace: args.imports_per_namespace };
     async move {
         let client = meshfed_crds::api_server::connect(kubeconfig.as_deref(), context.as_deref()).await?;
-        let settings = MirrorSettings { instance: instance.clone(), unserved };
+        let settings = MirrorSettings { instance: instance.clone(), unserved, limits, over };
         let tell = async {
             while changed.changed().await.is_ok() {
                 let addresses = Arc::unwrap_or_clone(Arc::clone(&changed.borrow_and_update()));

@@ -16,6 +16,7 @@ use meshfed_runtime::telemetry::LogFormat;
 use crate::enroll::AgentFile;
 use crate::identity::{Authority, AuthorityError};
 use crate::inject::InjectConfig;
+use crate::mirror::quota;
 
 #[cfg(test)]
 mod tests;
@@ -85,6 +86,12 @@ pub struct AgentArgs {
     /// With --source kubernetes: the only Secret of its namespace that a Membership may name for its token
     #[arg(long, value_name = "NAME", default_value = "meshfed-join")]
     pub token_secret: String,
+    /// With --source kubernetes: imports that one other cluster may cause here, 1 to 10000; what it exports beyond waits
+    #[arg(long, value_name = "N", default_value_t = quota::PER_CLUSTER, value_parser = import_limit)]
+    pub imports_per_cluster: usize,
+    /// With --source kubernetes: those of them in one namespace, 1 to 10000
+    #[arg(long, value_name = "N", default_value_t = quota::PER_NAMESPACE, value_parser = import_limit)]
+    pub imports_per_namespace: usize,
     /// With --source kubernetes: keep the last good view in Secrets meshfed-view-0 to -7, too, for a pod without a volume
     #[arg(long)]
     pub keep_view: bool,
@@ -160,6 +167,14 @@ fn check_sockets(run_dir: &Path, problems: &mut Problems) {
 }
 
 /// `10s`, `500ms`, `1m`.
+fn import_limit(text: &str) -> Result<usize, String> {
+    let limit = text.parse().map_err(|error| format!("'{text}': {error}"))?;
+    if !(1..=quota::LIMIT_MAX).contains(&limit) {
+        return Err(format!("is {limit}; write 1 to {}, as many as the hub takes of one cluster", quota::LIMIT_MAX));
+    }
+    Ok(limit)
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let signed: jiff::SignedDuration = text.parse().map_err(|e| format!("{e}; for example 10s or 500ms"))?;
     Duration::try_from(signed).map_err(|_negative| "a duration is not negative".to_owned())

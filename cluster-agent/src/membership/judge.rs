@@ -59,6 +59,8 @@ pub struct Facts {
     pub unreachable: Option<String>,
     /// Trust domains whose changed anchor waits for an approval, each with the command line that gives it.
     pub awaiting: BTreeMap<TrustDomain, String>,
+    /// What is not imported because other clusters export more than the limit, and what to do; none: all is imported.
+    pub over_limit: Option<String>,
     /// Why the member's files are not kept for the next pod: a word, and what to do.
     pub identity: Option<(&'static str, String)>,
     /// Why its last good view is not kept in the Secrets: a word, and what to do.
@@ -125,6 +127,10 @@ fn joined(conditions: &mut Conditions, cluster: &str, facts: &Facts) {
     };
     if let Some((reason, message)) = &facts.unkept {
         conditions.no("ViewKept", reason, message);
+    }
+    if let Some(message) = &facts.over_limit {
+        // Not in Ready: another cluster that exports too much is not to make this one look broken.
+        conditions.no("ImportsWithinLimits", "LimitReached", message);
     }
     let faults: Vec<Fault> = faults(facts, away).collect();
     let Some(first) = faults.first() else {
@@ -304,6 +310,12 @@ mod tests {
         for (type_, status) in [("Ready", ConditionStatus::False), ("Stalled", ConditionStatus::True)] {
             assert_eq!(says(&cut_off, type_), Some((status, "GatewayNotAllowed".to_owned())));
         }
+        let over_limit = Some("9 services of cluster 'west' are not imported".to_owned());
+        let flooded = of(&joined, &Facts { connected: true, over_limit, ..Facts::default() });
+        let limited = Some((ConditionStatus::False, "LimitReached".to_owned()));
+        assert_eq!(says(&flooded, "ImportsWithinLimits"), limited);
+        assert_eq!(says(&flooded, "Ready").map(|(s, _)| s), Some(ConditionStatus::True), "all else goes on");
+        assert_eq!((says(&flooded, "Stalled"), says(&ready, "ImportsWithinLimits")), (None, None));
         let large = of(&joined, &Facts { connected: true, unkept, ..Facts::default() });
         assert_eq!(says(&large, "ViewKept"), Some((ConditionStatus::False, "ViewTooLarge".to_owned())));
         assert_eq!(says(&large, "Ready").map(|(s, _)| s), Some(ConditionStatus::True), "what is served is whole");

@@ -313,19 +313,22 @@ fn sends_elsewhere(service: &Service) -> bool {
 /// something else.
 fn refused_service(families: &[String], said: String) -> Unwritten {
     let refused = families.iter().enumerate().filter(|(at, _)| said.contains(&format!("spec.ipFamilies[{at}]")));
-    let refused: Vec<IpFamily> = refused
-        .filter_map(|(_, family)| match family.as_str() {
-            "IPv4" => Some(IpFamily::IPv4),
-            "IPv6" => Some(IpFamily::IPv6),
-            _ => None,
-        })
-        .collect();
+    let refused: Vec<IpFamily> = refused.filter_map(|(_, family)| family_of(family)).collect();
     if !refused.is_empty() {
         Unwritten::Families(refused)
     } else if said.contains("spec.clusterIP") {
         Unwritten::AddressTaken
     } else {
         Unwritten::Refused(said)
+    }
+}
+
+/// A family by its name in Kubernetes.
+pub(super) fn family_of(name: &str) -> Option<IpFamily> {
+    match name {
+        "IPv4" => Some(IpFamily::IPv4),
+        "IPv6" => Some(IpFamily::IPv6),
+        _ => None,
     }
 }
 

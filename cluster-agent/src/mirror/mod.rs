@@ -8,6 +8,7 @@
 
 mod apply;
 pub mod facts;
+mod families;
 mod mailbox;
 mod misnamed;
 pub mod names;
@@ -15,6 +16,7 @@ pub mod objects;
 pub mod plan;
 pub mod policies;
 mod queue;
+pub mod quota;
 pub mod remarks;
 mod run;
 mod silence;
@@ -23,5 +25,6 @@ mod withdraw;
 
 pub use mailbox::Mailbox;
 pub use plan::ImportAddresses;
+pub use quota::Limits as ImportLimits;
 pub use run::{Mirror, MirrorMetrics, MirrorSettings};
 pub use withdraw::withdraw;

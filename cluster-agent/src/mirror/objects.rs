@@ -84,8 +84,16 @@ impl ServiceExport {
     pub fn slim(&mut self) {
         let meta = std::mem::take(&mut self.metadata);
         let (name, namespace, uid) = (meta.name, meta.namespace, meta.uid);
-        let (generation, resource_version) = (meta.generation, meta.resource_version);
-        self.metadata = ObjectMeta { name, namespace, uid, generation, resource_version, ..ObjectMeta::default() };
+        let ObjectMeta { generation, resource_version, deletion_timestamp, .. } = meta;
+        self.metadata = ObjectMeta {
+            name,
+            namespace,
+            uid,
+            generation,
+            resource_version,
+            deletion_timestamp,
+            ..ObjectMeta::default()
+        };
         if let Some(status) = &mut self.status {
             status.conditions.retain(|c| EXPORT_CONDITIONS.contains(&c.type_.as_str()));
         }

@@ -1,5 +1,6 @@
 //! Edge. The mirror as a task: watches, and turns of names.
 
+mod room;
 mod turns;
 
 use std::borrow::Cow;
@@ -19,25 +20,28 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use meshfed_crds::api_server::{Steady, custom_watch_config, watch_config};
 use meshfed_model::names::ServiceName;
-use meshfed_model::service::IpFamily;
 use meshfed_runtime::clock;
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::metrics::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 
 use super::apply::{Unwritten, Writer};
+use super::families::Families;
 use super::mailbox::Mailbox;
 use super::misnamed::Misnamed;
 use super::names::{MANAGED_BY, MESHFED, SLICE_MANAGED_BY, SLICE_MANAGER};
 use super::objects::{ServiceExport, ServiceImport};
 use super::plan::{ImportAddresses, Obstacle, cluster_ips, misnamed};
 use super::queue::Queue;
+use super::quota::{Limits, Quota};
 use super::silence::Silence;
 use super::store::{Objects, Owned};
 use crate::source::Unserved;
+use room::ClusterLabel;
 use turns::{Answer, Turn};
 
 /// How long addresses of imports are gathered before they are told: each telling is of all.
@@ -50,6 +54,10 @@ pub struct MirrorSettings {
     pub instance: Option<String>,
     /// Shows whether the API server has ServiceImport, the one kind that nobody else watches.
     pub unserved: Unserved,
+    /// How many imports each other cluster may cause.
+    pub limits: Limits,
+    /// Told what is not imported for want of room, and what to do; none: all is.
+    pub over: watch::Sender<Option<String>>,
 }
 
 /// The label of writes.
@@ -64,6 +72,7 @@ pub(super) struct WriteLabel {
 pub struct MirrorMetrics {
     writes: Family<WriteLabel, Counter>,
     watches: Counter,
+    waiting: Family<ClusterLabel, Gauge>,
 }
 
 impl MirrorMetrics {
@@ -73,6 +82,10 @@ impl MirrorMetrics {
         Self {
             writes: metrics.counters("meshfed_mirror_writes", "Writes of imports and statuses, by result"),
             watches: metrics.counter("meshfed_mirror_watch_errors", "Watches of the API server that failed"),
+            waiting: metrics.gauges(
+                "meshfed_mirror_imports_over_limit",
+                "Services of another cluster that are not imported because it exports more than the limit",
+            ),
         }
     }
     fn count(&self, result: &'static str) {
@@ -129,16 +142,24 @@ pub struct Mirror {
     slices: Objects<EndpointSlice>,
     /// What stands in the way of a derived Service.
     obstacles: BTreeMap<ServiceName, Obstacle>,
+    /// What stands in the way of slices, by their names.
+    in_the_way: BTreeMap<ServiceName, BTreeMap<String, Obstacle>>,
     /// Names whose old address is somebody else's.
     taken: BTreeSet<ServiceName>,
     /// Names that are being written.
     turns: BTreeMap<ServiceName, Turn>,
     /// One write of each of them.
     writes: FuturesUnordered<BoxFuture<'static, Answer>>,
-    unsupported: BTreeSet<IpFamily>,
+    families: Families,
     /// What was warned of, by export.
     warned: BTreeMap<ServiceName, String>,
     silence: Silence,
+    quota: Quota,
+    /// Whether it counts: all that is imported already is known.
+    counted: bool,
+    /// When it is to be told what has no room.
+    room_due: Option<Instant>,
+    over: watch::Sender<Option<String>>,
     /// When addresses are to be told.
     addresses_due: Option<Instant>,
     /// Whether they were told once: that there are none is news, too.
@@ -234,12 +255,17 @@ impl Mirror {
             services: Objects::default(),
             slices: Objects::default(),
             obstacles: BTreeMap::new(),
+            in_the_way: BTreeMap::new(),
             taken: BTreeSet::new(),
             turns: BTreeMap::new(),
             writes: FuturesUnordered::new(),
-            unsupported: BTreeSet::new(),
+            families: Families::default(),
             warned: BTreeMap::new(),
             silence: Silence::default(),
+            quota: Quota::new(settings.limits),
+            counted: false,
+            room_due: None,
+            over: settings.over,
             addresses_due: None,
             addresses_told: false,
             unseen: BTreeMap::new(),
@@ -264,9 +290,11 @@ impl Mirror {
             }
             led = leading;
             self.followed_on |= leading && self.mailbox.is_current();
+            self.begin_counting(leading);
             let turn = self.next(leading);
             let retry = if leading { self.tell_misnamed() } else { None };
-            let due = [turn, self.addresses_due, retry].into_iter().flatten().min();
+            let families = self.families.due().filter(|_| leading);
+            let due = [turn, self.addresses_due, self.room_due, retry, families].into_iter().flatten().min();
             let timer = async {
                 match due {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -286,6 +314,10 @@ impl Mirror {
                         self.addresses_due = None;
                         self.tell_addresses();
                     }
+                    self.tell_room(now);
+                    if leading && let Some(name) = self.families.try_one(now) {
+                        self.queue.said(name, now);
+                    }
                     if turn.is_some_and(|at| at <= now) {
                         self.begin(now);
                     }
@@ -296,13 +328,16 @@ impl Mirror {
 
     /// When something can be written next; `None`: not before something else happens.
     fn next(&self, leading: bool) -> Option<Instant> {
-        let seen =
-            self.imports.is_whole() && self.exports.is_whole() && self.services.is_whole() && self.slices.is_whole();
-        if !leading || !seen || !self.followed_on || !self.mailbox.is_whole() || !self.has_place() {
+        if !leading || !self.counted || !self.mailbox.is_whole() || !self.lists_are_whole() || !self.has_place() {
             return None;
         }
         let due = self.queue.next(self.has_place_for_suspects())?;
         Some(self.silence.until().map_or(due, |until| due.max(until)))
+    }
+
+    /// Whether the API server has told once what is there.
+    const fn lists_are_whole(&self) -> bool {
+        self.imports.is_whole() && self.exports.is_whole() && self.services.is_whole() && self.slices.is_whole()
     }
 
     fn look_at_all(&mut self) {
@@ -316,6 +351,7 @@ impl Mirror {
     fn hear(&mut self) {
         let now = clock::instant();
         for name in self.mailbox.take_changed() {
+            self.count(&name, &self.mailbox.facts(&name));
             self.queue.said(name, now);
         }
     }

@@ -174,6 +174,7 @@ impl Kinds {
                 return;
             }
             Step::Listed(object) | Step::Put(object) if passed_over(&object) => {}
+            Step::Listed(object) if is_ending(kind, &object) => {}
             Step::Listed(object) => {
                 let path = path_of(kind, &object);
                 if let Some(listing) = &mut watched.listing {
@@ -181,8 +182,10 @@ impl Kinds {
                 }
                 put(watched, path, kind, object, changes);
             }
-            Step::Put(object) => put(watched, path_of(kind, &object), kind, object, changes),
-            Step::Gone(object) => {
+            Step::Put(object) if !is_ending(kind, &object) => {
+                put(watched, path_of(kind, &object), kind, object, changes);
+            }
+            Step::Put(object) | Step::Gone(object) => {
                 let path = path_of(kind, &object);
                 if watched.known.remove(&path) {
                     changes.push(FileChange::Removed { path });
@@ -224,6 +227,12 @@ fn is_fleets(selection: &Selection, kind: Kind, object: &DynamicObject) -> bool 
         && matches!(kind, Kind::FailoverPolicy | Kind::ExportPolicy)
         && selection.fleet_namespace.is_some()
         && object.metadata.namespace.as_deref() == selection.fleet_namespace.as_deref()
+}
+
+/// An export that is being deleted exports nothing any more, whatever finalizer holds the object: who deleted it has said so. A
+/// Service that is being deleted stays until it is gone, as its endpoints do in Kubernetes.
+fn is_ending(kind: Kind, object: &DynamicObject) -> bool {
+    kind == Kind::ServiceExport && object.metadata.deletion_timestamp.is_some()
 }
 
 fn lack_of(error: &watcher::Error) -> Lack {

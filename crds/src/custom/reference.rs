@@ -34,6 +34,12 @@ const JUDGED: &[Row] = &[
     ("Programmed", "False", "as `Accepted`", "the message says whether its last good version stays in force"),
     ("Programmed", "False", "NotInThisVersion", "it is kept and has no effect in this version"),
     ("Ready", "True", "Ready", "it is accepted and in force"),
+    (
+        "Ready",
+        "True",
+        "UnresolvedRefs",
+        "it is in force as it is written; the message says what it names and nobody has",
+    ),
     ("Ready", "False or Unknown", "as `Accepted` or `Programmed`", "the message says why"),
     ("Reconciling", "True", "Pending", "it is on its way; absent otherwise"),
     ("Stalled", "True", "as `Accepted`, or NotInThisVersion", "somebody has to act; absent otherwise"),
@@ -112,6 +118,13 @@ const MEMBERSHIP: &[Row] = &[
     ("Ready", "False", "HubUnreachable", "as `Connected`"),
     ("Ready", "False", "HubNotTrusted", "as `Connected`"),
     ("Ready", "False", "SecondMembership", "another Membership of the namespace is older and counts"),
+    (
+        "ImportsWithinLimits",
+        "False",
+        "LimitReached",
+        "another cluster exports more than is imported of one: raise `imports.perCluster` or `imports.perNamespace`, or have it \
+         export less; absent otherwise",
+    ),
     ("Reconciling", "True", "as `Ready`", "something is tried again by itself; absent otherwise"),
     ("Stalled", "True", "as `Ready`", "somebody has to act; absent otherwise"),
 ];

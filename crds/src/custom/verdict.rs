@@ -2,7 +2,7 @@
 //! `ResolvedRefs`, `Programmed` and `Ready`; `Reconciling` and `Stalled` only while they are true.
 //!
 //! A name that nobody has leaves an object `Ready`: it holds as it is written, and what it names may come later
-//! (`docs/decisions/0015`). `ResolvedRefs` tells it.
+//! (`docs/decisions/0015`). `ResolvedRefs` tells it, and so does `Ready`, by another reason and with the names.
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -112,10 +112,14 @@ fn taken(conditions: &mut Conditions, verdict: &Verdict) {
     }
     match verdict.force {
         Force::InForce => {
-            let lacks = verdict.dangling.as_ref().is_some_and(|names| !names.is_empty());
-            let message =
-                if lacks { "it is in force, and names what is not there: see ResolvedRefs" } else { "it is in force" };
-            conditions.yes("Programmed", "Programmed", "it is in force").yes("Ready", "Ready", message);
+            conditions.yes("Programmed", "Programmed", "it is in force");
+            match verdict.dangling.as_deref() {
+                None | Some([]) => conditions.yes("Ready", "Ready", "it is in force"),
+                Some(names) => {
+                    let message = format!("it is in force, and names what nobody has: {}", all_words(names.iter()));
+                    conditions.yes("Ready", "UnresolvedRefs", message)
+                }
+            };
         }
         Force::Pending | Force::Earlier | Force::Nothing => {
             let message = "it is not in force yet";
@@ -146,7 +150,7 @@ mod tests {
     /// Each state has its conditions, and `Reconciling` and `Stalled` stand only while they are true.
     ///
     /// Mutations seen to fail: `is_error` not asked; `NamespaceNotAllowed` told as `Invalid`; names that nobody has
-    /// passed over. Not tried yet: they are not told of in `Ready`.
+    /// passed over. Not tried yet: `Some([])` of `Ready` answered for all.
     #[test]
     fn a_status_says_what_was_found() {
         use ConditionStatus::{False, True, Unknown};
@@ -168,13 +172,15 @@ mod tests {
         let found = [
             ("Accepted", True, "Accepted"),
             ("Programmed", True, "Programmed"),
-            ("Ready", True, "Ready"),
+            ("Ready", True, "UnresolvedRefs"),
             ("ResolvedRefs", False, "NotFound"),
         ];
         says_so(&good, &found);
+        let whole = Verdict { dangling: Some(Vec::new()), ..good.clone() };
+        assert!(says(&whole).contains(&("Ready".to_owned(), True, "Ready".to_owned())));
         let said = policy_status(&PolicyStatus::default(), 3, &good, Timestamp::UNIX_EPOCH);
         let ready = said.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
-        assert!(ready.message.contains("see ResolvedRefs"), "{ready:?}");
+        assert!(ready.message.contains("names what nobody has: spec.to.clusters: no cluster wset"), "{ready:?}");
         let refused =
             |code| Verdict { faults: vec![ObjectError::new(code, "y")], force: Force::Earlier, ..good.clone() };
         for (code, reason) in [

@@ -63,7 +63,7 @@ pub(crate) fn matrix() -> Vec<(&'static str, &'static str, Value)> {
                 json!({
             "agent": { "replicas": 3 }, "injection": { "default": "all" },
             "gateway": { "replicas": 2, "network": "net", "addresses": ["gw.example:443", "[2001:db8::1]:15443"] },
-            "dns": { "clusterIP": "10.96.0.20" }, "proxy": { "resources": {}, "logLevel": "warn" },
+            "dns": { "clusterIP": "10.96.0.20" }, "imports": { "perCluster": 10000, "perNamespace": 3000 }, "proxy": { "resources": {}, "logLevel": "warn" },
             "membership": { "create": true, "hub": "https://hub.example:443", "tokenSecret": "from-the-vault" } }),
             ),
         ),

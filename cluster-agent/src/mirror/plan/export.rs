@@ -83,14 +83,29 @@ fn said(export: &ExportFacts, import: Option<&Import>, import_is_foreign: bool) 
 
 /// What is said of a ServiceExport whose name no Service can have, if it is not said yet.
 pub(super) fn misnamed(there: &ServiceExport, now: &Time) -> Option<ServiceExport> {
-    let before = there.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
     let message = "no Service can have this name: at most 63 lower-case letters, digits and '-', beginning with a letter; \
                    delete this ServiceExport, and make one that has the name of its Service";
-    let said = [
-        ("Valid", false, Cow::Borrowed("InvalidName"), message.to_owned()),
-        ("Ready", false, Cow::Borrowed("Failed"), "this ServiceExport is not in force; see Valid".to_owned()),
-        ("Conflict", false, Cow::Borrowed("NoConflicts"), "nothing is exported by it".to_owned()),
-    ];
+    nothing(there, now, ("InvalidName", message), ("Failed", "this ServiceExport is not in force; see Valid"))
+}
+
+/// What is said of a ServiceExport that is being deleted, if it is not said yet.
+pub(super) fn ending(there: &ServiceExport, now: &Time) -> Option<ServiceExport> {
+    let message = "it is being deleted and exports nothing any more; it goes when whoever has put a finalizer on it has taken \
+                   that away: see metadata.finalizers";
+    nothing(there, now, ("Terminating", message), ("Terminating", message))
+}
+
+/// The status of one by which nothing is exported, with why it is not valid and not ready; none: that is said already.
+fn nothing(
+    there: &ServiceExport,
+    now: &Time,
+    valid: (&'static str, &str),
+    ready: (&'static str, &str),
+) -> Option<ServiceExport> {
+    let before = there.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    let no =
+        |r#type, (reason, message): (&'static str, &str)| (r#type, false, Cow::Borrowed(reason), message.to_owned());
+    let said = [no("Valid", valid), no("Ready", ready), no("Conflict", ("NoConflicts", "nothing is exported by it"))];
     let conditions = said.map(|said| condition(before, now, there.metadata.generation, said));
     let same = conditions.iter().all(|c| before.contains(c));
     (!same).then(|| ServiceExport {

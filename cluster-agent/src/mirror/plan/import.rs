@@ -9,8 +9,8 @@ use meshfed_model::import::Import;
 use meshfed_model::names::ServiceName;
 use meshfed_model::service::{InternalTrafficPolicy, IpFamily, ServiceType, SessionAffinity};
 
-use super::service::{cluster_ips, families, family_name};
-use super::{Context, Deleted, Said, Seen, Write, condition, meta};
+use super::service::{cluster_ips, family_name};
+use super::{Context, Deleted, Said, Seen, Write, condition, lacks_family, meta};
 use crate::mirror::names::{DERIVED_SERVICE, derived_service};
 use crate::mirror::objects::{ClusterStatus, ImportedPort, ServiceImport, ServiceImportSpec, ServiceImportStatus};
 
@@ -106,20 +106,20 @@ fn status(there: &ServiceImport, import: &Import, seen: &Seen, context: &Context
 
 fn ready(there: &ServiceImport, import: &Import, seen: &Seen, context: &Context) -> Said {
     let said = |status, reason: &'static str, message: String| ("Ready", status, Cow::Borrowed(reason), message);
-    if import.service_type == ServiceType::Headless {
-        return said(true, "Ready", format!("exported by {}", names(import)));
-    }
-    let unsupported = families(import, context).is_empty() && !import.traits.ip_families.is_empty();
-    if unsupported && seen.service.is_none() {
+    if lacks_family(import, seen, context) {
         let wanted: Vec<String> = import.traits.ip_families.iter().map(family_name).collect();
         let message = format!(
-            "the oldest export has addresses of {} only, and this cluster has none of them for Services",
+            "the oldest export has addresses of {} only, and this cluster has none of them for Services; it is asked again \
+             within the hour",
             wanted.join(" and ")
         );
         return said(false, "IPFamilyNotSupported", message);
     }
     if let Some(obstacle) = &context.obstacle {
         return said(false, obstacle.reason, obstacle.message.clone());
+    }
+    if import.service_type == ServiceType::Headless {
+        return said(true, "Ready", format!("exported by {}", names(import)));
     }
     if there.spec.ips.is_empty() || seen.service.is_none() {
         return said(false, "Pending", "its Service has no address yet".to_owned());

@@ -8,7 +8,8 @@ use meshfed_model::names::ServiceName;
 use crate::mirror::names::{FIELD_MANAGER, MANAGED_BY, MESHFED};
 
 /// Whether an object carries our label.
-pub(super) fn is_ours(meta: &ObjectMeta) -> bool {
+#[must_use]
+pub fn is_ours(meta: &ObjectMeta) -> bool {
     meta.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).is_some_and(|by| by == MESHFED)
 }
 

@@ -19,11 +19,13 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use meshfed_model::import::Import;
 use meshfed_model::names::ServiceName;
-use meshfed_model::service::IpFamily;
+use meshfed_model::service::{IpFamily, ServiceType};
 
 use super::facts::Facts;
 use super::objects::{ServiceExport, ServiceImport};
+pub use meta::is_ours;
 pub use service::{cluster_ips, is_as_wanted};
 
 /// What is there of one name.
@@ -53,9 +55,9 @@ pub struct Obstacle {
 pub struct Context {
     /// Now.
     pub now: Time,
-    /// Why the derived Service could not be written the last time.
+    /// Why the derived Service, or else a slice, could not be written the last time.
     pub obstacle: Option<Obstacle>,
-    /// Families that the API server has refused: this cluster has no addresses of them.
+    /// Families that the API server has refused, and that are not to be asked for now.
     pub unsupported: BTreeSet<IpFamily>,
     /// Whether the address that a derived Service had before is somebody else's by now.
     pub address_taken: bool,
@@ -117,7 +119,7 @@ pub enum Deleted {
 #[must_use]
 pub fn plan(name: &ServiceName, facts: &Facts, seen: &Seen, context: &Context) -> Vec<Write> {
     let mut writes = Vec::new();
-    let foreign = seen.import.as_ref().is_some_and(|i| !meta::is_ours(&i.metadata));
+    let foreign = seen.import.as_ref().is_some_and(|i| !is_ours(&i.metadata));
     match facts.import.as_ref().filter(|_| !foreign) {
         Some(merged) => {
             writes.extend(service::plan(name, merged, seen, context));
@@ -129,10 +131,24 @@ pub fn plan(name: &ServiceName, facts: &Facts, seen: &Seen, context: &Context) -
         }
     }
     writes.extend(slices::plan(name, facts, seen));
-    if let Some(export) = &facts.export {
-        writes.extend(export::plan(export, facts.import.as_ref(), seen, context, foreign));
+    match (&facts.export, &seen.export) {
+        (Some(export), _) => writes.extend(export::plan(export, facts.import.as_ref(), seen, context, foreign)),
+        // One that is being deleted is no export any more, and says so for as long as a finalizer holds it.
+        (None, Some(there)) if there.metadata.deletion_timestamp.is_some() => {
+            writes.extend(export::ending(there, &context.now).map(|export| Write::ExportStatus(Box::new(export))));
+        }
+        (None, _) => {}
     }
     writes
+}
+
+/// Whether a ServiceImport is written, and its Service is not, because this cluster has no addresses of its families.
+#[must_use]
+pub fn lacks_family(import: &Import, seen: &Seen, context: &Context) -> bool {
+    import.service_type != ServiceType::Headless
+        && seen.service.is_none()
+        && !import.traits.ip_families.is_empty()
+        && service::families(import, context).is_empty()
 }
 
 /// The status of a ServiceExport whose name no Service can have, if it has another one.

@@ -8,7 +8,7 @@ use meshfed_model::import::Import;
 use meshfed_model::names::ServiceName;
 use meshfed_model::service::{IpFamily, ServiceType};
 
-use super::{Context, Deleted, Seen, Write, meta, ports};
+use super::{Context, Deleted, Seen, Write, lacks_family, meta, ports};
 use crate::mirror::names::{IMPORT_NAME, derived_service};
 
 /// The addresses of a Service, in order.
@@ -28,7 +28,7 @@ pub(super) fn plan(name: &ServiceName, import: &Import, seen: &Seen, context: &C
         return remove(seen);
     }
     let asked = families(import, context);
-    if asked.is_empty() && !import.traits.ip_families.is_empty() && seen.service.is_none() {
+    if lacks_family(import, seen, context) {
         return Vec::new();
     }
     let object = wanted(name, import, seen, context, &asked);

@@ -564,6 +564,37 @@ fn an_export_whose_name_no_service_can_have_is_told_so() {
     assert_eq!(misnamed(&export, &at(2)), None);
 }
 
+/// An export that is being deleted says so once; one that is simply gone is not written to.
+///
+/// Mutations not tried yet: `deletion_timestamp.is_some()` answered `true`; the message of `ending` that of `misnamed`.
+#[test]
+fn an_export_that_is_being_deleted_says_so() {
+    let mut server = Server::with_export();
+    server.settle(&Facts { export: own(ExportState::Offered), ..exported(&[("east", offer())]) });
+    assert_eq!(server.plan(&exported(&[("east", offer())])), [], "its watch has not told yet that it is gone");
+    let ends = Time(Timestamp::from_second(9).unwrap());
+    server.seen.export.as_mut().unwrap().metadata.deletion_timestamp = Some(ends);
+    server.settle(&exported(&[("west", offer())]));
+    let wanted = ["Valid=False/Terminating", "Ready=False/Terminating", "Conflict=False/NoConflicts"];
+    assert_eq!(server.conditions(), wanted);
+    assert!(server.message("Ready").contains("metadata.finalizers"), "{}", server.message("Ready"));
+}
+
+/// What stands in the way of a slice is told on a headless import, too, and one that lacks an address says that first.
+///
+/// Mutation not tried yet: a headless import answered before the obstacle in `ready`.
+#[test]
+fn an_obstacle_is_told_on_every_import() {
+    let way = Obstacle { reason: "NameTaken", message: "EndpointSlice shop/x is not ours".to_owned() };
+    let headless = ServiceOffer { service_type: ServiceType::Headless, ..offer() };
+    let mut server = Server { obstacle: Some(way), ..Server::default() };
+    server.settle(&exported(&[("east", headless.clone())]));
+    assert_eq!(server.ready(), ("False".to_owned(), "NameTaken".to_owned()));
+    server.obstacle = None;
+    server.settle(&exported(&[("east", headless)]));
+    assert_eq!(server.ready(), ("True".to_owned(), "Ready".to_owned()));
+}
+
 /// A slice of ours that somebody has put behind a Service of Kubernetes is taken away and made anew: its label is no field of
 /// ours, and kube-proxy would send that Service's clients to where the import leads.
 ///

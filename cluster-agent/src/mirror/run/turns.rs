@@ -7,12 +7,14 @@ use std::time::Instant;
 use futures::FutureExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use meshfed_model::names::ServiceName;
+use meshfed_model::service::ServiceType;
 use meshfed_runtime::clock;
 
 use super::{ADDRESSES_PAUSE, Mirror};
-use crate::mirror::apply::{Unwritten, Written};
+use crate::mirror::apply::{Unwritten, Written, family_of};
+use crate::mirror::facts::Facts;
 use crate::mirror::names::derived_service;
-use crate::mirror::plan::{Context, Deleted, Seen, Write, plan};
+use crate::mirror::plan::{Context, Deleted, Seen, Write, lacks_family, plan};
 
 /// Rounds of one turn: the Service, its addresses in the import, the statuses; one more where a family was refused.
 const ROUNDS_MAX: usize = 6;
@@ -71,6 +73,8 @@ pub(super) struct Turn {
     blocked: bool,
     /// What had no answer, and is not tried again.
     unanswered: Vec<(Target, String)>,
+    /// Slices whose names are somebody else's, which are not tried again.
+    in_the_way: Vec<String>,
     failed: Option<Unwritten>,
 }
 
@@ -122,15 +126,12 @@ impl Mirror {
     }
 
     fn plan_round(&mut self, name: &ServiceName, turn: &mut Turn) {
-        let context = Context {
-            now: Time(clock::timestamp()),
-            obstacle: self.obstacles.get(name).cloned(),
-            unsupported: self.unsupported.clone(),
-            address_taken: self.taken.contains(name),
-        };
-        let mut writes = plan(name, &self.mailbox.facts(name), &self.seen(name), &context);
+        let (facts, seen) = (self.facts_with_room(name), self.seen(name));
+        let mut writes = self.planned(name, &facts, &seen);
         writes.retain(|write| {
-            let tried = turn.unanswered.iter().any(|(kind, of)| *kind == target(write) && *of == object(name, write));
+            let (kind, of) = (target(write), object(name, write));
+            let tried = turn.unanswered.iter().any(|(tried, name)| *tried == kind && *name == of)
+                || (kind == Target::Slice && turn.in_the_way.contains(&of));
             !tried && !self.was_warned(name, write) && (!turn.blocked || !matches!(write, Write::Service { .. }))
         });
         if turn.rounds == 0 && !turn.said && !writes.is_empty() {
@@ -139,6 +140,39 @@ impl Mirror {
         turn.rounds += 1;
         turn.progress = false;
         turn.pending = writes.into();
+    }
+
+    fn planned(&mut self, name: &ServiceName, facts: &Facts, seen: &Seen) -> Vec<Write> {
+        if facts.import.as_ref().is_some_and(|import| import.service_type == ServiceType::Headless) {
+            self.obstacles.remove(name);
+        }
+        let context = self.context(name);
+        let lacks = facts.import.as_ref().is_some_and(|import| lacks_family(import, seen, &context));
+        self.families.lack(name, lacks);
+        let writes = plan(name, facts, seen, &context);
+        let Some(slices) = self.in_the_way.get_mut(name) else { return writes };
+        // What stands in the way of a slice that nobody wants any more is no obstacle: its cluster exports no more.
+        let before = slices.len();
+        slices.retain(|slice, _| {
+            writes.iter().any(|write| matches!(write, Write::Slice { .. }) && object(name, write) == *slice)
+        });
+        if slices.len() == before {
+            return writes;
+        }
+        if slices.is_empty() {
+            self.in_the_way.remove(name);
+        }
+        plan(name, facts, seen, &self.context(name))
+    }
+
+    fn context(&self, name: &ServiceName) -> Context {
+        let of_slices = || self.in_the_way.get(name)?.values().next();
+        Context {
+            now: Time(clock::timestamp()),
+            obstacle: self.obstacles.get(name).or_else(of_slices).cloned(),
+            unsupported: self.families.unsupported(clock::instant()),
+            address_taken: self.taken.contains(name),
+        }
     }
 
     fn seen(&self, name: &ServiceName) -> Seen {
@@ -189,6 +223,14 @@ impl Mirror {
                 if service {
                     self.obstacles.remove(&name);
                 }
+                if target(&write) == Target::Slice {
+                    self.way_is_free(&name, &object(&name, &write));
+                }
+                if let Written::Service(service) = &written {
+                    let given = service.spec.iter().flat_map(|spec| spec.ip_families.iter().flatten());
+                    let given: Vec<_> = given.filter_map(|family| family_of(family)).collect();
+                    self.families.given(given).into_iter().for_each(|name| self.queue.said(name, now));
+                }
                 self.hold(&name, write, written);
             }
             Err(unwritten) => {
@@ -196,7 +238,11 @@ impl Mirror {
                 turn.blocked |= service;
                 // What was learned of families and addresses makes it another write.
                 turn.progress |= matches!(unwritten, Unwritten::Families(_) | Unwritten::AddressTaken) || service;
-                self.learn(&name, &unwritten, service, &mut turn.blocked);
+                self.learn((&name, begun), &unwritten, service, &mut turn.blocked);
+                if let (Unwritten::InTheWay(_), Target::Slice) = (&unwritten, target(&write)) {
+                    turn.in_the_way.push(object(&name, &write));
+                    turn.progress |= self.stands_in_the_way(&name, &object(&name, &write), &unwritten);
+                }
                 match unwritten {
                     Unwritten::Away(_) => {
                         turn.pending.clear();
@@ -258,7 +304,13 @@ impl Mirror {
     }
 
     /// What a failure says for the next attempt.
-    fn learn(&mut self, name: &ServiceName, unwritten: &Unwritten, service: bool, blocked: &mut bool) {
+    fn learn(
+        &mut self,
+        (name, begun): (&ServiceName, Instant),
+        unwritten: &Unwritten,
+        service: bool,
+        blocked: &mut bool,
+    ) {
         let result = match unwritten {
             Unwritten::Away(_) => "away",
             Unwritten::NoAnswer => "no_answer",
@@ -271,7 +323,8 @@ impl Mirror {
         tracing::warn!(%name, error = %unwritten, "an object of an import or export was not written");
         match unwritten {
             Unwritten::Families(families) => {
-                self.unsupported.extend(families);
+                let now = clock::instant();
+                families.iter().for_each(|family| self.families.refuse(*family, begun, now));
                 *blocked = false;
             }
             Unwritten::AddressTaken => {
@@ -291,6 +344,21 @@ impl Mirror {
         }
     }
 
+    /// Notes that somebody else's object has the name of a slice; whether that is news.
+    fn stands_in_the_way(&mut self, name: &ServiceName, slice: &str, unwritten: &Unwritten) -> bool {
+        let Some(obstacle) = unwritten.obstacle() else { return false };
+        let before = self.in_the_way.entry(name.clone()).or_default().insert(slice.to_owned(), obstacle.clone());
+        before != Some(obstacle)
+    }
+
+    fn way_is_free(&mut self, name: &ServiceName, slice: &str) {
+        let Some(slices) = self.in_the_way.get_mut(name) else { return };
+        slices.remove(slice);
+        if slices.is_empty() {
+            self.in_the_way.remove(name);
+        }
+    }
+
     fn end(&mut self, name: ServiceName, turn: Turn) {
         let now = clock::instant();
         self.queue.release(&name, !turn.unanswered.is_empty());
@@ -305,6 +373,7 @@ impl Mirror {
                 self.queue.settled(&name);
                 if self.mailbox.facts(&name).is_empty() {
                     self.obstacles.remove(&name);
+                    self.in_the_way.remove(&name);
                     self.queue.forget(&name);
                 }
             }

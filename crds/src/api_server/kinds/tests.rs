@@ -106,6 +106,35 @@ fn only_what_a_complete_list_lacks_is_gone() {
     assert_eq!((watched.counts().objects, watched.counts().lists, watched.counts().errors), (1, 2, 2));
 }
 
+/// An export that is being deleted and held by a finalizer is gone, also where it is found so; a Service is not before it is
+/// gone.
+///
+/// Mutations not tried yet: `is_ending` that looks at the kind alone; `Put` of one that ends taken as it is; `Listed`
+/// likewise.
+#[test]
+fn an_export_that_is_being_deleted_is_gone() {
+    let ending = |kind: Kind, ends: bool| {
+        let mut metadata = json!({"name": "a", "namespace": "shop", "finalizers": ["example.org/hold"]});
+        if ends {
+            metadata["deletionTimestamp"] = json!("2026-11-29T10:00:00Z");
+        }
+        let spec = json!({"ports": [{"port": 1}]});
+        let spec = if kind == Kind::Service { spec } else { json!({}) };
+        object(json!({"apiVersion": kind.api_version(), "kind": kind.as_str(), "metadata": metadata, "spec": spec}))
+    };
+    let (export, service) = (Kind::ServiceExport, Kind::Service);
+    let mut w = World::new(member(), &[service, export]);
+    for kind in [service, export] {
+        w.take(kind, [Step::Begin, Step::Listed(ending(kind, false)), Step::Complete]);
+    }
+    let gone = ["-ServiceExport shop/a"];
+    assert_eq!(w.take(export, [Step::Put(ending(export, true)), Step::Put(ending(export, true))]), gone);
+    assert_eq!(w.take(export, [Step::Put(ending(export, false))]).len(), 1);
+    assert_eq!(w.take(export, [Step::Begin, Step::Listed(ending(export, true)), Step::Complete]), gone);
+    let all = [Step::Put(ending(service, true)), Step::Begin, Step::Listed(ending(service, true)), Step::Complete];
+    assert_eq!(w.take(service, all), Vec::<String>::new());
+}
+
 /// What was known before a restart stands until the first complete list.
 ///
 /// Mutation seen to fail: `watched.known.insert(path)` left out of `Kinds::new`.
