@@ -31,6 +31,8 @@ const FRESH: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(60);
 /// Time for one write.
 const DEADLINE: Duration = Duration::from_secs(3);
+/// The pause between two namespaces that are asked for what they had before this agent began.
+const ASK: Duration = Duration::from_millis(100);
 /// Pods of one page of a list.
 const PAGE: u32 = 500;
 /// Namespaces remembered; over it, all are forgotten, and written again.
@@ -174,6 +176,9 @@ impl TrustMap {
         let mut wanted = Wanted::new(release);
         let mut anchors = self.anchors.clone();
         let mut again = tokio::time::interval(AGAIN);
+        let mut ask = tokio::time::interval(ASK);
+        ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut answered = true;
         let mut looked: Vec<String> = Vec::new();
         let unseen = |what: &str, error: &watcher::Error| {
             tracing::warn!(reason = telemetry::chain(error), "trust map: {what} are not seen; trying again");
@@ -204,8 +209,13 @@ impl TrustMap {
                     // Who knows them has ended, and the process with it.
                     Err(_ended) => return,
                 },
+                _tick = ask.tick(), if answered && wanted.asks() => {
+                    answered = self.ask(&mut wanted).await;
+                    Vec::new()
+                }
                 _tick = again.tick() => {
                     looked.clear();
+                    answered = true;
                     wanted.all()
                 }
             };
@@ -226,6 +236,34 @@ impl TrustMap {
                 }
             }
             looked = parting;
+        }
+    }
+
+    /// Asks a namespace that is not wanted whether it has it from a time when no agent ran; false: it has not answered. By name,
+    /// one after the other: the agent may not list what others have.
+    async fn ask(&self, wanted: &mut Wanted) -> bool {
+        let Some(namespace) = wanted.ask() else { return true };
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &namespace);
+        match tokio::time::timeout(DEADLINE, api.get_metadata_opt(TRUST)).await {
+            Ok(Ok(found)) => {
+                if found.is_some_and(|map| is_ours(&map)) {
+                    wanted.has(&namespace);
+                }
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(
+                    namespace,
+                    reason = telemetry::chain(&error),
+                    "trust map: not known yet who had it before"
+                );
+                wanted.ask_again(namespace);
+                false
+            }
+            Err(_elapsed) => {
+                wanted.ask_again(namespace);
+                false
+            }
         }
     }
 
@@ -254,6 +292,12 @@ impl TrustMap {
             deleted => deleted.map(|()| true),
         }
     }
+}
+
+/// Whether it is the agent's: anybody may have a ConfigMap of this name.
+fn is_ours(map: &PartialObjectMeta<ConfigMap>) -> bool {
+    let label = map.metadata.labels.as_ref().and_then(|labels| labels.get("app.kubernetes.io/managed-by"));
+    label.is_some_and(|by| by == "meshfed")
 }
 
 async fn in_time<T>(namespace: &str, request: impl Future<Output = kube::Result<T>>) -> Result<(), TrustMapError> {

@@ -20,11 +20,23 @@ pub(super) struct Wanted {
     listed: Option<BTreeMap<String, BTreeSet<String>>>,
     /// Namespaces that had it, and are wanted no more: pods that run there may still read it.
     parting: BTreeSet<String>,
+    /// Namespaces of which nothing is known but that they are not wanted: they may have it from a time before this agent.
+    unasked: BTreeSet<String>,
+    /// Namespaces that need not be asked any more: what becomes of them since is seen.
+    asked: BTreeSet<String>,
 }
 
 impl Wanted {
     pub(super) const fn new(release: String) -> Self {
-        Self { release, selected: BTreeMap::new(), pods: BTreeMap::new(), listed: None, parting: BTreeSet::new() }
+        Self {
+            release,
+            selected: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            listed: None,
+            parting: BTreeSet::new(),
+            unasked: BTreeSet::new(),
+            asked: BTreeSet::new(),
+        }
     }
 
     /// Takes a namespace as it is now; gives it, with its uid, where it is to have the anchors.
@@ -40,7 +52,12 @@ impl Wanted {
         let is_selected = name == self.release || config.is_some_and(|config| selected(&facts, config));
         if meta.deletion_timestamp.is_some() {
             self.forget(&name);
+            self.unasked.remove(&name);
+            self.asked.remove(&name);
             return None;
+        }
+        if self.asked.insert(name.clone()) && !is_selected {
+            self.unasked.insert(name.clone());
         }
         if !is_selected {
             let was = self.selected.remove(&name).is_some();
@@ -115,6 +132,31 @@ impl Wanted {
         self.parting.iter().cloned().collect()
     }
 
+    /// A namespace that is to be asked whether it has the anchors from a time before; given once.
+    pub(super) fn ask(&mut self) -> Option<String> {
+        while let Some(namespace) = self.unasked.pop_first() {
+            if !self.is_wanted(&namespace) {
+                return Some(namespace);
+            }
+        }
+        None
+    }
+
+    /// Whether a namespace is to be asked.
+    pub(super) fn asks(&self) -> bool {
+        !self.unasked.is_empty()
+    }
+
+    /// A namespace has not answered: it is asked again.
+    pub(super) fn ask_again(&mut self, namespace: String) {
+        self.unasked.insert(namespace);
+    }
+
+    /// A namespace has them from a time before.
+    pub(super) fn has(&mut self, namespace: &str) {
+        self.part(namespace, true);
+    }
+
     /// A namespace is gone, or has given the anchors back.
     pub(super) fn forget(&mut self, namespace: &str) {
         self.selected.remove(namespace);
@@ -173,6 +215,7 @@ mod tests {
         let mut wanted = Wanted::new("meshfed-system".to_owned());
         assert!(wanted.namespace(&namespace("meshfed-system", None), Some(&config)).is_some());
         assert_eq!(wanted.namespace(&namespace("plain", None), Some(&config)), None);
+        assert_eq!(wanted.ask(), Some("plain".to_owned()));
         assert!(wanted.namespace(&namespace("web", Some("enabled")), Some(&config)).is_some());
         assert_eq!(wanted.pod(Event::Apply(pod("plain", "forged", false))), None, "it has no sidecar");
         assert_eq!(wanted.pod(Event::Apply(pod("plain", "a", true))), Some("plain".to_owned()));
@@ -194,9 +237,31 @@ mod tests {
         assert_eq!(names(&wanted), ["meshfed-system", "plain"]);
         assert_eq!(wanted.pod(Event::InitDone), None);
         assert_eq!(wanted.parting(), ["plain", "web"]);
+        assert_eq!(wanted.ask(), None, "it was asked, or was wanted when it was first seen");
         let mut ends = namespace("plain", None);
         ends.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
         assert_eq!(wanted.namespace(&ends, Some(&config)), None);
         assert_eq!(wanted.parting(), ["web"]);
+    }
+    /// A namespace that is not wanted when it is first seen is asked once whether it has the anchors from a time when no agent
+    /// ran, and gives them back if it has.
+    ///
+    /// Mutations not tried yet: `asked.insert` answered `true`; `is_wanted` not asked in `ask`; `has` that does nothing.
+    #[test]
+    fn a_namespace_is_asked_once_for_what_it_had_before() {
+        let config: InjectConfig =
+            serde_json::from_str(r#"{"releaseNamespace": "meshfed-system", "image": "x"}"#).unwrap();
+        let mut wanted = Wanted::new("meshfed-system".to_owned());
+        for (name, label) in [("a", None), ("b", None), ("c", None), ("web", Some("enabled"))] {
+            wanted.namespace(&namespace(name, label), Some(&config));
+        }
+        wanted.pod(Event::Apply(pod("b", "p", true)));
+        assert_eq!((wanted.ask(), wanted.ask(), wanted.ask()), (Some("a".into()), Some("c".into()), None));
+        wanted.ask_again("c".to_owned());
+        assert!(wanted.asks());
+        wanted.has("a");
+        assert_eq!(wanted.parting(), ["a"]);
+        wanted.namespace(&namespace("a", Some("more")), Some(&config));
+        assert_eq!((wanted.ask(), wanted.ask()), (Some("c".to_owned()), None), "what becomes of it since is seen");
     }
 }

@@ -62,6 +62,20 @@ const FLAGS: [&str; 6] = [
     "20s",
 ];
 
+/// What an agent left in a namespace that lost its injection while none ran, and a ConfigMap of somebody else under the name.
+const BEFORE: &str = r"
+{apiVersion: v1, kind: Namespace, metadata: {name: a-stranger}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: meshfed-trust, namespace: a-stranger}, data: {mine: x}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: former}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: meshfed-trust, namespace: former, labels: {app.kubernetes.io/managed-by: meshfed}}
+data: {anchors.pem: x}
+";
+
 fn start(api: ApiServer) -> World {
     let world = World::start_with(api, &FLAGS, WEBHOOK);
     until("the webhook answers", SOON, || {
@@ -95,11 +109,22 @@ const APP: &str = "containers: [{name: app, image: app}]";
 /// an admitted pod finds the anchors that it mounts, which are nowhere else.
 ///
 /// Mutations seen to fail: `judge` does not call `TrustMap::ensure`; the rotation patches the first webhook only. Not tried
-/// yet: `selected` not asked in `judge`; `part` of `trust_map` that deletes nothing.
+/// yet: `selected` not asked in `judge`; `part` of `trust_map` that deletes nothing; `TrustMap::ask` that asks nobody; `is_ours`
+/// answered `true`.
 #[test]
 fn pods_are_injected_or_refused_as_their_labels_say() {
-    let world = start(ApiServer::with_controllers());
+    let api = ApiServer::with_controllers();
+    api.apply(BEFORE);
+    let world = start(api);
     let api = &world.api;
+    // By name, one namespace after the other: when the second one is rid of it, the first one was asked, too.
+    let left = |namespace: &str| {
+        let wanted = ["-n", namespace, "get", "configmap", "meshfed-trust", "-o", "name", "--ignore-not-found"];
+        wanted.map(str::to_owned)
+    };
+    let former = left("former");
+    api.until(&former.each_ref().map(String::as_str), "", SOON);
+    assert_eq!(api.ok(&left("a-stranger").each_ref().map(String::as_str)).trim(), "configmap/meshfed-trust");
     for namespace in ["web", "plain", "strict"] {
         api.until(&["-n", namespace, "get", "serviceaccount", "default", "-o", "name"], "serviceaccount/default", SOON);
     }
