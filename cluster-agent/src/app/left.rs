@@ -21,7 +21,9 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::mpsc;
 
 use super::{CONNECTIONS_MAX, chain};
-use crate::attestation::{AGENT_ACCOUNT, ApiServer, AttestationMetrics, Attester, closed_to_strangers, keep_identity};
+use crate::attestation::{
+    AGENT_ACCOUNT, ApiServer, AttestationMetrics, Attester, closed_to_strangers, exchange_alone, keep_identity,
+};
 use crate::config::{AgentArgs, xds_listeners};
 use crate::core::run::{COMMANDS_MAX, Command};
 use crate::identity::Authority;
@@ -31,6 +33,9 @@ use crate::xds::tcp_tls;
 
 /// How often it is tried to listen where somebody else does.
 const AGAIN: Duration = Duration::from_secs(5);
+/// What proxies that ask for their configuration are told, and log once.
+const LEFT: &str = "this cluster has left its fleet: its pods go on with what they were told, their certificates are renewed, and \
+                    they hear of changes again once it has joined";
 
 /// Serves renewals until the drain, if the cluster has left; one that never was a member, or is one, has nothing to serve here.
 ///
@@ -131,7 +136,8 @@ impl Port {
         let metrics = Metrics::new();
         let attester =
             Attester::new(ApiServer::new(client), commands, trust_domain.clone(), AttestationMetrics::default());
-        let routes = closed_to_strangers(tonic::service::Routes::new(attester.service()));
+        let routes = exchange_alone(tonic::service::Routes::new(attester.service()), LEFT);
+        let routes = closed_to_strangers(routes);
         let options = ServeOptions {
             limits: Limits { connections: CONNECTIONS_MAX, drain_deadline, ..Limits::default() },
             metrics: ConnectionMetrics::register(&metrics, "meshfed_xds"),

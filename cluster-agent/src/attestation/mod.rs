@@ -32,7 +32,7 @@ use tonic::{Request, Response, Status};
 use crate::core::run::Command;
 pub use api_server::{ApiServer, Reviewer, Unavailable};
 use floods::{Floods, Reviewed};
-pub use gate::closed_to_strangers;
+pub use gate::{closed_to_strangers, exchange_alone};
 pub use own::{AGENT_ACCOUNT, keep_identity};
 pub use review::{Bearer, Refused, TOKEN_MAX};
 

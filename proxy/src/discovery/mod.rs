@@ -40,6 +40,8 @@ const RETRY_BASE: Duration = Duration::from_millis(100);
 /// Longest pause. The agent is on this host and serves its own proxies only, and until they are back their workloads
 /// count as not ready: so this is far below what would be polite to a far server.
 const RETRY_CAP: Duration = Duration::from_secs(1);
+/// Different reasons of one absence of the agent that are logged.
+const REASONS_MAX: usize = 16;
 
 /// What follows the listeners: the sockets of the process.
 pub trait Sockets {
@@ -112,8 +114,8 @@ pub struct Discovery {
     held: Held,
     metrics: DiscoveryMetrics,
     started: bool,
-    /// Why there is no agent, as the log was told; empty while there is one.
-    lost: String,
+    /// Why there is no agent, as the log was told since there was one; empty while there is one.
+    lost: BTreeSet<String>,
     /// What leads nowhere, as the log was told.
     told: BTreeSet<String>,
     channel: watch::Sender<Option<Channel>>,
@@ -142,7 +144,7 @@ impl Discovery {
                 held,
                 metrics: DiscoveryMetrics::register(metrics),
                 started: false,
-                lost: String::new(),
+                lost: BTreeSet::new(),
                 told: BTreeSet::new(),
                 channel,
             },
@@ -165,21 +167,29 @@ impl Discovery {
             self.metrics.connected.set(0);
             self.channel.send_replace(None);
             let pause = backoff.failed(clock::instant());
-            let pause_milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-            // The same reason again and again would bury everything else in the log.
-            if ended == self.lost {
-                tracing::debug!(reason = %ended, pause_milliseconds, "discovery: still no agent");
-            } else if !self.started {
-                tracing::warn!(agent = %self.config.agent, reason = %ended, "discovery: no agent yet; nothing is served until there is one, and it is tried again");
-            } else {
-                tracing::warn!(agent = %self.config.agent, reason = %ended, "discovery: agent lost; what is known stays, and it is tried again");
-            }
-            self.lost = ended;
+            self.lose(ended, pause);
             tokio::select! {
                 () = drain.signaled() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Logs why there is no agent. A reason that was told since there was one would, again and again, bury everything else in
+    /// the log, also where two of them take turns, as those of several agents do. Whether it was told as news.
+    fn lose(&mut self, reason: String, pause: Duration) -> bool {
+        let pause_milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        if self.lost.contains(&reason) || self.lost.len() >= REASONS_MAX {
+            tracing::debug!(%reason, pause_milliseconds, "discovery: still no agent");
+            return false;
+        }
+        let agent = &self.config.agent;
+        if self.started {
+            tracing::warn!(%agent, %reason, "discovery: agent lost; what is known stays, and it is tried again");
+        } else {
+            tracing::warn!(%agent, %reason, "discovery: no agent yet; nothing is served until there is one, and it is tried again");
+        }
+        self.lost.insert(reason)
     }
 
     /// One connection; says why it ended.

@@ -162,7 +162,7 @@ impl Discovery {
         !self.lost.is_empty()
     }
     /// The agent is there: it answers, or a stream to it has stood for a while. Told once.
-    fn regained(&mut self) {
+    pub(super) fn regained(&mut self) {
         if self.is_lost() {
             self.lost.clear();
             tracing::info!(agent = %self.config.agent, "discovery: connected to the agent again");

@@ -247,6 +247,20 @@ struct Rig {
     _dir: tempfile::TempDir,
 }
 
+fn discovery(socket: PathBuf) -> (Discovery, Arc<StateHandle>) {
+    let (identity, trust) = (Arc::new(IdentityStore::empty()), Arc::new(TrustStore::new()));
+    let state = StateHandle::new(Arc::clone(&identity), Arc::clone(&trust));
+    let config = DiscoveryConfig {
+        captures: false,
+        agent: super::Agent::Unix(socket),
+        node: Node { id: "sidecar~x".to_owned(), ..Default::default() },
+        inbound_listen: Vec::new(),
+        inbound: BTreeSet::new(),
+    };
+    let (discovery, _channel) = Discovery::new(config, &state, identity, trust, &Metrics::new());
+    (discovery, state)
+}
+
 impl Rig {
     async fn start() -> Self {
         meshfed_runtime::tls::install_provider();
@@ -255,16 +269,7 @@ impl Rig {
         let (agent_drain, agent_watch) = drain::channel();
         let (proxy_drain, proxy_watch) = drain::channel();
         let mut opened = agent(&path, agent_watch);
-        let (identity, trust) = (Arc::new(IdentityStore::empty()), Arc::new(TrustStore::new()));
-        let state = StateHandle::new(Arc::clone(&identity), Arc::clone(&trust));
-        let config = DiscoveryConfig {
-            captures: false,
-            agent: super::Agent::Unix(path),
-            node: Node { id: "sidecar~x".to_owned(), ..Default::default() },
-            inbound_listen: Vec::new(),
-            inbound: BTreeSet::new(),
-        };
-        let (discovery, _channel) = Discovery::new(config, &state, identity, trust, &Metrics::new());
+        let (discovery, state) = discovery(path);
         let mut sockets = TestSockets::default();
         let log = Arc::clone(&sockets.log);
         let result =
@@ -372,6 +377,21 @@ impl Rig {
 
 pub(crate) fn free_port() -> u16 {
     bind_tcp("--test", SocketAddr::from(([127, 0, 0, 1], 0))).unwrap().local_addr().unwrap().port()
+}
+
+/// Why there is no agent is logged once for as long as there is none, also where reasons take turns, and again the next time.
+///
+/// Mutations not tried yet: `contains` that looks at the last reason alone; `lost.len() >= REASONS_MAX` answered `false`.
+#[test]
+fn a_reason_is_told_once_for_as_long_as_there_is_no_agent() {
+    let (mut discovery, _state) = discovery("xds.sock".into());
+    let told = |discovery: &mut Discovery, reason: &str| discovery.lose(reason.to_owned(), Duration::ZERO);
+    let turns = ["refused", "has left", "refused", "has left"].map(|reason| told(&mut discovery, reason));
+    assert_eq!(turns, [true, true, false, false]);
+    let news = (0..40).filter(|n| told(&mut discovery, &n.to_string())).count();
+    assert_eq!(news, REASONS_MAX - 2);
+    discovery.regained();
+    assert!(told(&mut discovery, "has left"));
 }
 
 /// Mutation seen to fail: `missing` returns `None` always.
