@@ -219,14 +219,7 @@ impl TrustMap {
                     wanted.all()
                 }
             };
-            for (namespace, uid) in due {
-                match self.ensure(&namespace, &uid).await {
-                    Ok(()) | Err(TrustMapError::NotJoined) => {}
-                    // Its end was not seen. Should it be there all the same, the next list says so.
-                    Err(TrustMapError::Write(_, error)) if is_code(&error, 404) => wanted.forget(&namespace),
-                    Err(error) => tracing::warn!(reason = telemetry::chain(&error), "trust map: trying again"),
-                }
-            }
+            self.ensure_all(due, &mut wanted).await;
             let parting = wanted.parting();
             for namespace in parting.iter().filter(|namespace| !looked.contains(namespace)) {
                 match self.part(namespace).await {
@@ -236,6 +229,18 @@ impl TrustMap {
                 }
             }
             looked = parting;
+        }
+    }
+
+    /// Brings it into namespaces, each with its uid.
+    async fn ensure_all(&self, due: Vec<(String, String)>, wanted: &mut Wanted) {
+        for (namespace, uid) in due {
+            match self.ensure(&namespace, &uid).await {
+                Ok(()) | Err(TrustMapError::NotJoined) => {}
+                // Its end was not seen. Should it be there all the same, the next list says so.
+                Err(TrustMapError::Write(_, error)) if is_code(&error, 404) => wanted.forget(&namespace),
+                Err(error) => tracing::warn!(reason = telemetry::chain(&error), "trust map: trying again"),
+            }
         }
     }
 
