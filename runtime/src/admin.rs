@@ -13,6 +13,9 @@ use crate::drain::Watch;
 use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::readiness::Readiness;
 
+/// What an address that others can reach says in the place of a page that shows what this process holds.
+const ON_LOOPBACK: &str = "pages of /debug are shown where --admin-listen is a loopback address, and nowhere else\n";
+
 /// The admin server of a daemon.
 #[derive(Debug, Clone)]
 pub struct AdminServer {
@@ -53,7 +56,8 @@ impl AdminServer {
             .route("/metrics", get(metrics))
             .with_state(self.shared.clone());
         if !loopback {
-            return router;
+            let elsewhere = get(|| async { (StatusCode::NOT_FOUND, ON_LOOPBACK) });
+            return router.route("/debug/{*page}", elsewhere);
         }
         let config = Arc::clone(&self.config);
         let show = get(move || async move { axum::Json(config.as_ref().clone()) });
@@ -110,7 +114,8 @@ mod tests {
         (head[9..12].parse().unwrap(), body.to_owned())
     }
 
-    /// Mutation seen to fail: `loopback` always true (pages of the role are then shown to everybody).
+    /// Mutations seen to fail: `loopback` always true (pages of the role are then shown to everybody); `ON_LOOPBACK` in the answer as
+    /// an empty text.
     #[tokio::test]
     async fn readiness_names_what_is_pending_and_strangers_see_three_pages() {
         let (readiness, metrics) = (Readiness::new(), Arc::new(Metrics::new()));
@@ -135,8 +140,10 @@ mod tests {
         }
         assert_eq!(get(near, "/debug/source").await, (200, "source".to_owned()));
         assert!(get(near, "/debug/config").await.1.contains("mesh.example"));
-        assert_eq!(get(far, "/debug/source").await.0, 404);
-        assert_eq!(get(far, "/debug/config").await.0, 404);
+        for page in ["/debug/source", "/debug/config"] {
+            assert_eq!(get(far, page).await, (404, ON_LOOPBACK.to_owned()));
+        }
+        assert_eq!(get(near, "/debug/else").await.0, 404);
         assert!(trigger.drained(std::time::Duration::from_secs(20)).await, "{:?}", begun.elapsed());
         task.await.unwrap().unwrap();
     }
