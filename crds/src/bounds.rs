@@ -319,7 +319,8 @@ mod tests {
     /// On Kubernetes a gateway is a Service of the release's namespace: whoever may write Services elsewhere makes none, and
     /// hears so. His Service stays what it else is, also where a gateway of that kind would be refused.
     ///
-    /// Mutations not tried yet: `service.name.namespace == *namespace` answered `true`; `disown` not asked by `read::object`.
+    /// Mutations seen to fail: `service.name.namespace == *namespace` answered `true`; `disown` not asked by
+    /// `read::object`.
     #[test]
     fn a_gateway_is_a_service_of_the_releases_namespace() {
         let on_kubernetes = bounds(Some("meshfed-system"));
@@ -339,7 +340,7 @@ mod tests {
 
     /// What is to be done about an address that the token does not allow is told in the words of who has to do it.
     ///
-    /// Mutation not tried yet: `anew` that knows data directories alone.
+    /// Mutation seen to fail: `anew` that knows data directories alone.
     #[test]
     fn a_remedy_is_one_that_its_reader_can_follow() {
         let remedy = |namespace: Option<&str>| {

@@ -202,7 +202,7 @@ spec:
 
     /// A Service that is there and not taken is not told to be added: the policy says what is wrong with it.
     ///
-    /// Mutation not tried yet: `known.refused` not asked in `of_failover`, or in `of_export`.
+    /// Mutation seen to fail: `known.refused` not asked in `of_failover`, or in `of_export`.
     #[test]
     fn a_service_that_is_refused_is_told_as_there() {
         struct Refused(ObjectError);

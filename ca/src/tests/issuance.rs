@@ -215,7 +215,7 @@ fn openssl_agrees() {
 /// What metrics call a workload stands beside its identity, is not critical, and lets nobody in: the certificate is taken
 /// with it and without it. Of another form it is nothing, and hurts nobody.
 ///
-/// Mutations not tried yet: `issue_described` leaves the extension out (the output check refuses); `described` takes the
+/// Mutations seen to fail: `issue_described` leaves the extension out (the output check refuses); `described` takes the
 /// first of two; `read` does not compare the attribute's type.
 #[test]
 fn what_a_workload_is_called_is_no_part_of_its_identity() {

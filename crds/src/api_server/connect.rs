@@ -122,7 +122,7 @@ mod tests {
 
     /// People read what the API server said, once.
     ///
-    /// Mutation not tried yet: the first `if` of `said` left out.
+    /// Mutation seen to fail: the first `if` of `said` left out.
     #[test]
     fn an_error_is_said_once_and_in_words() {
         let status = |message: &str| {
@@ -140,7 +140,7 @@ mod tests {
 
     /// A context that is not there is told with those that are.
     ///
-    /// Mutation not tried yet: the check of `contexts` left out.
+    /// Mutation seen to fail: the check of `contexts` left out.
     #[tokio::test]
     async fn a_context_that_is_not_there_is_told_with_those_that_are() {
         let dir = tempfile::tempdir().unwrap();

@@ -144,7 +144,7 @@ mod tests {
     /// What an import cannot carry, or what would mean something to others there, is left out with a word, and the export
     /// holds: it is taken with the rest.
     ///
-    /// Mutations not tried yet: `is_reserved` not asked; `wrong` not asked; the finding left out.
+    /// Mutations seen to fail: `is_reserved` not asked; `wrong` not asked; the finding left out.
     #[test]
     fn what_no_import_can_carry_is_told_and_the_rest_is_exported() {
         let object = serde_json::json!({
@@ -181,7 +181,7 @@ mod tests {
 
     /// A name that no Service can have is told of with the namespace: it is one object's fault.
     ///
-    /// Mutation not tried yet: the namespace left out of `identity`.
+    /// Mutation seen to fail: the namespace left out of `identity`.
     #[test]
     fn a_name_that_no_service_can_have_is_told_with_its_namespace() {
         let object = serde_json::json!({"apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceExport",

@@ -410,7 +410,7 @@ fn ports_of_all_protocols_and_services_that_stand_for_a_name_are_read() {
 /// A port that this version does not serve, and a Service that stands for a name, are no faults of a cluster whose users
 /// have them for others than the mesh: what is wrong with exporting one is told where it is exported.
 ///
-/// Mutations not tried yet: a finding for each protocol but TCP; `Scope::Member` not looked at for `ExternalName`.
+/// Mutations seen to fail: a finding for each protocol but TCP; `Scope::Member` not looked at for `ExternalName`.
 #[test]
 fn a_service_that_nobody_exports_has_no_fault_for_what_is_not_served() {
     for spec in [

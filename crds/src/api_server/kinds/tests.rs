@@ -152,8 +152,8 @@ fn what_was_deleted_while_nobody_watched_is_gone_with_the_first_list() {
 /// A kind without definition is waited for by nobody, one without permission is for as long as an API server may take that
 /// has just started and forbids everything; both are told of until they are there.
 ///
-/// Mutations not tried yet: `Lack::Forbidden` settles at once, or never; `first` is the last time; `watched.fault = None` left
-/// out of `take`.
+/// Mutations seen to fail: `Lack::Forbidden` settles at once, or never; `first` is the last time; `watched.fault = None`
+/// left out of `take`.
 #[test]
 fn a_missing_kind_holds_nobody_up() {
     let mut w = World::new(member(), &[Kind::Service, Kind::ExportPolicy, Kind::Mesh]);

@@ -65,7 +65,7 @@ fn a_pod_is_read_and_what_a_later_server_adds_is_no_fault() {
 
 /// What a kubelet says of its pod, whatever became of `Ready` since, and what is heard of a node.
 ///
-/// Mutations not tried yet: `gates.all(is_true)` left out; `"Unknown"` of `read_node` made `"False"`.
+/// Mutations seen to fail: `gates.all(is_true)` left out; `"Unknown"` of `read_node` made `"False"`.
 #[test]
 fn the_word_of_a_kubelet_is_read_beside_that_of_the_controllers() {
     let gates = "\"readinessGates\": [{\"conditionType\": \"example.com/gate\"}], \"containers\": [";
@@ -168,8 +168,8 @@ endpoints:
 /// A ServiceImport is shown by an agent and read by none; a Service that one has made says so, and is judged by who makes
 /// them.
 ///
-/// Mutations not tried yet: the early return for `ServiceImport` left out of `kinds::known`; `made`, the local of the check of
-/// annotations in `read/common.rs`, is false.
+/// Mutations seen to fail: the early return for `ServiceImport` left out of `kinds::known`; `made`, the local of the check
+/// of annotations in `read/common.rs`, is false.
 #[test]
 fn what_meshfed_makes_itself_is_left_alone() {
     for version in ["v1alpha1", "v1beta1"] {
