@@ -84,7 +84,7 @@ mod tests {
 
     /// A family is asked for again by one import, later and later, and once it is given all that lack it follow.
     ///
-    /// Mutations not tried yet: `now < r.since + r.pause` answered `true`; `saturating_mul(2)` left out; `begun <
+    /// Mutations seen to fail: `now < r.since + r.pause` answered `true`; `saturating_mul(2)` left out; `begun <
     /// before.since` answered `false`; `tried` not noted; `take` of `given` replaced by a new set.
     #[test]
     fn a_refused_family_is_asked_for_again() {
