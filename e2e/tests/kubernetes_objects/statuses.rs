@@ -7,6 +7,13 @@ use super::world::{SOON, World, conditions, message};
 
 const GOOD: [&str; 4] =
     ["Accepted=True/Accepted", "Programmed=True/Programmed", "Ready=True/Ready", "ResolvedRefs=True/ResolvedRefs"];
+/// In force, and it names what nobody has.
+const DANGLING: [&str; 4] = [
+    "Accepted=True/Accepted",
+    "Programmed=True/Programmed",
+    "Ready=True/UnresolvedRefs",
+    "ResolvedRefs=False/NotFound",
+];
 
 fn policy(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
     format!(
@@ -70,10 +77,7 @@ fn each_side_speaks_for_its_own_objects() {
     world.says(&["failoverpolicy", "all", "-n", "meshfed-hub"], &GOOD);
     assert_eq!(writer(&world.says(&["mesh", "local"], &GOOD)), ["meshfed-agent"]);
     assert_eq!(writer(&world.says(&["mesh", "default"], &GOOD)), ["meshfed-federator"]);
-    let typo = world.says(
-        &["exportpolicy", "typo", "-n", "meshfed-hub"],
-        &[GOOD[0], GOOD[1], GOOD[2], "ResolvedRefs=False/NotFound"],
-    );
+    let typo = world.says(&["exportpolicy", "typo", "-n", "meshfed-hub"], &DANGLING);
     assert!(message(&typo, "ResolvedRefs").contains("no cluster esat"), "{typo}");
     let says_refused = |object: &[&str], reason: &str| {
         let wanted = refused(reason);
@@ -87,10 +91,7 @@ fn each_side_speaks_for_its_own_objects() {
 
     // A change that the schema lets through and that makes no sense: the last good version stays, and that is told.
     world.api.apply(&policy("FailoverPolicy", "shop", "foreign", &of_service("shop", "30s")));
-    world.says(
-        &["failoverpolicy", "foreign", "-n", "shop"],
-        &[GOOD[0], GOOD[1], GOOD[2], "ResolvedRefs=False/NotFound"],
-    );
+    world.says(&["failoverpolicy", "foreign", "-n", "shop"], &DANGLING);
     world.api.apply(&policy("FailoverPolicy", "shop", "foreign", &of_service("shop", "999h")));
     let kept = says_refused(&["failoverpolicy", "foreign", "-n", "shop"], "Invalid");
     assert!(message(&kept, "Ready").contains("its last good version stays in force"), "{kept}");
@@ -108,7 +109,7 @@ fn a_flood_of_objects_is_judged_and_then_nothing_moves() {
     let versions = || {
         let list = world.get(&["exportpolicies", "-n", "meshfed-hub"]);
         let items = list["items"].as_array().unwrap().clone();
-        let ready = items.iter().filter(|item| conditions(item).contains(&GOOD[2].to_owned())).count();
+        let ready = items.iter().filter(|item| conditions(item).contains(&DANGLING[2].to_owned())).count();
         let versions: Vec<String> = items.iter().map(|i| i["metadata"]["resourceVersion"].to_string()).collect();
         (ready, versions)
     };
@@ -119,8 +120,7 @@ fn a_flood_of_objects_is_judged_and_then_nothing_moves() {
     let before = versions();
     // A later object is judged after whatever would still be written of the others.
     world.api.apply(&policy("ExportPolicy", "meshfed-hub", "q", spec));
-    world
-        .says(&["exportpolicy", "q", "-n", "meshfed-hub"], &[GOOD[0], GOOD[1], GOOD[2], "ResolvedRefs=False/NotFound"]);
+    world.says(&["exportpolicy", "q", "-n", "meshfed-hub"], &DANGLING);
     let after = versions();
     assert_eq!(before.1[..], after.1[..150]);
 }
