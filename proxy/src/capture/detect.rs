@@ -2,30 +2,55 @@
 
 use crate::passthrough::hello::{Hello, HelloReader};
 
-/// The longest method that a request may have to be told as one.
-const METHOD_MAX: usize = 32;
 /// The longest first line that is looked at.
 pub(super) const LINE_MAX: usize = 16 * 1024;
 /// The content type of TLS records that a ClientHello is in.
 const HANDSHAKE: u8 = 22;
 /// How the server names of mesh clients begin (`contracts.md` 1.8).
 const MESH: &str = "outbound_";
+/// The line that HTTP/2 begins with (RFC 9113, 3.4).
+const HTTP_2: &[u8] = b"PRI * HTTP/2.0";
 
 /// Whether a connection is HTTP/1: `None` until that is certain. HTTP/2 begins with a line that says so and is none.
+///
+/// What any server may take for a request is one, however broken: empty lines and blanks before it, blanks of all kinds
+/// between its words, a line that does not end. Who serves requests refuses what is none (RFC 9112, 3); what is passed as
+/// bytes arrives as it is, with the fields that nobody but a proxy may write.
 #[must_use]
 pub(super) fn http1(bytes: &[u8]) -> Option<bool> {
-    let method = bytes.iter().take(METHOD_MAX + 1).position(|b| !b.is_ascii_alphabetic() && *b != b'-');
-    match method {
-        // A request without a space after its method yet.
-        None if bytes.len() <= METHOD_MAX => return None,
-        None | Some(0) => return Some(false),
-        Some(at) if bytes.get(at) != Some(&b' ') => return Some(false),
-        Some(_) => {}
+    // What may still become a request after so many bytes is one that is too long.
+    let unclear = || (bytes.len() >= LINE_MAX).then_some(true);
+    let Some(begun) = bytes.iter().position(|b| !is_blank(*b) && *b != b'\n') else { return unclear() };
+    let rest = bytes.get(begun..).unwrap_or_default();
+    let Some(after_method) = rest.iter().position(|b| !is_token(*b)) else { return unclear() };
+    if after_method == 0 || !rest.get(after_method).is_some_and(|b| is_blank(*b)) {
+        return Some(false);
     }
-    let end = bytes.iter().position(|b| *b == b'\n')?;
-    let line = bytes.get(..end).unwrap_or_default();
-    let version = line.strip_suffix(b"\r").unwrap_or(line).rsplit(|b| *b == b' ').next();
-    Some(version.is_some_and(|v| v.starts_with(b"HTTP/1.")))
+    let Some(end) = rest.iter().position(|b| *b == b'\n') else { return unclear() };
+    let line = rest.get(..end).unwrap_or_default();
+    if line.strip_suffix(b"\r").unwrap_or(line) == HTTP_2 {
+        return Some(false);
+    }
+    let mut words = line.split(|b| is_blank(*b)).filter(|word| !word.is_empty());
+    let (method, target, last) = (words.next(), words.next(), words.next_back());
+    let version = last.or(target).and_then(|word| word.get(..5));
+    // HTTP/0.9 has no version, and no fields; some servers read them all the same.
+    let is_old = last.is_none() && method == Some(b"GET") && target.is_some_and(|t| t.starts_with(b"/"));
+    Some(is_old || version.is_some_and(|v| v.eq_ignore_ascii_case(b"HTTP/")))
+}
+
+/// Whether a method may hold it (`token` of RFC 9110, 5.6.2).
+const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        )
+}
+
+/// Whether servers take it for a blank between the words of a line: those of RFC 9112, 3, and what Unicode adds to them.
+const fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | b'\r' | 0x1c..=0x1f | 0x85 | 0xa0)
 }
 
 /// What a connection to a workload begins with.
@@ -35,6 +60,8 @@ pub(super) enum Begins {
     Mesh,
     /// Any other TLS, whole or not: the application's own.
     Tls,
+    /// HTTP/1, where it is looked for.
+    Http,
     /// Anything else.
     Plain,
     /// With its end: the client says nothing, and may still listen.
@@ -42,21 +69,52 @@ pub(super) enum Begins {
 }
 
 /// Follows the first bytes of a connection to a workload.
-#[derive(Debug, Default)]
-pub(super) struct Inbound(HelloReader);
+#[derive(Debug)]
+pub(super) struct Inbound {
+    /// `None` within TLS.
+    hello: Option<HelloReader>,
+    /// Whether HTTP is looked for.
+    http: bool,
+}
 
 impl Inbound {
+    /// On the wire. `http`: the port does not say what it speaks.
+    pub(super) fn outside(http: bool) -> Self {
+        Self { hello: Some(HelloReader::default()), http }
+    }
+    /// Within the TLS of a mesh client, on a port that does not say what it speaks.
+    pub(super) const fn within() -> Self {
+        Self { hello: None, http: true }
+    }
     /// Takes all bytes that came so far; `None` until it is certain.
     pub(super) fn judge(&mut self, bytes: &[u8]) -> Option<Begins> {
-        if bytes.first().is_some_and(|b| *b != HANDSHAKE) {
-            return Some(Begins::Plain);
+        match (bytes.first(), &mut self.hello) {
+            (None, _) => None,
+            (Some(&HANDSHAKE), Some(reader)) => match reader.read(bytes) {
+                Ok(None) => None,
+                Ok(Some(Hello::Named(name))) if name.starts_with(MESH) => Some(Begins::Mesh),
+                // What cannot be read as a hello of ours is none: our clients' are well formed.
+                Ok(Some(Hello::Named(_) | Hello::Nameless)) | Err(_) => Some(Begins::Tls),
+            },
+            (Some(_), _) if !self.http => Some(Begins::Plain),
+            (Some(_), _) => http1(bytes).map(|is_http| if is_http { Begins::Http } else { Begins::Plain }),
         }
-        match self.0.read(bytes) {
-            Ok(None) => None,
-            Ok(Some(Hello::Named(name))) if name.starts_with(MESH) => Some(Begins::Mesh),
-            // What cannot be read as a hello of ours is none: our clients' are well formed.
-            Ok(Some(Hello::Named(_) | Hello::Nameless)) | Err(_) => Some(Begins::Tls),
+    }
+    /// What it is where no more will come; `None`: a hello that ended in the middle.
+    pub(super) fn judge_whole(&mut self, bytes: &[u8]) -> Option<Begins> {
+        match self.judge(bytes) {
+            Some(begins) => Some(begins),
+            None if bytes.is_empty() => Some(Begins::End),
+            None => (!self.is_hello(bytes)).then_some(Begins::Plain),
         }
+    }
+    /// Whether these bytes begin like a hello that may be a mesh client's: then nobody else sees them.
+    pub(super) fn is_hello(&self, bytes: &[u8]) -> bool {
+        self.hello.is_some() && bytes.first() == Some(&HANDSHAKE)
+    }
+    /// Whether a mesh client may still come.
+    pub(super) const fn awaits_mesh(&self) -> bool {
+        self.hello.is_some()
     }
 }
 
@@ -64,28 +122,76 @@ impl Inbound {
 mod tests {
     use super::*;
 
-    /// Mutations seen to fail: `starts_with(b"HTTP/")`; the method's length not limited; `None` for a line without end.
+    /// Mutations not tried yet: the line `strip_suffix(b"\r").unwrap_or(line) == HTTP_2` left out; `is_token` knows letters alone;
+    /// `is_blank` is `byte == b' '`; `*b != b'\n'` of `begun` left out; `is_old` is false.
     #[test]
     fn http_1_is_told_by_its_first_line() {
-        let cases: [(&[u8], Option<bool>); 14] = [
+        let cases: [(&[u8], Option<bool>); 28] = [
             (b"", None),
             (b"GE", None),
             (b"GET /", None),
+            (b"GET / HTTP/1.1\r", None),
             (b"GET / HTTP/1.1\r\n", Some(true)),
             (b"GET / HTTP/1.0\n", Some(true)),
             (b"M-SEARCH * HTTP/1.1\r\nx", Some(true)),
+            (b"GET2 / HTTP/1.1\r\n", Some(true)),
+            // What a lenient server takes, and ours refuses.
+            (b"\r\n", None),
+            (b"\r\n\r\nGET / HTTP/1.1\r\n", Some(true)),
+            (b" GET / HTTP/1.1\r\n", Some(true)),
+            (b"GET\t/\x0bHTTP/1.1 \r\n", Some(true)),
+            (b"GET / http/1.1\n", Some(true)),
+            (b"GET / HTTP/3.0\r\n", Some(true)),
+            (b"GET /\r\n", Some(true)),
+            (b"GET HTTP/1.1\r\n", Some(true)),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(false)),
+            (b"PRI  * HTTP/2.0\r\n", Some(true)),
             (b"GET key\r\n", Some(false)),
             (b"GET\r\n", Some(false)),
+            (b"get /key\r\n", Some(false)),
             (b"\x16\x03\x01", Some(false)),
-            (b"\r\n", Some(false)),
+            (b"\x00\x00\x00\x10", Some(false)),
             (b"*1\r\n$4\r\nPING\r\n", Some(false)),
-            (b"ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFGHIJ", Some(false)),
-            (b" GET / HTTP/1.1\r\n", Some(false)),
+            (b"EHLO mail.example\r\n", Some(false)),
+            (b"OPTIONS rtsp://192.0.2.1/ RTSP/1.0\r\n", Some(false)),
+            (b"SSH-2.0-OpenSSH_9.6\r\n", Some(false)),
+            (b"{\"jsonrpc\": \"2.0\"}\n", Some(false)),
         ];
         for (bytes, expected) in cases {
             assert_eq!(http1(bytes), expected, "{}", String::from_utf8_lossy(bytes));
         }
+    }
+
+    /// Nobody gets past it by saying so much that it is given up.
+    ///
+    /// Mutation not tried yet: `unclear` is always `None`.
+    #[test]
+    fn what_may_still_become_a_request_is_one_in_the_end() {
+        for begin in [&b"GET /"[..], b"A", b"\r\n"] {
+            let mut bytes = begin.repeat(LINE_MAX / begin.len() + 1);
+            if begin.starts_with(b"GET") {
+                bytes = [begin, &b"a".repeat(LINE_MAX)].concat();
+            }
+            assert_eq!(http1(&bytes[..LINE_MAX - 1]), None);
+            assert_eq!(http1(&bytes[..LINE_MAX]), Some(true));
+        }
+    }
+
+    /// Mutations not tried yet: `(Some(_), _) if !self.http` left out; `judge_whole` always says `Plain`.
+    #[test]
+    fn http_is_told_where_it_is_looked_for() {
+        let request = b"GET / HTTP/1.1\r\n";
+        assert_eq!(Inbound::outside(false).judge(b"G"), Some(Begins::Plain));
+        for mut looking in [Inbound::outside(true), Inbound::within()] {
+            assert_eq!(looking.judge(b""), None);
+            assert_eq!(looking.judge(b"G"), None);
+            assert_eq!(looking.judge_whole(b"G"), Some(Begins::Plain), "no more comes");
+            assert_eq!(looking.judge_whole(b""), Some(Begins::End));
+            assert_eq!(looking.judge(request), Some(Begins::Http));
+            assert_eq!(looking.judge(b"220 ready\r\n"), Some(Begins::Plain));
+        }
+        assert_eq!(Inbound::outside(true).judge_whole(b"\x16\x03"), None, "a hello that ended is nobody's");
+        assert_eq!(Inbound::within().judge(b"\x16\x03"), Some(Begins::Plain), "TLS within TLS is bytes");
     }
 
     fn hello(name: &str) -> Vec<u8> {
@@ -110,13 +216,12 @@ mod tests {
     fn mesh_clients_are_told_by_their_server_name() {
         let mesh = hello("outbound_.8080_._.b.shop.svc.clusterset.local");
         for cut in 0..mesh.len() {
-            let mut inbound = Inbound::default();
+            let mut inbound = Inbound::outside(false);
             assert_eq!(inbound.judge(&mesh[..cut]), None, "{cut}");
             assert_eq!(inbound.judge(&mesh), Some(Begins::Mesh), "{cut}");
         }
-        assert_eq!(Inbound::default().judge(&hello("b.shop.svc.clusterset.local")), Some(Begins::Tls));
-        assert_eq!(Inbound::default().judge(&hello("192.0.2.1")), Some(Begins::Tls));
-        assert_eq!(Inbound::default().judge(b"\x16\x03\x09"), Some(Begins::Tls));
-        assert_eq!(Inbound::default().judge(b"GET / HTTP/1.1\r\n"), Some(Begins::Plain));
+        assert_eq!(Inbound::outside(false).judge(&hello("b.shop.svc.clusterset.local")), Some(Begins::Tls));
+        assert_eq!(Inbound::outside(false).judge(&hello("192.0.2.1")), Some(Begins::Tls));
+        assert_eq!(Inbound::outside(false).judge(b"\x16\x03\x09"), Some(Begins::Tls));
     }
 }

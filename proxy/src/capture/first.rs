@@ -20,36 +20,73 @@ pub(super) enum Seen<T> {
     Gone,
 }
 
+/// A look at the first bytes that goes on as they come.
+#[derive(Debug)]
+pub(super) struct Peek<'a> {
+    stream: &'a TcpStream,
+    bytes: Vec<u8>,
+    known: usize,
+    most: usize,
+}
+
+impl<'a> Peek<'a> {
+    /// At `most` so many bytes.
+    pub(super) fn new(stream: &'a TcpStream, most: usize) -> Self {
+        Self { stream, bytes: vec![0u8; FIRST.min(most)], known: 0, most }
+    }
+    /// The connection.
+    pub(super) const fn stream(&self) -> &'a TcpStream {
+        self.stream
+    }
+    /// What was seen.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.known).unwrap_or_default()
+    }
+    /// Waits until there is more than was seen; `false`: no more will come, or all that is looked at was seen. It may be
+    /// dropped and begun again at any time.
+    pub(super) async fn more(&mut self) -> io::Result<bool> {
+        if self.known == self.bytes.len() {
+            if self.known >= self.most {
+                return Ok(false);
+            }
+            self.bytes.resize((self.known * 4).min(self.most), 0);
+        }
+        let (stream, known) = (self.stream, self.known);
+        loop {
+            let ready = stream.ready(Interest::READABLE).await?;
+            // Within `try_io`, so that readiness is taken back only for what was looked at.
+            let looked = stream.try_io(Interest::READABLE, || {
+                let (count, _) =
+                    rustix::net::recv(stream, self.bytes.as_mut_slice(), RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+                if count != 0 && count == known && !ready.is_read_closed() {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Ok(count)
+            });
+            match looked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+                Ok(count) => {
+                    self.known = count;
+                    return Ok(count > known);
+                }
+            }
+        }
+    }
+}
+
 /// Waits for bytes until `judge` can tell from all that came so far. It may be dropped and begun again at any time.
 pub(super) async fn look<T>(stream: &TcpStream, most: usize, mut judge: impl FnMut(&[u8]) -> Option<T>) -> Seen<T> {
-    let mut bytes = vec![0u8; FIRST.min(most)];
-    let mut known = 0;
+    let mut peek = Peek::new(stream, most);
     loop {
-        let Ok(ready) = stream.ready(Interest::READABLE).await else { return Seen::Gone };
-        // Within `try_io`, so that readiness is taken back only for what was looked at.
-        let looked = stream.try_io(Interest::READABLE, || {
-            let (count, _) = rustix::net::recv(stream, bytes.as_mut_slice(), RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
-            if count != 0 && count == known && !ready.is_read_closed() {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            Ok(count)
-        });
-        match looked {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(0) | Err(_) => return Seen::Gone,
-            Ok(count) if count == known => return Seen::Undecided,
-            Ok(count) => {
-                if let Some(told) = judge(bytes.get(..count).unwrap_or_default()) {
+        match peek.more().await {
+            Ok(true) => {
+                if let Some(told) = judge(peek.bytes()) {
                     return Seen::Told(told);
                 }
-                if count >= most {
-                    return Seen::Undecided;
-                }
-                known = count;
-                if count == bytes.len() {
-                    bytes.resize((count * 4).min(most), 0);
-                }
             }
+            Ok(false) if !peek.bytes().is_empty() => return Seen::Undecided,
+            Ok(false) | Err(_) => return Seen::Gone,
         }
     }
 }

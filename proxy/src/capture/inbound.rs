@@ -1,7 +1,8 @@
 //! Edge. Captured connections to the application: the port that the peer dialled decides, and what it begins with.
 //!
 //! A ClientHello of a mesh client is terminated in every mode, however late it comes: it is never handed to the application,
-//! neither as plaintext nor as TLS of its own.
+//! neither as plaintext nor as TLS of its own. So is HTTP on a port that does not say what it speaks: it is served by request,
+//! with nothing believed that only a proxy may say.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,22 +15,22 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::detect::{Begins, Inbound};
-use super::first::{Seen, look, unread};
+use super::early::{Settled, certain, until_certain};
+use super::first::{Peek, unread};
 use super::original::destination;
+use super::unsaid;
 use crate::forward::{Core, Standing};
+use crate::inbound::Way;
 use crate::passthrough::HELLO_DEADLINE;
 use crate::passthrough::hello::BYTES_MAX;
 use crate::state::{CapturedPort, Listener, ListenerKind, Plain};
 use crate::telemetry::{Parties, Party, Reporter, Security};
-use crate::tls::Stream;
 use crate::{inbound, tcp};
 
 /// How long a client's first bytes are waited for on a port where the server may speak first.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// How long a connection to an HTTP port may be without request, as on any other one (L7-7).
 const IDLE: Duration = Duration::from_secs(60);
-/// Bytes of the server that are moved at a time before the client has spoken.
-const PIECE: usize = 4096;
 
 /// Serves a captured connection to its end. A direct dial of the listener is closed.
 pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener: Arc<Listener>) {
@@ -43,11 +44,16 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener
         return;
     };
     let Some(plain) = &port.plain else { return mesh(core, stream, peer, port, meant).await };
-    let patience = if plain.routes.is_some() { IDLE } else { PATIENCE };
-    match timeout(patience, begins(&stream)).await {
+    let patience = match &port.unsaid {
+        Some(unsaid) => unsaid.patience,
+        None if plain.routes.is_some() => IDLE,
+        None => PATIENCE,
+    };
+    match timeout(patience, begins(&stream, port.unsaid.is_some())).await {
         Ok(Some(Begins::Mesh)) => mesh(core, stream, peer, port, meant).await,
+        Ok(Some(Begins::Http)) => unsaid::plain(core, stream, peer, port, meant).await,
         Ok(Some(Begins::Plain)) if let Some(routes) = &plain.routes => {
-            inbound::serve_plain(core, stream, peer, Arc::clone(routes), &port.services).await;
+            inbound::serve_plain(core, stream, peer, Way { routes, services: &port.services, meant: None }).await;
         }
         // Who ends a request before it has begun wants nothing.
         Ok(Some(Begins::End)) if plain.routes.is_some() => {}
@@ -63,28 +69,32 @@ pub async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener
 }
 
 /// What the connection begins with; `None`: its hello ended in the middle, or did not come to an end in time.
-async fn begins(stream: &TcpStream) -> Option<Begins> {
-    // From the first byte on it has the time of any handshake.
-    if look(stream, 1, |_first| Some(())).await != Seen::Told(()) {
+async fn begins(stream: &TcpStream, http: bool) -> Option<Begins> {
+    let mut peek = Peek::new(stream, BYTES_MAX);
+    let mut inbound = Inbound::outside(http);
+    if !matches!(peek.more().await, Ok(true)) {
         return Some(Begins::End);
     }
-    let mut inbound = Inbound::default();
-    match timeout(HELLO_DEADLINE, look(stream, BYTES_MAX, |bytes| inbound.judge(bytes))).await {
-        Ok(Seen::Told(begins)) => Some(begins),
-        Ok(Seen::Undecided | Seen::Gone) | Err(_) => None,
+    if let Some(begins) = inbound.judge(peek.bytes()) {
+        return Some(begins);
     }
+    // From the first byte on it has the time of any handshake.
+    timeout(HELLO_DEADLINE, certain(&mut peek, &mut inbound)).await.ok().flatten()
 }
 
 async fn mesh(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, port: &CapturedPort, meant: SocketAddr) {
     let listener = Arc::clone(&port.mesh);
-    if matches!(listener.kind, ListenerKind::InboundHttp { .. }) {
+    if let Some(unsaid) = &port.unsaid {
+        unsaid::mesh(core, stream, peer, &listener, unsaid, meant).await;
+    } else if matches!(listener.kind, ListenerKind::InboundHttp { .. }) {
         inbound::serve(core, stream, peer, listener).await;
     } else {
         tcp::serve_inbound(core, stream, peer, listener, Some(meant)).await;
     }
 }
 
-/// Bytes to the application. As long as the client has not spoken it may still turn out to be a mesh client.
+/// Bytes to the application. As long as the client has not spoken it may still turn out to be a mesh client, and where the
+/// server has not spoken either, to speak HTTP.
 async fn raw(
     core: Rc<Core>,
     mut client: TcpStream,
@@ -108,56 +118,36 @@ async fn raw(
             return tcp::count(&core, parties, flag);
         }
     };
-    match until_the_client_speaks(&client, &mut upstream).await {
-        Ok(Spoken { begins: Some(Begins::Mesh), server_spoke: false }) => {
+    let mut inbound = Inbound::outside(port.unsaid.is_some());
+    let settled = until_certain(&mut Peek::new(&client, BYTES_MAX), &mut upstream, &mut inbound).await;
+    match settled {
+        Ok(Settled { begins: Some(Begins::Mesh), server_spoke: false, .. }) => {
             drop(upstream);
             mesh(core, client, peer, port, meant).await;
         }
-        Ok(Spoken { begins: Some(Begins::Mesh), server_spoke: true }) => {
+        Ok(Settled { begins: Some(Begins::Mesh), server_spoke: true, .. }) => {
             core.telemetry.denied("inbound", "late_hello");
         }
+        Ok(Settled { begins: Some(Begins::Http), server_spoke: false, .. }) => {
+            drop(upstream);
+            unsaid::plain(core, client, peer, port, meant).await;
+        }
         // A client that has ended its direction hears what the server says all the same.
-        Ok(Spoken { begins: Some(Begins::Plain | Begins::Tls | Begins::End), .. }) => {
+        Ok(Settled { begins: Some(_), passed, .. }) => {
+            if passed > 0 {
+                let Ok(again) = skipped(client, passed).await else { return };
+                client = again;
+            }
             tcp::carry(&core, parties, &mut client, &mut upstream, || Standing::Trusted).await;
         }
-        Ok(Spoken { begins: None, .. }) | Err(_) => {}
+        Ok(Settled { begins: None, .. }) | Err(_) => {}
     }
 }
 
-struct Spoken {
-    begins: Option<Begins>,
-    server_spoke: bool,
-}
-
-/// Moves what the server says until the client begins to speak. A server that ends before is let end.
-async fn until_the_client_speaks(client: &TcpStream, upstream: &mut Stream) -> io::Result<Spoken> {
-    let mut server_spoke = false;
-    let mut piece = [0u8; PIECE];
-    let mut begins = std::pin::pin!(begins(client));
-    loop {
-        tokio::select! {
-            biased;
-            begins = begins.as_mut() => return Ok(Spoken { begins, server_spoke }),
-            read = upstream.read(&mut piece) => {
-                let count = read?;
-                if count == 0 {
-                    return Ok(Spoken { begins: None, server_spoke });
-                }
-                server_spoke = true;
-                write_all(client, piece.get(..count).unwrap_or_default()).await?;
-            }
-        }
-    }
-}
-
-async fn write_all(client: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        client.writable().await?;
-        match client.try_write(bytes) {
-            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+/// The connection without its first bytes, which were told to the server already.
+async fn skipped(client: TcpStream, count: usize) -> io::Result<TcpStream> {
+    let mut client = unread(client)?;
+    let mut told = vec![0u8; count];
+    client.read_exact(&mut told).await?;
+    Ok(client)
 }

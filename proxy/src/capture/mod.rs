@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! application ─nftables─► outbound ─► (virtual address: service | pod | unknown) ─► outbound::serve or tcp
-//! peer        ─nftables─► inbound  ─► (port, first bytes: mesh | own TLS | plain) ─► inbound::serve or tcp
+//! peer        ─nftables─► inbound  ─► (port, first bytes: mesh | own TLS | HTTP | plain) ─► inbound::serve or tcp
 //! ```
 
 mod detect;
+mod early;
 mod first;
 pub mod inbound;
 pub mod nft;
@@ -13,3 +14,4 @@ mod original;
 pub mod outbound;
 pub mod resolvers;
 pub mod rules;
+mod unsaid;

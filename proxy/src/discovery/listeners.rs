@@ -8,7 +8,7 @@ use meshfed_runtime::tls::ClientAuth;
 use super::Held;
 use super::convert::{CapturedPortSpec, ListenerSpec, ListenerSpecKind, RouteSpec, ServerTlsSpec};
 use crate::state::{
-    CapturedInbound, CapturedPort, ClusterCell, Listener, ListenerKind, Plain, RouteCell, ServerTls, SniTable,
+    CapturedInbound, CapturedPort, ClusterCell, Listener, ListenerKind, Plain, RouteCell, ServerTls, SniTable, Unsaid,
 };
 
 /// What a listener refers to: TLS with its secrets, and route configurations.
@@ -144,7 +144,11 @@ impl Held {
             }
         };
         let mesh = Arc::new(Listener { name: Arc::clone(listener), addresses: Vec::new(), bound: false, kind });
-        Ok(CapturedPort { mesh, plain: spec.plain.then_some(Plain { routes, cluster }), services })
+        let unsaid = spec.unsaid.as_ref().map(|(own, patience)| {
+            let place: Arc<str> = format!("{listener}|{port}").into();
+            Unsaid { routes: self.own_routes(&place, own), patience: *patience }
+        });
+        Ok(CapturedPort { mesh, plain: spec.plain.then_some(Plain { routes, cluster }), unsaid, services })
     }
 
     /// Publishes the virtual addresses. Where two listeners have one, the first by name counts: the agent gives none twice.

@@ -1,5 +1,6 @@
 //! Edge. One client connection: its requests one after the other, in order.
 
+use std::cell::OnceCell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -19,7 +20,7 @@ use super::{Core, attempt};
 use crate::codec::{HeadEdit, LogContext, Method, Reject, Version, find_head_end, parse_request, request_head};
 use crate::pool::ClusterPool;
 use crate::route;
-use crate::state::{RouteAction, RouteCell, RoutePolicy};
+use crate::state::{ClusterCell, RouteAction, RouteCell, RoutePolicy};
 use crate::telemetry::{AccessRecord, Flag, LogBuffer, Reason, Reporter, Series};
 use crate::tls::Stream;
 
@@ -42,6 +43,8 @@ pub struct Side {
     pub routes: Arc<RouteCell>,
     /// The client's address.
     pub client: SocketAddr,
+    /// The address that the client dialled, where that decides: a cluster may say that its requests go there.
+    pub meant: Option<SocketAddr>,
     /// Whether the client's `x-forwarded-*` are dropped: only mesh peers and the own application are believed.
     pub strip_forwarded: bool,
     /// Complete header lines added to each request.
@@ -50,6 +53,8 @@ pub struct Side {
     pub series: Rc<Series>,
     /// The client, where it is a mesh peer: when its trust domain is accepted no longer, its connection ends.
     pub guest: Option<Guest>,
+    /// What was read of the connection already, at most 16 KiB.
+    pub begun: Vec<u8>,
 }
 
 impl std::fmt::Debug for Side {
@@ -66,6 +71,8 @@ pub(super) struct Connection {
     pub(super) timer: Timer,
     pub(super) request: Pump,
     pub(super) response: Pump,
+    /// The pool of the address that the client dialled. It is this connection's own: it ends with it.
+    original: OnceCell<Rc<ClusterPool>>,
     scanned: usize,
     /// Whether an empty line before this request was dropped.
     blank_seen: bool,
@@ -118,12 +125,17 @@ pub async fn serve(core: Rc<Core>, client: Stream, side: Side) {
         timer,
         request: Pump::default(),
         response: Pump::default(),
+        original: OnceCell::new(),
         scanned: 0,
         blank_seen: false,
         unread: false,
         head_begun: false,
         log_head: String::new(),
     };
+    let begun = std::mem::take(&mut connection.side.begun);
+    if !begun.is_empty() {
+        connection.request.input.space(&connection.core.buffers).extend_from_slice(&begun);
+    }
     connection.timer.set(IDLE_TICKS);
     connection.run().await;
 }
@@ -291,7 +303,7 @@ impl Connection {
                 let text = format!("meshfed: '{}' is not served by this workload", shown());
                 Err(Reply::new(*status, Flag::NoRoute, Reason::NoRoute, text))
             }
-            Some(RouteAction::Cluster(cell, policy)) => match self.core.clusters.pool(cell) {
+            Some(RouteAction::Cluster(cell, policy)) => match self.pool(cell) {
                 Some(pool) => Ok((pool, *policy)),
                 None => {
                     let text = format!("meshfed knows the service '{}' and none of its endpoints", shown());
@@ -299,6 +311,15 @@ impl Connection {
                 }
             },
         }
+    }
+
+    fn pool(&self, cell: &Arc<ClusterCell>) -> Option<Rc<ClusterPool>> {
+        if let Some(meant) = self.side.meant
+            && let Some(cluster) = cell.get().filter(|cluster| cluster.original_destination)
+        {
+            return Some(Rc::clone(self.original.get_or_init(|| Rc::new(ClusterPool::of_one(&cluster, meant)))));
+        }
+        self.core.clusters.pool(cell)
     }
 
     /// Sends an answer of our own.

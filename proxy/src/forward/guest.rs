@@ -42,6 +42,11 @@ impl Guest {
     pub const fn id(&self) -> &SpiffeId {
         &self.id
     }
+    /// The bundles that let it in.
+    #[must_use]
+    pub const fn port(&self) -> &Arc<TrustStore> {
+        &self.port
+    }
     /// How it stands. `all`: every bundle held; while nothing changed it costs two loads.
     #[must_use]
     pub fn standing(&self, all: Option<&Arc<TrustStore>>) -> Standing {

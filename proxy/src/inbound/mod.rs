@@ -26,54 +26,82 @@ pub async fn serve(core: Rc<Core>, tcp: TcpStream, peer: SocketAddr, listener: A
             return;
         }
     };
-    core.watch_port(&terminated.trust);
+    let guest = Guest::new(id, Arc::clone(&terminated.trust));
+    let way = Way { routes, services, meant: None };
+    serve_verified(core, peer, Verified { stream, guest, begun: Vec::new() }, way).await;
+}
+
+/// Where the requests of a connection go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way<'a> {
+    /// The route configuration.
+    pub(crate) routes: &'a Arc<RouteCell>,
+    /// The hosts of the services that hold the workload and port.
+    pub(crate) services: &'a [Arc<str>],
+    /// The address that the client dialled, where that decides.
+    pub(crate) meant: Option<SocketAddr>,
+}
+
+/// A connection of a peer whose identity is known.
+#[derive(Debug)]
+pub(crate) struct Verified {
+    /// The connection.
+    pub(crate) stream: TlsStream<TcpStream>,
+    /// Who it is.
+    pub(crate) guest: Guest,
+    /// What was read of it already.
+    pub(crate) begun: Vec<u8>,
+}
+
+/// Serves the requests of a peer to the end of its connection.
+pub(crate) async fn serve_verified(core: Rc<Core>, peer: SocketAddr, verified: Verified, way: Way<'_>) {
+    let Verified { stream, guest, begun } = verified;
+    core.watch_port(guest.port());
     let own = core.own_party();
-    let add = forwarded_client_cert(&own.principal, &id, &stream);
+    let add = forwarded_client_cert(&own.principal, guest.id(), &stream);
     let parties = Parties {
         reporter: Reporter::Destination,
-        source: Party::of(&id, peer_described(stream.get_ref().1)),
+        source: Party::of(guest.id(), peer_described(stream.get_ref().1)),
         destination: own,
-        service: service(services, stream.get_ref().1.server_name()),
+        service: service(way.services, stream.get_ref().1.server_name()),
         protocol: "http",
         security: Security::MutualTls,
     };
     let side = Side {
         reporter: Reporter::Destination,
-        routes: Arc::clone(routes),
+        routes: Arc::clone(way.routes),
         client: peer,
+        meant: way.meant,
         strip_forwarded: false,
         add,
         series: core.series(parties),
-        guest: Some(Guest::new(id, Arc::clone(&terminated.trust))),
+        guest: Some(guest),
+        begun,
     };
     serve_http(core, Stream::Server(Box::new(stream)), side).await;
 }
 
 /// Serves a connection that is no mTLS to its end, where the port takes such: nobody's identity, and nothing believed that a
 /// header says of one.
-pub async fn serve_plain(
-    core: Rc<Core>,
-    tcp: TcpStream,
-    peer: SocketAddr,
-    routes: Arc<RouteCell>,
-    services: &[Arc<str>],
-) {
+pub(crate) async fn serve_plain(core: Rc<Core>, tcp: TcpStream, peer: SocketAddr, way: Way<'_>) {
     let parties = Parties {
         reporter: Reporter::Destination,
         source: Party::default(),
         destination: core.own_party(),
-        service: service(services, None),
+        service: service(way.services, None),
         protocol: "http",
         security: Security::of(false),
     };
     let side = Side {
         reporter: Reporter::Destination,
-        routes,
+        routes: Arc::clone(way.routes),
         client: peer,
+        meant: way.meant,
         strip_forwarded: true,
         add: Vec::new(),
         series: core.series(parties),
         guest: None,
+        begun: Vec::new(),
     };
     serve_http(core, Stream::Plain(tcp), side).await;
 }

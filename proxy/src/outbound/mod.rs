@@ -33,10 +33,12 @@ pub async fn serve(core: Rc<Core>, tcp: TcpStream, peer: SocketAddr, listener: A
         reporter: Reporter::Source,
         routes: Arc::clone(routes),
         client: peer,
+        meant: None,
         strip_forwarded: false,
         add: Vec::new(),
         series: core.series(parties),
         guest: None,
+        begun: Vec::new(),
     };
     serve_http(core, Stream::Plain(tcp), side).await;
 }

@@ -1,7 +1,7 @@
 //! Edge. The pool of one cluster on one core.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -139,6 +139,18 @@ pub struct ClusterPool {
 impl ClusterPool {
     pub(super) fn new(cell: Arc<ClusterCell>) -> Self {
         Self { cell, version: RefCell::default() }
+    }
+
+    /// The pool of one address that is in no assignment, for a cluster whose connections go where they were meant to.
+    #[must_use]
+    pub fn of_one(cluster: &Cluster, address: SocketAddr) -> Self {
+        let endpoint = Arc::new(Endpoint::unlisted(cluster, address));
+        let endpoints = EndpointSet::new(BTreeMap::from([(0, vec![endpoint])]), 1);
+        let cell = ClusterCell::new(Arc::clone(&cluster.name));
+        cell.set(Some(Arc::new(cluster.with_endpoints(Arc::new(endpoints)))));
+        let pool = Self::new(Arc::new(cell));
+        let _known = pool.refresh();
+        pool
     }
 
     /// Follows the cell; `false` when the cluster is not known (any more).

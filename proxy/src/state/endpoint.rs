@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
+use super::cluster::Cluster;
 use super::transport::Transport;
 
 /// The usable endpoints of a cluster, by priority.
@@ -46,6 +47,25 @@ pub struct Endpoint {
     pub transport: Arc<Transport>,
     /// Counters per process, kept over versions of the set for the same address.
     pub counters: Arc<EndpointCounters>,
+}
+
+impl Endpoint {
+    /// An address that is in no assignment.
+    #[must_use]
+    pub fn unlisted(cluster: &Cluster, address: SocketAddr) -> Self {
+        let none: Arc<str> = "".into();
+        Self {
+            address,
+            weight: 1,
+            cluster: Arc::clone(&none),
+            network: Arc::clone(&none),
+            service: Arc::clone(&none),
+            locality: none,
+            via_gateway: false,
+            transport: Arc::clone(&cluster.default_transport),
+            counters: Arc::default(),
+        }
+    }
 }
 
 /// What all cores count together for one endpoint.

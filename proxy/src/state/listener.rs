@@ -130,8 +130,19 @@ pub struct CapturedPort {
     pub mesh: Arc<Listener>,
     /// What everybody else is given to; `None`: mTLS alone is taken (STRICT).
     pub plain: Option<Plain>,
+    /// Where HTTP goes, if the port does not say what it speaks. What is no HTTP is bytes then, for mesh peers and others.
+    pub unsaid: Option<Unsaid>,
     /// The hosts of the services that hold the workload and port.
     pub services: Arc<[Arc<str>]>,
+}
+
+/// A port that does not say what it speaks.
+#[derive(Debug)]
+pub struct Unsaid {
+    /// The routes of what turns out to be HTTP/1.
+    pub routes: Arc<RouteCell>,
+    /// How long the client's first bytes are waited for before its application is dialled.
+    pub patience: Duration,
 }
 
 /// Where what is no mTLS goes.

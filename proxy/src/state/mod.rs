@@ -17,7 +17,9 @@ mod transport;
 pub use cell::Cell;
 pub use cluster::{CircuitBreakers, Cluster, ClusterCell, ClusterCounters, RetryLimit, TransportMatch, name_parts};
 pub use endpoint::{Endpoint, EndpointCounters, EndpointSet, PriorityGroup};
-pub use listener::{CapturedInbound, CapturedPort, Listener, ListenerCell, ListenerKind, Plain, SniRoute, SniTable};
+pub use listener::{
+    CapturedInbound, CapturedPort, Listener, ListenerCell, ListenerKind, Plain, SniRoute, SniTable, Unsaid,
+};
 pub use pods::Pods;
 pub use reach::{Asking, Reach};
 pub use registry::{StateHandle, Summary};

@@ -11,6 +11,7 @@ use std::time::Duration;
 use meshfed_runtime::tls::peer_described;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
 
 use crate::forward::{Core, Guest, Standing, copy_bidirectional, holds};
 use crate::inbound::service;
@@ -77,8 +78,58 @@ pub async fn relay(
     carry(&core, parties, &mut client, &mut upstream, standing).await;
 }
 
-/// Serves a connection of a peer to its end: mTLS outside, plaintext to the application. While the application cannot be
-/// connected to, the handshake is not answered: to the peer's proxy that is a failed connect, and it goes elsewhere.
+/// A verified peer on a port of the workload that takes bytes.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    /// How it stands.
+    pub(crate) guest: Guest,
+    parties: Parties,
+}
+
+impl Admitted {
+    fn standing(&self, core: &Core) -> Standing {
+        self.guest.standing(core.state.trust())
+    }
+    /// Does `work` as long as the peer is trusted; `None`: it is not any more.
+    pub(crate) async fn while_trusted<T>(&self, core: &Core, work: impl Future<Output = T>) -> Option<T> {
+        let done = while_trusted(work, || self.standing(core), TRUST_TICK, WITHDRAWN_GRACE).await;
+        if done.is_none() {
+            ended_by_trust(core, "inbound");
+        }
+        done
+    }
+    /// Connects to its application; a failure is counted.
+    pub(crate) async fn reach(
+        &self,
+        core: &Core,
+        listener: &Listener,
+        peer: IpAddr,
+        meant: Option<SocketAddr>,
+    ) -> Option<Stream> {
+        let ListenerKind::InboundTcp { cluster, .. } = &listener.kind else { return None };
+        match reach(core, cluster, peer, meant).await {
+            Ok((_endpoint, _cluster, upstream)) => Some(upstream),
+            Err(flag) => {
+                tracing::info!(listener = %listener.name, flag = flag.as_str(), "the application could not be reached");
+                if let Some(cluster) = cluster.get().filter(|c| !c.original_destination) {
+                    cluster.counters.reach.lose();
+                }
+                count(core, self.parties.clone(), flag);
+                None
+            }
+        }
+    }
+    /// Copies in both directions to the end, as long as the peer is trusted.
+    pub(crate) async fn carry<C>(self, core: &Core, client: &mut C, upstream: &mut Stream)
+    where
+        C: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        let Self { guest, parties } = self;
+        carry(core, parties, client, upstream, || guest.standing(core.state.trust())).await;
+    }
+}
+
+/// Serves a connection of a peer to its end: mTLS outside, plaintext to the application.
 ///
 /// `meant` is the address that the peer dialled, where the connection was captured.
 pub async fn serve_inbound(
@@ -88,8 +139,22 @@ pub async fn serve_inbound(
     listener: Arc<Listener>,
     meant: Option<SocketAddr>,
 ) {
-    let ListenerKind::InboundTcp { tls: terminated, cluster, services, .. } = &listener.kind else { return };
-    if !is_reachable(&core, cluster, peer.ip()).await {
+    let Some((mut client, admitted)) = admit(&core, client, peer, &listener).await else { return };
+    if let Some(mut upstream) = admitted.reach(&core, &listener, peer.ip(), meant).await {
+        admitted.carry(&core, &mut client, &mut upstream).await;
+    }
+}
+
+/// Takes the mTLS of a peer. While the application cannot be connected to, the handshake is not answered: to the peer's
+/// proxy that is a failed connect, and it goes elsewhere.
+pub(crate) async fn admit(
+    core: &Core,
+    client: TcpStream,
+    peer: SocketAddr,
+    listener: &Listener,
+) -> Option<(TlsStream<TcpStream>, Admitted)> {
+    let ListenerKind::InboundTcp { tls: terminated, cluster, services, .. } = &listener.kind else { return None };
+    if !is_reachable(core, cluster, peer.ip()).await {
         tracing::debug!(%peer, listener = %listener.name, "the application cannot be reached: handshake not answered");
         let parties = Parties {
             reporter: Reporter::Destination,
@@ -99,18 +164,17 @@ pub async fn serve_inbound(
             protocol: "tcp",
             security: Security::Unknown,
         };
-        return count(&core, parties, Flag::UpstreamConnectionFailure);
+        count(core, parties, Flag::UpstreamConnectionFailure);
+        return None;
     }
-    let (mut client, id) = match tls::accept(client, terminated).await {
+    let (client, id) = match tls::accept(client, terminated).await {
         Ok(accepted) => accepted,
         Err(error) => {
             tracing::debug!(%peer, listener = %listener.name, error = %meshfed_runtime::telemetry::chain(&error), "peer refused");
             core.telemetry.handshake_failed("inbound", error.as_str());
-            return;
+            return None;
         }
     };
-    let guest = Guest::new(id.clone(), Arc::clone(&terminated.trust));
-    let standing = || guest.standing(core.state.trust());
     let parties = Parties {
         reporter: Reporter::Destination,
         source: Party::of(&id, peer_described(client.get_ref().1)),
@@ -119,16 +183,7 @@ pub async fn serve_inbound(
         protocol: "tcp",
         security: Security::MutualTls,
     };
-    match reach(&core, cluster, peer.ip(), meant).await {
-        Ok((_endpoint, _cluster, mut upstream)) => carry(&core, parties, &mut client, &mut upstream, standing).await,
-        Err(flag) => {
-            tracing::info!(listener = %listener.name, flag = flag.as_str(), "the application could not be reached");
-            if let Some(cluster) = cluster.get().filter(|c| !c.original_destination) {
-                cluster.counters.reach.lose();
-            }
-            count(&core, parties, flag);
-        }
-    }
+    Some((client, Admitted { guest: Guest::new(id, Arc::clone(&terminated.trust)), parties }))
 }
 
 /// Whether the application can be connected to, as far as is known. Only when it could not be the last time, it is tried,
@@ -158,7 +213,8 @@ pub(crate) async fn reach(
     if let Some(meant) = meant {
         let Some(cluster) = cell.get() else { return Err(Flag::NoRoute) };
         let listed = cluster.endpoints.iter().find(|e| e.address == meant).map(Arc::clone);
-        let endpoint = listed.or_else(|| cluster.original_destination.then(|| Arc::new(unlisted(&cluster, meant))));
+        let endpoint =
+            listed.or_else(|| cluster.original_destination.then(|| Arc::new(Endpoint::unlisted(&cluster, meant))));
         if let Some(endpoint) = endpoint {
             return match connect(&cluster, &endpoint, cluster.connect_timeout).await {
                 Ok(stream) => Ok((endpoint, cluster, stream)),
@@ -191,22 +247,6 @@ pub(crate) async fn reach(
     Err(if attempts == 0 { Flag::NoHealthyUpstream } else { Flag::UpstreamConnectionFailure })
 }
 
-/// An address that is in no assignment.
-fn unlisted(cluster: &Cluster, address: SocketAddr) -> Endpoint {
-    let none: Arc<str> = "".into();
-    Endpoint {
-        address,
-        weight: 1,
-        cluster: Arc::clone(&none),
-        network: Arc::clone(&none),
-        service: Arc::clone(&none),
-        locality: none,
-        via_gateway: false,
-        transport: Arc::clone(&cluster.default_transport),
-        counters: Arc::default(),
-    }
-}
-
 /// Copies in both directions to the end, as long as the peer is trusted.
 pub(crate) async fn carry<C>(
     core: &Core,
@@ -224,12 +264,14 @@ pub(crate) async fn carry<C>(
     match while_trusted(copy_bidirectional(&mut client, upstream), standing, TRUST_TICK, WITHDRAWN_GRACE).await {
         Some(Ok(_bytes)) => {}
         Some(Err(error)) => tracing::debug!(%error, "raw TCP ended by an error"),
-        None => {
-            core.telemetry.denied(listener, "trust_withdrawn");
-            tracing::info!(listener, "raw TCP ended: the peer's trust domain is not accepted here any more");
-        }
+        None => ended_by_trust(core, listener),
     }
     cell.closed();
+}
+
+fn ended_by_trust(core: &Core, listener: &'static str) {
+    core.telemetry.denied(listener, "trust_withdrawn");
+    tracing::info!(listener, "raw TCP ended: the peer's trust domain is not accepted here any more");
 }
 
 /// Runs `work` to its end, or (`None`) until the peer, looked at each `tick`, was evicted, or was not let in again within

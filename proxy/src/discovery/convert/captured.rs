@@ -6,7 +6,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::listener::v3 as xds;
 
 use super::listener::{Handler, handler, server_tls, services};
-use super::{CapturedPortSpec, Invalid, ListenerSpecKind, invalid, socket_address};
+use super::{CapturedPortSpec, Invalid, ListenerSpecKind, RouteSpec, invalid, socket_address};
 
 /// Every captured connection of the application.
 pub(super) const VIRTUAL_OUTBOUND: &str = "virtualOutbound";
@@ -16,6 +16,8 @@ pub(super) const VIRTUAL_INBOUND: &str = "virtualInbound";
 const TLS: &str = "tls";
 /// The longest wait for a client's first bytes.
 const PATIENCE_MAX: Duration = Duration::from_secs(10);
+/// The protocols that a chain for HTTP takes: by its first bytes, or as the client offers them (ALPN).
+const HTTP_1: [&str; 2] = ["http/1.0", "http/1.1"];
 /// Most ports of one workload.
 const PORTS_MAX: usize = 1024;
 
@@ -93,7 +95,7 @@ pub(super) fn inbound(message: &xds::Listener) -> Result<ListenerSpecKind, Inval
     }
     let (mut ports, mut others) = (BTreeMap::new(), None);
     for (port, chains) in chains {
-        let spec = captured_port(&chains)?;
+        let spec = captured_port(&chains, patience(message))?;
         match port {
             Some(port) => drop(ports.insert(port, spec)),
             None => others = Some(spec),
@@ -102,40 +104,101 @@ pub(super) fn inbound(message: &xds::Listener) -> Result<ListenerSpecKind, Inval
     Ok(ListenerSpecKind::CapturedInbound { ports, others })
 }
 
-/// One port of it: exactly one chain terminates TLS; plaintext, if a chain takes it, goes where that one leads, and so does
-/// the application's own TLS.
-fn captured_port(chains: &[&xds::FilterChain]) -> Result<CapturedPortSpec, Invalid> {
-    let (mut mesh, mut plain, mut own_tls) = (None, None, None);
-    for chain in chains {
-        let transport = chain.filter_chain_match.as_ref().map_or("", |m| m.transport_protocol.as_str());
-        let twice = match (&chain.transport_socket, transport) {
-            (Some(_), _) => mesh.replace(*chain).is_some(),
-            (None, TLS) => own_tls.replace(*chain).is_some(),
-            (None, _) => plain.replace(*chain).is_some(),
-        };
-        if twice {
-            return invalid("filter_chains", "a port has at most one for mesh peers, for plaintext and for other TLS");
+/// The chains of one port.
+#[derive(Default)]
+struct Chains<'a> {
+    mesh: Option<&'a xds::FilterChain>,
+    mesh_http: Option<&'a xds::FilterChain>,
+    plain: Option<&'a xds::FilterChain>,
+    plain_http: Option<&'a xds::FilterChain>,
+    own_tls: Option<&'a xds::FilterChain>,
+}
+
+impl<'a> Chains<'a> {
+    fn of(chains: &[&'a xds::FilterChain]) -> Result<Self, Invalid> {
+        let mut found = Self::default();
+        for chain in chains {
+            let wanted = chain.filter_chain_match.as_ref();
+            let transport = wanted.map_or("", |m| m.transport_protocol.as_str());
+            let protocols = wanted.map_or(&[][..], |m| &m.application_protocols);
+            if protocols.iter().any(|p| !HTTP_1.contains(&p.as_str())) {
+                return invalid("application_protocols", "only http/1.0 and http/1.1 are known here");
+            }
+            let place = match (chain.transport_socket.is_some(), transport == TLS, protocols.is_empty()) {
+                (true, _, true) => &mut found.mesh,
+                (true, _, false) => &mut found.mesh_http,
+                (false, true, true) => &mut found.own_tls,
+                (false, true, false) => {
+                    return invalid("application_protocols", "the application's own TLS is passed as it is");
+                }
+                (false, false, true) => &mut found.plain,
+                (false, false, false) => &mut found.plain_http,
+            };
+            if place.replace(chain).is_some() {
+                return invalid(
+                    "filter_chains",
+                    "a port has at most one for mesh peers, for plaintext and for other TLS, and one of the first two for HTTP",
+                );
+            }
         }
+        Ok(found)
     }
-    let Some(mesh) = mesh else { return invalid("filter_chains", "a port has none for mesh peers") };
+    /// The routes of what turns out to be HTTP: mesh peers and others have the same, and both have them or neither.
+    fn unsaid(&self) -> Result<Option<RouteSpec>, Invalid> {
+        let mut routes = None;
+        for chain in [self.mesh_http, self.plain_http].into_iter().flatten() {
+            let Handler::OwnRoutes(own) = handler(chain)? else {
+                return invalid("route_specifier", "a port that does not say what it speaks carries its own routes");
+            };
+            if routes.replace(*own.clone()).is_some_and(|other| other != *own) {
+                return invalid("route_specifier", "the routes of mesh peers and of others differ");
+            }
+        }
+        if (self.mesh_http.is_some(), self.plain_http.is_some())
+            != (routes.is_some(), routes.is_some() && self.plain.is_some())
+        {
+            return invalid("filter_chains", "HTTP is looked for in what mesh peers and others say, or in neither");
+        }
+        Ok(routes)
+    }
+}
+
+/// One port of it: what terminates TLS is for mesh peers; plaintext, if a chain takes it, goes where that one leads, and so
+/// does the application's own TLS. Chains of HTTP beside those of bytes: the port does not say what it speaks.
+fn captured_port(chains: &[&xds::FilterChain], patience: Duration) -> Result<CapturedPortSpec, Invalid> {
+    let chains = Chains::of(chains)?;
+    let Chains { mesh: Some(mesh), plain, own_tls, .. } = chains else {
+        return invalid("filter_chains", "a port has none for mesh peers");
+    };
     if plain.is_some() != own_tls.is_some() {
         return invalid(
             "filter_chains",
             "a port that takes plaintext takes the application's own TLS, and the other way",
         );
     }
+    let unsaid = chains.unsaid()?.map(|routes| (routes, patience));
     let mut routes = None;
     let mut cluster = String::new();
     for chain in [Some(mesh), plain, own_tls].into_iter().flatten() {
         match handler(chain)? {
+            Handler::Http { .. } if unsaid.is_some() => {
+                return invalid("filters", "beside a chain for HTTP there is one for bytes");
+            }
             Handler::Http { routes: named } => routes = Some(named),
             Handler::Tcp { cluster: named } => cluster = named,
             Handler::OwnRoutes(_) => return invalid("route_specifier", "only RDS is known here"),
         }
     }
+    let tls = server_tls(mesh)?;
+    if let Some(http) = chains.mesh_http.map(server_tls).transpose()?
+        && (&http.identity, &http.trust) != (&tls.identity, &tls.trust)
+    {
+        return invalid("transport_socket", "mesh peers are the same whatever they speak");
+    }
     Ok(CapturedPortSpec {
-        tls: server_tls(mesh)?,
+        tls,
         routes,
+        unsaid,
         cluster,
         plain: plain.is_some(),
         services: services(mesh.metadata.as_ref())?,

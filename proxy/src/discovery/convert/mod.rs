@@ -255,6 +255,8 @@ pub struct CapturedPortSpec {
     pub tls: ServerTlsSpec,
     /// The routes of HTTP; `None`: TCP.
     pub routes: Option<String>,
+    /// Where HTTP goes, and how long it is looked for, if the port does not say what it speaks.
+    pub unsaid: Option<(RouteSpec, Duration)>,
     /// The application's cluster for what is no HTTP; empty where nothing else is taken.
     pub cluster: String,
     /// Whether others than mesh peers are taken.

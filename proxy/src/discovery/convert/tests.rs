@@ -2,6 +2,7 @@ use envoy_types::pb::envoy::config::cluster::v3 as cds;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as lds;
 use envoy_types::pb::envoy::config::route::v3 as rds;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
@@ -206,6 +207,63 @@ fn a_captured_workload_takes_by_port_what_its_chains_take() {
     let mut halves = captured(Some(8080), true);
     halves.truncate(2);
     assert_eq!(refused(lds::Listener { filter_chains: halves, ..good }), "filter_chains");
+}
+
+/// Beside each chain of bytes one of HTTP that carries its own routes: the port does not say what it speaks.
+fn unsaid(port: u32, plain: bool) -> Vec<lds::FilterChain> {
+    let of_http = |chain: &lds::FilterChain| {
+        let mut http = chain.clone();
+        http.filter_chain_match.as_mut().unwrap().application_protocols = vec!["http/1.1".to_owned()];
+        let manager = hcm::HttpConnectionManager {
+            route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::RouteConfig(
+                rds::RouteConfiguration::default(),
+            )),
+            ..Default::default()
+        };
+        let name = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+        let filter = lds::filter::ConfigType::TypedConfig(any(name, &manager));
+        http.filters = vec![lds::Filter { config_type: Some(filter), ..Default::default() }];
+        http
+    };
+    let bytes = captured(Some(port), plain);
+    let http: Vec<_> = bytes
+        .iter()
+        .filter(|c| c.transport_socket.is_some() || c.filter_chain_match.as_ref().unwrap().transport_protocol != "tls")
+        .map(of_http)
+        .collect();
+    [http, bytes].concat()
+}
+
+/// Mutations not tried yet: `unsaid` is `None` always; the check that both sides look for HTTP or neither left out; other
+/// `application_protocols` taken.
+#[test]
+fn a_port_that_does_not_say_what_it_speaks_has_chains_for_http_and_bytes() {
+    let original = Some(pb::BoolValue { value: true });
+    let of = |chains: Vec<lds::FilterChain>| {
+        let timeout = Some(pb::Duration { seconds: 0, nanos: 150_000_000 });
+        let whole = lds::Listener {
+            use_original_dst: original,
+            listener_filters_timeout: timeout,
+            ..message("virtualInbound", chains)
+        };
+        listener(&whole).map(|spec| match spec.kind {
+            ListenerSpecKind::CapturedInbound { ports, .. } => ports,
+            _ => panic!(),
+        })
+    };
+    let ports = of([unsaid(8080, true), unsaid(8081, false), captured(Some(8082), true)].concat()).unwrap();
+    let patience = |port: u16| ports[&port].unsaid.as_ref().map(|(_, patience)| patience.as_millis());
+    assert_eq!([8080, 8081, 8082].map(patience), [Some(150), Some(150), None]);
+    assert!([8080, 8082].map(|port| ports[&port].plain) == [true, true] && !ports[&8081].plain);
+    // One side alone: what the other says would go past it.
+    for left_out in [0, 1] {
+        let mut one_side = unsaid(8080, true);
+        one_side.remove(left_out);
+        assert_eq!(of(one_side).unwrap_err().field, "filter_chains", "{left_out}");
+    }
+    let mut other = unsaid(8080, true);
+    other[0].filter_chain_match.as_mut().unwrap().application_protocols = vec!["h2".to_owned()];
+    assert_eq!(of(other).unwrap_err().field, "application_protocols");
 }
 
 /// Mutation seen to fail: `bind_to_port` not looked at.
