@@ -161,6 +161,9 @@ pub fn check_ports(ports: &[ServicePort]) -> Result<(), PortClash> {
 
 /// The protocol whose ports have endpoints.
 pub const TCP: &str = "TCP";
+/// Protocols that a port name may begin with (`NAME` or `NAME-…`, as in Istio): then nothing has to be found out.
+const DECLARED: [&str; 11] =
+    ["tcp", "tls", "https", "http2", "grpc", "mongo", "mysql", "postgres", "redis", "udp", "http"];
 
 impl ServicePort {
     /// Whether it can have endpoints: ports of other protocols are there, and nobody serves them yet.
@@ -177,6 +180,12 @@ impl ServicePort {
             None if self.name == "http" || self.name.starts_with("http-") => PortProtocol::Http,
             None => PortProtocol::Tcp,
         }
+    }
+    /// Whether it says what it speaks, by `appProtocol` or by its name.
+    #[must_use]
+    pub fn declares(&self) -> bool {
+        let named = self.name.split('-').next().unwrap_or_default();
+        self.app_protocol.is_some() || DECLARED.contains(&named)
     }
     /// `appProtocol` as shown: as written, else `http` or `tcp` as derived.
     #[must_use]

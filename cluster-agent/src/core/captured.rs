@@ -146,7 +146,7 @@ impl Core {
             .into_iter()
             .map(|(port, inbound)| CapturedPort {
                 port,
-                protocol: inbound.protocol,
+                protocol: inbound.said(),
                 services: self.hosts_of(&inbound.services),
             })
             .collect();

@@ -175,6 +175,30 @@ fn an_export_without_service_heals() {
 const PORTS: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: p, namespace: shop}\nspec:\n  selector: {app: p}\n  ports:\n  \
     - {name: web, port: 80, targetPort: 8000}\n  - {name: same, port: 90}\n  - {name: named, port: 91, targetPort: adm}\n---\n";
 
+/// A port that one service declares to be HTTP and another says nothing of is looked at; one word against it settles it.
+///
+/// Mutations not tried yet: `before ||` left out; `says_other` of `of` without `port.declares()`.
+#[test]
+fn what_a_port_speaks_is_what_all_say_who_hold_it() {
+    let mut s = Setup::new();
+    let service = |name: &str, ports: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{selector: {{app: p}}, ports: [{ports}]}}\n---\n"
+        )
+    };
+    let first = "{name: http, port: 80}, {name: any, port: 81}, {name: tcp-x, port: 82}, {name: http-y, port: 83}, \
+                 {name: z, port: 84, appProtocol: http}, {name: mysql, port: 85}";
+    let second = "{name: any, port: 80}, {name: other, port: 81}, {name: any82, port: 82}, {name: tcp, port: 83}";
+    s.write("s.yaml", &(service("p", first) + &service("q", second)));
+    s.write(
+        "w.yaml",
+        &entry("w1", "address: 10.0.0.1, serviceAccount: p, labels: {app: p}, ports: {tcp-own: 81, x: 86}"),
+    );
+    let said: Vec<_> = s.index.inbound(&key("w1")).iter().map(|(port, inbound)| (*port, inbound.said())).collect();
+    let (http, tcp) = (Some(PortProtocol::Http), Some(PortProtocol::Tcp));
+    assert_eq!(said, [(80, None), (81, None), (82, tcp), (83, tcp), (84, http), (85, tcp), (86, None)]);
+}
+
 /// Mutation seen to fail: `TargetPort::Number` answered with the number alone.
 #[test]
 fn target_ports_are_numbers_or_names_of_the_workload() {

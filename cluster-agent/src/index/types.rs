@@ -266,10 +266,31 @@ pub struct GatewayListen {
 pub struct InboundPort {
     /// How it is spoken to.
     pub protocol: PortProtocol,
+    /// Whether somebody says that it speaks something else than HTTP.
+    pub says_other: bool,
     /// The services that hold this workload and port, with the service's port.
     pub services: Vec<(ServiceName, u16)>,
     /// To whom those of them that are exported go: only these clusters' trust domains are accepted.
     pub export_to: Vec<ExportTo>,
+}
+
+impl InboundPort {
+    /// A port as one says that holds it.
+    #[must_use]
+    pub fn of(port: &ServicePort) -> Self {
+        let protocol = port.speaks();
+        let says_other = protocol == PortProtocol::Tcp && port.declares();
+        Self { protocol, says_other, services: Vec::new(), export_to: Vec::new() }
+    }
+    /// What it is declared to speak. `None`: not all who hold it say HTTP, and nobody says anything else.
+    #[must_use]
+    pub const fn said(&self) -> Option<PortProtocol> {
+        match self.protocol {
+            PortProtocol::Http => Some(PortProtocol::Http),
+            PortProtocol::Tcp if self.says_other => Some(PortProtocol::Tcp),
+            PortProtocol::Tcp => None,
+        }
+    }
 }
 
 /// What has to be looked at again after a change.

@@ -197,17 +197,15 @@ impl Index {
         for (name, number) in workload.ports.iter() {
             let alone =
                 ServicePort { name: name.to_owned(), port: number, protocol: "TCP".to_owned(), app_protocol: None };
-            let protocol = alone.speaks();
-            ports.insert(number, InboundPort { protocol, services: Vec::new(), export_to: Vec::new() });
+            ports.insert(number, InboundPort::of(&alone));
         }
         for service in workload.services.iter().filter_map(|name| self.services.get(name)) {
             for endpoint in service.endpoints.get(key).into_iter().flatten() {
                 let Some(port) = service.port(endpoint.port) else { continue };
-                let inbound = ports.entry(endpoint.target_port).or_insert_with(|| InboundPort {
-                    protocol: port.speaks(),
-                    services: Vec::new(),
-                    export_to: Vec::new(),
-                });
+                let inbound = ports.entry(endpoint.target_port).or_insert_with(|| InboundPort::of(port));
+                // The services are asked before the workload.
+                let before = !inbound.services.is_empty() && inbound.says_other;
+                inbound.says_other = before || InboundPort::of(port).says_other;
                 // What one service calls TCP may carry anything: only where all say HTTP is it parsed.
                 inbound.protocol = match (inbound.services.is_empty(), inbound.protocol, port.speaks()) {
                     (true, _, said) | (false, PortProtocol::Http, said) => said,

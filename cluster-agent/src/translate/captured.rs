@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{Metadata, TrafficDirection, address, socket_address};
 use envoy_types::pb::envoy::config::listener::v3::{
-    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, UdpListenerConfig, listener_filter,
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, ListenerFilterChainMatchPredicate,
+    UdpListenerConfig, listener_filter,
+    listener_filter_chain_match_predicate::{MatchSet, Rule},
 };
 use envoy_types::pb::envoy::data::dns::v3::DnsTable;
 use envoy_types::pb::envoy::data::dns::v3::dns_table::dns_endpoint::EndpointConfig;
@@ -22,6 +24,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::udp::dns_filter::v3::DnsFilterConfig;
 use envoy_types::pb::envoy::extensions::filters::udp::dns_filter::v3::dns_filter_config::ServerContextConfig;
 use envoy_types::pb::envoy::extensions::filters::udp::dns_filter::v3::dns_filter_config::server_context_config::ConfigSource;
+use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use envoy_types::pb::google::protobuf::{BoolValue, Duration, Struct};
 use meshfed_model::service::{PortProtocol, ServicePort};
 use meshfed_model::sni::{CLUSTER_DOMAIN, CLUSTERSET_DOMAIN};
@@ -50,17 +53,16 @@ const DNS_PORT: u16 = 15053;
 const ENVOY_TTL_LEAST: u32 = 30;
 /// How long a client's first bytes are waited for where its protocol is not declared: the server may speak first.
 const PATIENCE_NANOS: i32 = 200_000_000;
-/// Protocols that a port name may begin with (`NAME` or `NAME-…`, as in Istio): then nothing has to be found out.
-const DECLARED: [&str; 11] =
-    ["tcp", "tls", "https", "http2", "grpc", "mongo", "mysql", "postgres", "redis", "udp", "http"];
+/// What an Envoy finds HTTP/1 to be: in plaintext by its first line, under mTLS by what the client offers (ALPN).
+const HTTP_1: [&str; 2] = ["http/1.0", "http/1.1"];
 
 /// One declared port of a captured workload.
 #[derive(Debug, Clone)]
 pub struct CapturedPort {
     /// Its number.
     pub port: u16,
-    /// How it is spoken to.
-    pub protocol: PortProtocol,
+    /// How it is spoken to; `None`: nobody says, and HTTP is looked for.
+    pub protocol: Option<PortProtocol>,
     /// The hosts that lead here.
     pub services: Vec<String>,
 }
@@ -69,12 +71,6 @@ pub struct CapturedPort {
 #[must_use]
 pub fn service_name(name: &OutboundName) -> String {
     format!("captured|{}|{}|{}", name.port, name.subset, name.host())
-}
-
-/// Whether a port says what it speaks, by `appProtocol` or by its name.
-fn declares(port: &ServicePort) -> bool {
-    let named = port.name.split('-').next().unwrap_or_default();
-    port.app_protocol.is_some() || DECLARED.contains(&named)
 }
 
 fn yes() -> Option<BoolValue> {
@@ -108,17 +104,17 @@ pub fn service(name: &OutboundName, port: &ServicePort, addresses: &[IpAddr]) ->
             ..FilterChain::default()
         }
     };
-    let declared = declares(port);
+    let declared = port.declares();
     let chains = match (declared, port.speaks()) {
         (true, PortProtocol::Http) => vec![chain(as_http(), &[])],
         (true, PortProtocol::Tcp) => vec![chain(as_tcp(), &[])],
-        (false, _) => vec![chain(as_http(), &["http/1.0", "http/1.1"]), chain(as_tcp(), &[])],
+        (false, _) => vec![chain(as_http(), &HTTP_1), chain(as_tcp(), &[])],
     };
     let mut message = listener(&service_name(name), &[], &at, chains)?;
     message.bind_to_port = Some(BoolValue { value: false });
     message.traffic_direction = TrafficDirection::Outbound as i32;
     if !declared {
-        message.listener_filters = vec![http_inspector()];
+        message.listener_filters = vec![http_inspector(std::iter::empty())];
         patient(&mut message);
     }
     Some(encoded(&message))
@@ -135,8 +131,21 @@ fn original_destination() -> ListenerFilter {
     }
 }
 
-fn http_inspector() -> ListenerFilter {
+/// Tells HTTP/1, on every port but these.
+fn http_inspector(declared: impl Iterator<Item = u16>) -> ListenerFilter {
+    let of_port = |port: u16| {
+        let (start, end) = (i32::from(port), i32::from(port) + 1);
+        ListenerFilterChainMatchPredicate { rule: Some(Rule::DestinationPortRange(Int32Range { start, end })) }
+    };
+    let mut rules: Vec<ListenerFilterChainMatchPredicate> = declared.map(of_port).collect();
+    let disabled = match rules.len() {
+        0 => None,
+        // At least two are one or the other.
+        1 => rules.pop(),
+        _ => Some(ListenerFilterChainMatchPredicate { rule: Some(Rule::OrMatch(MatchSet { rules })) }),
+    };
     ListenerFilter {
+        filter_disabled: disabled,
         name: "envoy.filters.listener.http_inspector".to_owned(),
         config_type: Some(listener_filter::ConfigType::TypedConfig(any(
             "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
@@ -172,55 +181,76 @@ pub fn outbound(bind: &[IpAddr], at: &[SocketAddr], registry_only: bool) -> Opti
 }
 
 /// `virtualInbound`: by port, and with `strict` mTLS alone. Ports that the workload does not declare are its application's
-/// all the same: bytes, for callers of the own trust domain.
+/// all the same, for callers of the own trust domain. Where nobody says what a port speaks, HTTP/1 is served by request.
 #[must_use]
 pub fn inbound(bind: &[IpAddr], at: &[SocketAddr], ports: &[CapturedPort], strict: bool) -> Option<Arc<Resource>> {
     let mut chains: Vec<FilterChain> = no_direct_dials(at).collect();
     for declared in ports {
         chains.extend(port_chains(declared, Some(declared.port), strict));
     }
-    let others = CapturedPort { port: UNDECLARED_PORT, protocol: PortProtocol::Tcp, services: Vec::new() };
+    let others = CapturedPort { port: UNDECLARED_PORT, protocol: None, services: Vec::new() };
     chains.extend(port_chains(&others, None, strict));
     let mut message = listener(VIRTUAL_INBOUND, bind, at, chains)?;
     message.use_original_dst = yes();
     message.traffic_direction = TrafficDirection::Inbound as i32;
     // First, and said: what `use_original_dst` adds by itself comes last in an Envoy, and not at all where the wait for the
     // client's first bytes is over before. The port would be the listener's own then.
-    message.listener_filters = vec![original_destination(), tls_inspector()];
+    let declared = ports.iter().filter(|p| p.protocol.is_some()).map(|p| p.port);
+    message.listener_filters = vec![original_destination(), tls_inspector(), http_inspector(declared)];
     patient(&mut message);
     Some(encoded(&message))
 }
 
+/// The chains of one port: for mesh peers, and unless `strict` for plaintext and the application's own TLS.
 fn port_chains(declared: &CapturedPort, number: Option<u16>, strict: bool) -> Vec<FilterChain> {
     let name = inbound_name(declared.port);
-    let is_http = declared.protocol == PortProtocol::Http;
     let cluster = if number.is_some() { inbound_cluster(declared.port) } else { INBOUND_PASSTHROUGH.to_owned() };
     let bytes = || tcp_proxy(&name, cluster.clone());
-    let chain = |suffix: &str, transport: &str, server_names: &[String], filter: Filter| FilterChain {
-        name: format!("{name}{suffix}"),
-        filter_chain_match: Some(FilterChainMatch {
-            transport_protocol: transport.to_owned(),
-            server_names: server_names.to_vec(),
-            ..number.map(to_port).unwrap_or_default()
-        }),
-        filters: vec![filter],
-        ..FilterChain::default()
-    };
-    let last = if is_http { http(&name, &name, true) } else { bytes() };
+    let chain =
+        |suffix: &str, transport: &str, (server_names, protocols): (&[String], &[&str]), filter: Filter| FilterChain {
+            name: format!("{name}{suffix}"),
+            filter_chain_match: Some(FilterChainMatch {
+                transport_protocol: transport.to_owned(),
+                server_names: server_names.to_vec(),
+                application_protocols: protocols.iter().map(|p| (*p).to_owned()).collect(),
+                ..number.map(to_port).unwrap_or_default()
+            }),
+            filters: vec![filter],
+            ..FilterChain::default()
+        };
     // Every mesh client's server name ends like this. In Envoy's terms a name has no beginning to match, so an Envoy takes
     // the application's own TLS under such a name for mesh TLS, too: it refuses more than it must, never less.
     let mesh_names = [CLUSTERSET_DOMAIN, CLUSTER_DOMAIN].map(|domain| format!("*.svc.{domain}"));
     let (transport, names) = if strict { ("", &[][..]) } else { ("tls", &mesh_names[..]) };
-    let mut mesh = chain("", transport, names, last);
-    mesh.transport_socket = Some(downstream_tls(declared.port, is_http));
     let hosts = Struct { fields: HashMap::from([("services".to_owned(), texts(declared.services.iter().cloned()))]) };
-    mesh.metadata =
-        Some(Metadata { filter_metadata: HashMap::from([("meshfed".to_owned(), hosts)]), ..Metadata::default() });
-    let mut chains = vec![mesh];
+    let mesh = |suffix: &str, protocols: &[&str], filter: Filter, is_http: bool| {
+        let mut mesh = chain(suffix, transport, (names, protocols), filter);
+        mesh.transport_socket = Some(downstream_tls(declared.port, is_http));
+        mesh.metadata = Some(Metadata {
+            filter_metadata: HashMap::from([("meshfed".to_owned(), hosts.clone())]),
+            ..Metadata::default()
+        });
+        mesh
+    };
+    let plain =
+        |suffix: &str, protocols: &[&str], filter: Filter| chain(suffix, "raw_buffer", (&[], protocols), filter);
+    let mut chains = match declared.protocol {
+        Some(PortProtocol::Http) => vec![mesh("", &[], http(&name, &name, true), true)],
+        Some(PortProtocol::Tcp) => vec![mesh("", &[], bytes(), false)],
+        None => {
+            let routes = routes::application(&name, cluster.clone(), number.is_some());
+            let as_http = |peer: bool| http_by(&name, RouteSpecifier::RouteConfig(routes.clone()), peer);
+            let mut chains = vec![mesh("|http", &HTTP_1, as_http(true), true), mesh("", &[], bytes(), false)];
+            if !strict {
+                chains.push(plain("|plain-http", &HTTP_1, as_http(false)));
+            }
+            chains
+        }
+    };
     if !strict {
-        let plain = if is_http { http(&name, &name, false) } else { bytes() };
-        chains.push(chain("|tls", "tls", &[], bytes()));
-        chains.push(chain("|plain", "raw_buffer", &[], plain));
+        let rest = if declared.protocol == Some(PortProtocol::Http) { http(&name, &name, false) } else { bytes() };
+        chains.push(chain("|tls", "tls", (&[], &[]), bytes()));
+        chains.push(plain("|plain", &[], rest));
     }
     chains
 }

@@ -244,6 +244,18 @@ pub(super) fn one_cluster(name: &OutboundName) -> RouteConfiguration {
     RouteConfiguration { name: name.to_string(), virtual_hosts: vec![host], ..RouteConfiguration::default() }
 }
 
+/// Everything to the application behind an inbound port that does not say what it speaks. The authority is not looked at:
+/// a port that serves bytes may stand for anybody. `again`: as for [`inbound`].
+pub(super) fn application(name: &str, cluster: String, again: bool) -> RouteConfiguration {
+    let host = VirtualHost {
+        name: name.to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: vec![to_cluster(cluster, false, again.then(next_address))],
+        ..VirtualHost::default()
+    };
+    RouteConfiguration { name: name.to_owned(), virtual_hosts: vec![host], ..RouteConfiguration::default() }
+}
+
 /// A failed connect tries the next address.
 fn next_address() -> RetryPolicy {
     RetryPolicy {

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener, filter::ConfigType};
 use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, route::Action};
 use meshfed_model::horizon::{Assignment, Item, Via};
 use meshfed_model::locality::Locality;
@@ -188,6 +188,64 @@ fn an_inbound_listener_wants_a_certificate_on_every_address() {
     .unwrap();
     assert!(context.require_client_certificate.unwrap().value);
     assert!(listeners::inbound(8080, &bind, &[], PortProtocol::Http, &[]).is_none());
+}
+
+fn captured_inbound(strict: bool) -> Listener {
+    let at: [SocketAddr; 1] = ["0.0.0.0:15006".parse().unwrap()];
+    let ports =
+        [(80, Some(PortProtocol::Http)), (3306, Some(PortProtocol::Tcp)), (9101, None)].map(|(port, protocol)| {
+            captured::CapturedPort { port, protocol, services: vec!["b.shop.svc.cluster.local".to_owned()] }
+        });
+    Listener::decode(captured::inbound(&[at[0].ip()], &at, &ports, strict).unwrap().body.clone()).unwrap()
+}
+
+/// On ports of which nobody says what they speak (9101, and all that the workload does not declare) HTTP/1 has chains of its
+/// own, for mesh peers and for others; where it is said, nothing is looked for.
+///
+/// Mutations not tried yet: `HTTP_1` of the mesh chain replaced by `[]`; `others` says `Some(PortProtocol::Tcp)`; `declared`
+/// of `inbound` is empty.
+#[test]
+fn http_has_chains_of_its_own_where_nobody_says_what_a_port_speaks() {
+    let of = |listener: &Listener, port: Option<u32>| -> Vec<(String, String, bool, bool)> {
+        let wanted = |c: &&FilterChain| {
+            let said = c.filter_chain_match.as_ref().unwrap();
+            said.destination_port.as_ref().map(|p| p.value) == port
+        };
+        let filter = |c: &FilterChain| match &c.filters[0].config_type {
+            Some(ConfigType::TypedConfig(any)) => any.type_url.ends_with("HttpConnectionManager"),
+            _ => panic!(),
+        };
+        let shown = |c: &FilterChain| {
+            let said = c.filter_chain_match.as_ref().unwrap();
+            let protocols = said.application_protocols.join(",");
+            (said.transport_protocol.clone(), protocols, c.transport_socket.is_some(), filter(c))
+        };
+        listener.filter_chains.iter().filter(wanted).map(shown).collect()
+    };
+    let row = |transport: &str, protocols: &str, mtls, http| (transport.to_owned(), protocols.to_owned(), mtls, http);
+    let http_1 = "http/1.0,http/1.1";
+    let (strict, permissive) = (captured_inbound(true), captured_inbound(false));
+    for port in [Some(9101), None] {
+        assert_eq!(of(&strict, port), [row("", http_1, true, true), row("", "", true, false)]);
+        assert_eq!(
+            of(&permissive, port),
+            [
+                row("tls", http_1, true, true),
+                row("tls", "", true, false),
+                row("raw_buffer", http_1, false, true),
+                row("tls", "", false, false),
+                row("raw_buffer", "", false, false),
+            ]
+        );
+    }
+    assert_eq!(of(&strict, Some(80)), [row("", "", true, true)]);
+    assert_eq!(of(&strict, Some(3306)), [row("", "", true, false)]);
+    let last = permissive.listener_filters.last().unwrap();
+    assert!(last.name.ends_with("http_inspector"), "{last:?}");
+    let disabled = format!("{:?}", last.filter_disabled);
+    for (port, is_declared) in [(80, true), (3306, true), (9101, false)] {
+        assert_eq!(disabled.contains(&format!("start: {port},")), is_declared, "{disabled}");
+    }
 }
 
 /// Mutation seen to fail: `ENTRIES_MAX` as `usize::MAX`; a wrong port is skipped.
