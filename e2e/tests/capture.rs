@@ -562,7 +562,12 @@ fn speak(world: &World, port: u16, (certificate, alpn): (&str, &str), pauses: (&
 /// A request that claims to be somebody's. Fields of ours mean nothing to an Envoy.
 fn forged(is_ours: bool) -> String {
     let ours = if is_ours { r"x-meshfed-src: forged\r\n" } else { "" };
-    [r"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Client-Cert: URI=spiffe://forged\r\n", ours, r"\r\n"].concat()
+    [
+        r"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Forwarded-Client-Cert: URI=spiffe://forged\r\n",
+        ours,
+        r"\r\n",
+    ]
+    .concat()
 }
 
 /// An Envoy takes for bytes what comes later than 200 ms, be it for a busy machine: it is asked again.
