@@ -151,7 +151,6 @@ fn http_inspector(declared: impl Iterator<Item = u16>) -> ListenerFilter {
             "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
             &HttpInspector::default(),
         ))),
-        ..ListenerFilter::default()
     }
 }
 

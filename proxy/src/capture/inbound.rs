@@ -85,7 +85,8 @@ async fn begins(stream: &TcpStream, http: bool) -> Option<Begins> {
 async fn mesh(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, port: &CapturedPort, meant: SocketAddr) {
     let listener = Arc::clone(&port.mesh);
     if let Some(unsaid) = &port.unsaid {
-        unsaid::mesh(core, stream, peer, &listener, unsaid, meant).await;
+        // Its state is large, and few ports need it.
+        Box::pin(unsaid::mesh(core, stream, peer, &listener, unsaid, meant)).await;
     } else if matches!(listener.kind, ListenerKind::InboundHttp { .. }) {
         inbound::serve(core, stream, peer, listener).await;
     } else {

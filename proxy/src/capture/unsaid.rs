@@ -46,7 +46,7 @@ pub(super) async fn mesh(
         let Some(reached) = admitted.reach(&core, listener, peer.ip(), Some(meant)).await else { return };
         let reached = upstream.insert(reached);
         if told.is_none() {
-            let until = until_certain(&mut client, reached, &mut inbound);
+            let until = Box::pin(until_certain(&mut client, reached, &mut inbound));
             match admitted.while_trusted(&core, until).await {
                 // A server that spoke first is none of HTTP.
                 Some(Ok(Settled { begins: Some(Begins::Http), server_spoke: true, .. })) => told = Some(Begins::Plain),
