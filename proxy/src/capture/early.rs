@@ -139,7 +139,7 @@ pub(super) async fn until_certain(
     inbound: &mut Inbound,
 ) -> io::Result<Settled> {
     let (mut server_spoke, mut passed) = (false, 0);
-    let mut piece = [0u8; PIECE];
+    let mut piece = vec![0u8; PIECE];
     let mut hello = None;
     loop {
         let came = client.bytes();

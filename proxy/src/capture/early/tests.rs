@@ -46,7 +46,8 @@ async fn settle(
             until_certain(&mut Peek::new(&accepted, LINE_MAX), &mut upstream, &mut Inbound::outside(true)).await
         }
     };
-    let (settled, ()) = tokio::time::timeout(LONG, async { tokio::join!(settled, talk) }).await.unwrap();
+    let both = Box::pin(async { tokio::join!(settled, talk) });
+    let (settled, ()) = tokio::time::timeout(LONG, both).await.unwrap();
     settled.unwrap()
 }
 
