@@ -246,9 +246,9 @@ fn a_port_that_does_not_say_what_it_speaks_has_chains_for_http_and_bytes() {
             listener_filters_timeout: timeout,
             ..message("virtualInbound", chains)
         };
-        listener(&whole).map(|spec| match spec.kind {
-            ListenerSpecKind::CapturedInbound { ports, .. } => ports,
-            _ => panic!(),
+        listener(&whole).map(|spec| {
+            let ListenerSpecKind::CapturedInbound { ports, .. } = spec.kind else { panic!() };
+            ports
         })
     };
     let ports = of([unsaid(8080, true), unsaid(8081, false), captured(Some(8082), true)].concat()).unwrap();
