@@ -37,8 +37,8 @@ use metrics::DiscoveryMetrics;
 
 /// First ceiling of the pause between two attempts to reach the agent.
 const RETRY_BASE: Duration = Duration::from_millis(100);
-/// Longest pause. The agent is on this host and serves its own proxies only, and until they are back their workloads
-/// count as not ready: so this is far below what would be polite to a far server.
+/// Longest pause. The agent is on this host, or in this cluster, and serves its own proxies only; of WorkloadEntries the
+/// workloads count as not ready until their proxies are back: so this is far below what would be polite to a far server.
 const RETRY_CAP: Duration = Duration::from_secs(1);
 /// Different reasons of one absence of the agent that are logged.
 const REASONS_MAX: usize = 16;
