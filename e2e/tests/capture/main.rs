@@ -2,6 +2,9 @@
 //! families, over a gateway; nothing goes past the proxies. Needs root, `iproute2`, nftables, `setpriv` and veth devices.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod programs;
+mod unsaid;
+
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -15,145 +18,11 @@ use meshfed_e2e::process::{Process, run};
 use meshfed_e2e::wait::until;
 use serde_json::Value;
 
+use programs::{ASK, BANNER, LISTENER, MUTE, RAW, RESOLVER};
+use unsaid::{forged_by_mesh_clients, forged_by_strangers};
+
 const LONG: Duration = Duration::from_secs(30);
 const PROXY_UID: u32 = 1337;
-
-/// A server that says a word as soon as somebody connects, then sends back what it is told.
-const BANNER: &str = r#"
-import socket, sys, threading
-s = socket.create_server(("", int(sys.argv[1])))
-def serve(c):
-    c.sendall(b"220 ready\r\n")
-    while data := c.recv(1000):
-        c.sendall(data)
-    c.close()
-while True:
-    threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
-"#;
-/// Reads the word before it says anything, then speaks.
-const LISTENER: &str = r#"
-import socket, sys
-s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10)
-banner = s.recv(100)
-s.sendall(b"EHLO x\r\n")
-print(banner.decode().strip(), s.recv(100).decode().strip())
-"#;
-
-/// Ends its direction before it has said anything, and hears what there is.
-const MUTE: &str = r#"
-import socket, sys
-s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10)
-s.shutdown(socket.SHUT_WR)
-heard = b""
-while data := s.recv(100):
-    heard += data
-print(heard.decode().strip())
-"#;
-
-/// A server that shows a request as it got it, and answers `ruok` as ZooKeeper does, then with all that it was told.
-const RAW: &str = r#"
-import socket, sys, threading
-def serve(c):
-    got = b""
-    while data := c.recv(10000):
-        got += data
-        if got.startswith(b"ruok"):
-            c.sendall(b"imok" if got == b"ruok" else got)
-        elif b"\r\n\r\n" in got:
-            c.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(got) + got)
-            break
-    c.close()
-def run(port):
-    s = socket.create_server(("", port))
-    while True:
-        threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
-for port in sys.argv[2:]:
-    threading.Thread(target=run, args=(int(port),), daemon=True).start()
-run(int(sys.argv[1]))
-"#;
-/// Speaks to HOST PORT in plaintext, or as a mesh client with the CERTIFICATE that offers ALPN: waits BEFORE, says the first
-/// byte, waits BETWEEN, and says the rest. Prints all that it hears.
-const SPEAK: &str = r#"
-import socket, ssl, sys, time
-host, port, certificate, alpn, before, between, words = sys.argv[1:]
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-if certificate != "-":
-    context.load_cert_chain(certificate)
-if alpn != "-":
-    context.set_alpn_protocols([alpn])
-s = socket.create_connection((host, int(port)), timeout=20)
-s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-if certificate != "-":
-    s = context.wrap_socket(s, server_hostname=f"outbound_.{port}_._.a.shop.svc.cluster.local")
-time.sleep(float(before))
-if words == "ruok":
-    answers = s.makefile("rb")
-    s.sendall(b"ruok")
-    print(answers.read(4).decode())
-    s.sendall(b"next")
-    print(answers.read(8).decode())
-    sys.exit()
-words = words.encode().decode("unicode_escape").encode()
-first = 1 if float(between) else len(words)
-s.sendall(words[:first])
-time.sleep(float(between))
-s.sendall(words[first:])
-heard = b""
-while data := s.recv(10000):
-    heard += data
-print(heard.decode())
-"#;
-
-/// A resolver that answers every question with 192.0.2.7, and remembers the names.
-const RESOLVER: &str = r#"
-import socket, sys, threading
-def answer(q):
-    end = q.index(0, 12) + 5
-    labels, at = [], 12
-    while q[at]:
-        labels.append(q[at + 1:at + 1 + q[at]].decode()); at += q[at] + 1
-    print(".".join(labels), flush=True)
-    return q[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + q[12:end] + b"\xc0\x0c\0\1\0\1\0\0\0\x05\0\4\xc0\0\2\7"
-udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-udp.bind((sys.argv[1], 53))
-tcp = socket.create_server((sys.argv[1], 53))
-def stream(c):
-    while length := c.recv(2):
-        a = answer(c.recv(int.from_bytes(length, "big")))
-        c.sendall(len(a).to_bytes(2, "big") + a)
-def streams():
-    while True:
-        threading.Thread(target=stream, args=(tcp.accept()[0],), daemon=True).start()
-threading.Thread(target=streams, daemon=True).start()
-while True:
-    q, peer = udp.recvfrom(4096)
-    udp.sendto(answer(q), peer)
-"#;
-/// Asks SERVER PORT udp|tcp NAME TYPE; prints the code and what the answers say.
-const ASK: &str = r#"
-import socket, struct, sys
-server, port, kind, name, rtype = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
-q = b"\x12\x34\1\0\0\1\0\0\0\0\0\0" + b"".join(bytes([len(l)]) + l.encode() for l in name.split(".")) + b"\0" + struct.pack("!HH", rtype, 1)
-s = socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
-s.settimeout(6)
-s.connect((server, port))
-if kind == "udp":
-    s.send(q); a = s.recv(4096)
-else:
-    s.sendall(len(q).to_bytes(2, "big") + q); n = int.from_bytes(s.recv(2), "big"); a = s.recv(n)
-def skip(at):
-    while a[at] and a[at] < 192: at += a[at] + 1
-    return at + (2 if a[at] else 1)
-code, count, at = a[3] & 15, int.from_bytes(a[6:8], "big"), skip(12) + 4
-found = []
-for _ in range(count):
-    at = skip(at)
-    t, _, ttl, n = struct.unpack("!HHIH", a[at:at + 10]); d = a[at + 10:at + 10 + n]; at += 10 + n
-    found.append({1: lambda: socket.inet_ntop(socket.AF_INET, d), 28: lambda: socket.inet_ntop(socket.AF_INET6, d),
-                  33: lambda: str(struct.unpack("!H", d[4:6])[0]), 16: lambda: d[1:].decode()}[t]() + f"/{ttl}")
-print({0: "NOERROR", 2: "SERVFAIL", 3: "NXDOMAIN", 5: "REFUSED"}.get(code, code), *found)
-"#;
 
 /// A cluster: a namespace with its agent and gateway, which routes for the pods in theirs.
 struct Site {
@@ -526,114 +395,6 @@ fn strangers(world: &World) {
     for port in [8080, 2525, 15001, 9] {
         let (status, body) = world.west.node.curl(&[&format!("http://10.2.0.10:{port}/")]);
         assert_eq!(status, "000", "{port} {body}");
-    }
-}
-
-/// Ports that do not say what they speak: of a service, and of none.
-const UNSAID: [u16; 2] = [2526, 9101];
-/// Who calls. On the wire a client may wait before it speaks, and between its first byte and the rest, for longer than its
-/// first bytes are waited for. That an Envoy takes for no HTTP.
-const PAUSES: [(&str, &str); 4] = [("0", "0"), ("0", "0.5"), ("0.5", "0"), ("0.5", "0.5")];
-
-/// A certificate of west for `shop/m`, as an intruder in its mesh would have it: with its key, in a file.
-fn certificate_of_west(world: &World) -> String {
-    let (chain, key) =
-        meshfed_e2e::tls::mint(&world.west.cluster.data_dir().join("ca"), "spiffe://west.mesh.example/ns/shop/sa/m");
-    let mut pem = String::new();
-    for (kind, der, what) in [("pkey", key.secret_der(), "m.key"), ("x509", chain[0].as_ref(), "m.crt")] {
-        let file = world.fleet.path(what);
-        std::fs::write(&file, der).unwrap();
-        let mut convert = std::process::Command::new("openssl");
-        pem.push_str(&run(convert.arg(kind).args(["-inform", "DER", "-in"]).arg(file)).ok("openssl"));
-    }
-    let file = world.fleet.path("m.pem");
-    std::fs::write(&file, pem).unwrap();
-    file.display().to_string()
-}
-
-/// What a client of west's node hears of west's pod.
-fn speak(world: &World, port: u16, (certificate, alpn): (&str, &str), pauses: (&str, &str), words: &str) -> String {
-    let mut client = world.west.node.command(Path::new("python3"));
-    client.args(["-c", SPEAK, "10.2.0.10", &port.to_string(), certificate, alpn, pauses.0, pauses.1, words]);
-    let output = run(&mut client);
-    format!("{}{}", output.stdout.trim(), output.stderr.lines().last().unwrap_or_default())
-}
-
-/// A request that claims to be somebody's. Fields of ours mean nothing to an Envoy.
-fn forged(is_ours: bool) -> String {
-    let ours = if is_ours { r"x-meshfed-src: forged\r\n" } else { "" };
-    [
-        r"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Forwarded-Client-Cert: URI=spiffe://forged\r\n",
-        ours,
-        r"\r\n",
-    ]
-    .concat()
-}
-
-/// An Envoy takes for bytes what comes later than 200 ms, be it for a busy machine: it is asked again.
-fn hears(what: &str, is_ours: bool, ask: impl Fn() -> String, is_good: impl Fn(&str) -> bool) {
-    let once = || {
-        let heard = ask();
-        if is_good(&heard) { Ok(()) } else { Err(format!("{what}: {heard}")) }
-    };
-    if is_ours { once().unwrap() } else { until(what, LONG, once) }
-}
-
-/// A mesh client that dials the pod's address is who its certificate says, on ports that do not say what they speak, too: an
-/// Envoy believes what the client offers (ALPN), our proxy looks at what it says. What is no HTTP is bytes all the same.
-///
-/// Mutations not tried yet: `unsaid` of `captured_port` is `None`; `Again::new(client, 0)`; EAGER's `certain` alone, with
-/// `until_certain` left out.
-fn forged_by_mesh_clients(world: &World, is_ours: bool) {
-    let certificate = certificate_of_west(world);
-    let own = "By=spiffe://west.mesh.example/ns/shop/sa/a;";
-    let is_of = |heard: &str, who: &str| {
-        !heard.contains("forged")
-            && heard.contains(own)
-            && heard.contains(&format!("URI=spiffe://west.mesh.example/ns/shop/sa/{who}"))
-    };
-    for port in UNSAID {
-        let alpn: &[&str] = if is_ours { &["-", "http/1.1"] } else { &["http/1.1"] };
-        let pauses = if is_ours { &PAUSES[..] } else { &PAUSES[..1] };
-        for (alpn, pauses) in alpn.iter().flat_map(|alpn| pauses.iter().map(move |pauses| (*alpn, *pauses))) {
-            let ask = || speak(world, port, (&certificate, alpn), pauses, &forged(is_ours));
-            hears(&format!("{port} {alpn} {pauses:?}"), is_ours, ask, |heard| is_of(heard, "m"));
-        }
-        assert_eq!(speak(world, port, (&certificate, "-"), ("0", "0"), "ruok"), "imok\nruoknext");
-        if is_ours {
-            let heard = speak(world, port, (&certificate, "-"), ("0", "0"), r"GET / HTTP/1.1\r\n\r\n");
-            assert!(heard.starts_with("HTTP/1.1 400 "), "as on a port that says HTTP: {heard}");
-        }
-    }
-    // By the service's address the client's proxy finds out that it is HTTP, and the server's does.
-    let ask = || world.west.pod.curl(&["-H", "X-Forwarded-Client-Cert: forged", "http://10.96.0.7:2526/"]).1;
-    hears("by the service's address", is_ours, ask, |heard| is_of(heard, "a"));
-    if is_ours {
-        until("requests are counted by who asks", LONG, || {
-            let metrics = world.west.metrics();
-            let counted = |l: &str| {
-                l.starts_with("istio_requests_total{")
-                    && l.contains("reporter=\"destination\"")
-                    && l.contains("source_principal=\"spiffe://west.mesh.example/ns/shop/sa/m\"")
-            };
-            if metrics.lines().any(counted) { Ok(()) } else { Err(metrics) }
-        });
-    }
-}
-
-/// Who is in no mesh is nobody, on ports that do not say what they speak, too, however late it speaks.
-///
-/// Mutations not tried yet: `unsaid::plain` of `raw` replaced by `carry`; `skipped` left out; the chain `|plain-http` left
-/// out.
-fn forged_by_strangers(world: &World, is_ours: bool) {
-    let pauses = if is_ours { &PAUSES[..] } else { &PAUSES[..1] };
-    for port in UNSAID {
-        for pauses in pauses {
-            let ask = || speak(world, port, ("-", "-"), *pauses, &forged(is_ours));
-            let is_nobody = |heard: &str| heard.contains("GET / HTTP/1.1") && !heard.contains("forged");
-            hears(&format!("{port} {pauses:?}"), is_ours, ask, is_nobody);
-        }
-        assert_eq!(speak(world, port, ("-", "-"), ("0", "0"), "ruok"), "imok\nruoknext");
     }
 }
 
