@@ -98,8 +98,8 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut next = error.source();
     while let Some(cause) = next {
         let cause_text = cause.to_string();
-        // Foreign errors often print their source: do not say it twice.
-        if !text.ends_with(&cause_text) {
+        // Foreign errors often print their source, at the end or in brackets: do not say it twice.
+        if !text.contains(&cause_text) {
             text.push_str(": ");
             text.push_str(&cause_text);
         }
@@ -169,5 +169,30 @@ mod tests {
         for wrong in ["", " ", "h2=loud", "loud", "warning", "info,h2"] {
             assert!(filter(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    /// Libraries print their cause within their own words, too, as that of a kubeconfig which is not there.
+    ///
+    /// Mutation seen to fail: `contains` with `ends_with`.
+    #[test]
+    fn no_cause_is_told_twice() {
+        #[derive(Debug)]
+        struct Says(&'static str, Option<Box<Self>>);
+        impl fmt::Display for Says {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.0)
+            }
+        }
+        impl std::error::Error for Says {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                self.1.as_deref().map(|cause| cause as _)
+            }
+        }
+        let says = |text, cause| Some(Box::new(Says(text, cause)));
+        let root = || says("no such file", None);
+        let nested = says("cannot be read (a: no such file), give one", says("a: no such file", root())).unwrap();
+        assert_eq!(chain(&*nested), "cannot be read (a: no such file), give one");
+        let plain = says("cannot be read", root()).unwrap();
+        assert_eq!(chain(&*plain), "cannot be read: no such file");
     }
 }
