@@ -82,11 +82,19 @@ pub fn show(
             print(&yaml);
         }
         Format::Table | Format::Wide => {
-            let shown: Vec<&Column> = columns.iter().filter(|c| format == Format::Wide || !c.wide).collect();
-            print(&table(&shown, &rows(&answer.json()?)));
+            let rows = rows(&answer.json()?);
+            print(&table(&shown(columns, format), &rows));
+            if rows.is_empty() {
+                remark("nothing found");
+            }
         }
     }
     Ok(())
+}
+
+/// The columns that a form of a table has.
+pub fn shown(columns: &[Column], format: Format) -> Vec<&Column> {
+    columns.iter().filter(|c| format == Format::Wide || !c.wide).collect()
 }
 
 /// What is written after a body: on a terminal the next prompt begins a line, and whoever reads a pipe gets the body alone.

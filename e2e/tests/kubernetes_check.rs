@@ -112,7 +112,8 @@ fn conditions(list: &[(&str, &str)]) -> Value {
 
 /// From an empty API server to a member: each step leaves exactly one thing amiss, which is named with its remedy.
 ///
-/// Mutations seen to fail: `ready >= wanted` written `ready <= wanted`; `CONDITIONS` without `Connected`. Mutations not tried
+/// Mutations seen to fail: `ready >= wanted` written `ready <= wanted`; `CONDITIONS` without `Connected`; `elsewhere` without
+/// agents. Mutations not tried
 /// yet: `age <= RENEWED_MAX` without the age; the holder's name not asked for; `has_joined` always true.
 #[test]
 fn each_check_fails_by_itself_and_says_how_to_mend_it() {
@@ -185,6 +186,14 @@ fn each_check_fails_by_itself_and_says_how_to_mend_it() {
     only(&server, "MF0004", &["2 Memberships", "delete all but the one"]);
     let _deleted = server.ok(&["-n", "meshfed-system", "delete", "membership", "--all"]);
     only(&server, "MF0004", &["has not joined", "meshfed join"]);
+    // Who names a namespace without a release is told where it is, and not to install a second one.
+    let elsewhere = check(&server, &["-n", "shop"]);
+    assert!(!elsewhere.1[0].1.contains("helm install"), "{elsewhere:?}");
+    only_of(
+        elsewhere,
+        "MF0002",
+        &["namespace shop has no release", "in meshfed-system → meshfed check -n meshfed-system"],
+    );
     // What follows from it comes behind it, and says so.
     drop(listener);
     let (_findings, failed) = check(&server, &[]);

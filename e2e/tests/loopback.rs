@@ -177,9 +177,9 @@ fn broken_yaml_harms_only_itself() {
     assert_eq!(http::via(world.outbound(), B_URL).unwrap().status, 200);
 }
 
-/// Check 12: `-o json` is the API's body, seen by another client.
+/// Check 12: `-o json` is the API's body, seen by another client. A table without a row is told beside it.
 ///
-/// Mutation seen to fail: `show` prints a re-serialised body with a field left out.
+/// Mutations seen to fail: `show` prints a re-serialised body with a field left out; `is_empty` negated there.
 #[test]
 fn json_output_is_the_api_body() {
     let world = World::start();
@@ -204,6 +204,8 @@ fn json_output_is_the_api_body() {
         .args(["-sk", "-o", "/dev/null", "-w", "%{http_code}"])
         .arg(format!("https://{}/api/v1/clusters", world.fleet.address("federator", "http"))));
     assert_eq!(bare.stdout, "401", "the API answered without credentials");
+    let none = world.fleet.cli(None, &["services", "-n", "nowhere"]);
+    assert_eq!((none.code, none.stdout.lines().count(), &*none.stderr), (0, 1, "nothing found\n"), "{none:?}");
 }
 
 /// Times and skews differ between two calls.

@@ -8,6 +8,7 @@ mod misplaced;
 mod release;
 mod storage;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -18,7 +19,7 @@ use meshfed_crds::custom::{ConditionStatus, Membership};
 use serde_json::{Value, json};
 
 use crate::exit::{FINDINGS, Failure, Outcome};
-use crate::output::{Column, Format, OutputArgs, column, print, table, text};
+use crate::output::{Column, Format, OutputArgs, column, print, shown, table, text, wide};
 use crate::place::{PlaceArgs, refused};
 
 /// How often `--wait` looks again.
@@ -80,7 +81,7 @@ mod id {
     ];
 }
 
-const COLUMNS: [Column; 4] = [
+const COLUMNS: [Column; 5] = [
     column("RESULT", |row| text(row, &["result"])),
     column("ID", |row| text(row, &["id"])),
     column("CHECK", |row| text(row, &["name"])),
@@ -88,6 +89,7 @@ const COLUMNS: [Column; 4] = [
         Some(remedy) => format!("{} → {remedy}", text(row, &["message"])),
         None => text(row, &["message"]),
     }),
+    wide("DOCS", |row| text(row, &["docs"])),
 ];
 
 /// Arguments of `meshfed check`.
@@ -206,8 +208,16 @@ async fn look(place: &Place, namespace: &str) -> Result<Vec<Found>, Failure> {
     let mut found = vec![Found::pass(id::KINDS, "the kinds of federation.meshfed.io/v1alpha1 are there")];
     let deployments: Api<Deployment> = Api::namespaced(place.client.clone(), namespace);
     let deployment = async |name: &str| deployments.get_opt(name).await.map_err(|error| refused(place, &error));
-    let agent = deployment("meshfed-agent").await?;
-    if let Some(hub) = deployment("meshfed-hub").await? {
+    let (agent, hub) = (deployment("meshfed-agent").await?, deployment("meshfed-hub").await?);
+    if agent.is_none()
+        && hub.is_none()
+        && listed.is_empty()
+        && let Some(elsewhere) = elsewhere(place, namespace).await?
+    {
+        found.push(elsewhere);
+        return Ok(found);
+    }
+    if let Some(hub) = hub {
         found.push(available(id::HUB_DEPLOYMENT, "meshfed-hub", &hub, namespace));
         found.push(storage::hub_volume(place, &hub, namespace).await?);
         if agent.is_none() && listed.is_empty() {
@@ -253,6 +263,26 @@ async fn look(place: &Place, namespace: &str) -> Result<Vec<Found>, Failure> {
     Ok(found)
 }
 
+/// What a namespace without a release is told where others have one: a second one is the last thing to want. None: there is
+/// none elsewhere, or whoever asks may not see it.
+async fn elsewhere(place: &Place, namespace: &str) -> Result<Option<Found>, Failure> {
+    let agents = misplaced::namespaces_with(place, "meshfed-agent").await?.unwrap_or_default();
+    let hubs = misplaced::namespaces_with(place, "meshfed-hub").await?.unwrap_or_default();
+    let others: BTreeSet<&String> = agents.iter().chain(&hubs).collect();
+    if others.is_empty() {
+        return Ok(None);
+    }
+    let mut remedies: Vec<String> = others.iter().map(|other| format!("meshfed check -n {other}")).collect();
+    if agents.is_empty() {
+        remedies.push(format!(
+            "helm install meshfed helm/meshfed-cluster -n {namespace} to make the hub's cluster a member"
+        ));
+    }
+    let others = others.into_iter().map(String::as_str).collect::<Vec<_>>().join(" and ");
+    let message = format!("namespace {namespace} has no release of meshfed; this cluster has one in {others}");
+    Ok(Some(Found::fail(id::AGENT, message, remedies.join(", or "))))
+}
+
 /// Whether services can be exported and imported.
 async fn mcs(place: &Place) -> Result<Found, Failure> {
     for kind in kinds::MCS.kinds {
@@ -295,7 +325,7 @@ fn member(memberships: &[Membership], namespace: &str) -> Found {
     const ID: Id = id::MEMBERSHIP;
     let [membership] = memberships else {
         return if memberships.is_empty() {
-            let remedy = "meshfed join https://HUB:15600 --token-file FILE --kube";
+            let remedy = format!("meshfed join https://HUB:15600 --token-file FILE --kube -n {namespace}");
             Found::fail(
                 ID,
                 format!("namespace {namespace} has no Membership: the cluster has not joined a fleet"),
@@ -339,7 +369,7 @@ fn show(found: &[Found], format: Format) -> Result<(), Failure> {
         })
         .collect();
     match format {
-        Format::Table | Format::Wide => print(&table(&COLUMNS.iter().collect::<Vec<_>>(), &checks)),
+        Format::Table | Format::Wide => print(&table(&shown(&COLUMNS, format), &checks)),
         Format::Json => print(&format!("{}\n", json!({ "checks": checks }))),
         Format::Yaml => {
             let yaml = serde_saphyr::to_string(&json!({ "checks": checks }));

@@ -48,7 +48,8 @@ fn some(names: &[String]) -> String {
     names.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ") + more
 }
 
-async fn namespaces_with(place: &Place, deployment: &str) -> Result<Option<Vec<String>>, Failure> {
+/// The namespaces that have a Deployment of this name. None: whoever asks may not list them.
+pub(super) async fn namespaces_with(place: &Place, deployment: &str) -> Result<Option<Vec<String>>, Failure> {
     let api: Api<Deployment> = Api::all(place.client.clone());
     let named = ListParams::default().limit(LISTED_MAX).fields(&format!("metadata.name={deployment}"));
     let found = listed(place, api.list(&named).await)?;
