@@ -43,7 +43,7 @@ mod tests {
 
     /// Who asks for something else than a certificate is told why there is nothing, and not that nobody knows the method.
     ///
-    /// Mutation not tried yet: the layer of `exchange_alone` left out.
+    /// Mutation seen to fail: the layer of `exchange_alone` left out.
     #[tokio::test]
     async fn what_is_not_served_now_says_why() {
         let of = async |path: &str| {

@@ -55,7 +55,7 @@ mod tests {
         metadata(&serde_json::from_value(pod).unwrap()).workload.to_string()
     }
 
-    /// Mutations not tried yet: `controller` is not asked; the hash is not taken off; a Job's last part is taken off
+    /// Mutations seen to fail: `controller` is not asked; the hash is not taken off; a Job's last part is taken off
     /// whatever it is; a pod without a controller has no name.
     #[test]
     fn a_pod_counts_as_what_people_made() {

@@ -150,7 +150,7 @@ async fn floods_end_at_the_agent() {
 
 /// Strangers from many addresses use up what strangers may ask, and keep no running pod from its renewal.
 ///
-/// Mutation not tried yet: `known` answered `false` in `may_ask`.
+/// Mutation seen to fail: `known` answered `false` in `may_ask`.
 #[test]
 fn strangers_keep_nobody_from_a_renewal() {
     let (mut floods, now) = (Floods::default(), clock::instant());
@@ -163,8 +163,8 @@ fn strangers_keep_nobody_from_a_renewal() {
 /// While the API server is away a valid certificate is renewed by what objects say; nobody new is anybody. A refusal is
 /// no absence.
 ///
-/// Mutations seen to fail: the renewal does not ask for an object (`named` false); who shows nothing is issued;
-/// `is_token` is not asked. Mutation not tried yet: `kept` without `peer.metadata`.
+/// Mutations seen to fail: the renewal does not ask for an object (`named` false); who shows nothing is issued; `is_token`
+/// is not asked; `kept` without `peer.metadata`.
 #[tokio::test]
 async fn an_api_server_that_is_away_lets_nobody_new_in() {
     let away = attester(Counting { away: true, ..Counting::default() });

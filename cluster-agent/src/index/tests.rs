@@ -177,7 +177,7 @@ const PORTS: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: p, namespac
 
 /// A port that one service declares to be HTTP and another says nothing of is looked at; one word against it settles it.
 ///
-/// Mutations not tried yet: `before ||` left out; `says_other` of `of` without `port.declares()`.
+/// Mutations seen to fail: `before ||` left out; `says_other` of `of` without `port.declares()`.
 #[test]
 fn what_a_port_speaks_is_what_all_say_who_hold_it() {
     let mut s = Setup::new();
@@ -593,7 +593,7 @@ proptest! {
 /// What an agent has made of an import is never a source and cannot be exported; what only looks like it is somebody's own,
 /// hidden from nobody, and hides nothing: neither our label on a Service, nor our annotation, nor the name.
 ///
-/// Mutations not tried yet: `is_derived` answered `false`; `is_derived` by the label alone.
+/// Mutations seen to fail: `is_derived` answered `false`; `is_derived` by the label alone.
 #[test]
 fn only_a_derived_service_is_passed_over() {
     let mut setup = Setup::new();

@@ -31,8 +31,8 @@ fn injected(pod: &Value) -> Value {
 
 /// The pod's label wins, then the namespace's, then the default; a label that says neither is refused.
 ///
-/// Mutations seen to fail: the pod's `disabled` counts for nothing; `all` does not leave out `kube-*`. Not tried yet: hub and
-/// release left out by `all` alone.
+/// Mutations seen to fail: the pod's `disabled` counts for nothing; `all` does not leave out `kube-*`; hub and release left
+/// out by `all` alone.
 #[test]
 fn the_pod_wins_over_the_namespace_and_the_default_comes_last() {
     let all = || InjectConfig { default: Selection::All, excluded_namespaces: ["hub".to_owned()].into(), ..config() };
@@ -137,7 +137,7 @@ fn what_cannot_have_a_sidecar_is_skipped_or_refused_with_the_reason() {
 /// A slip of the pen under our own prefix is told and refuses nothing; other prefixes are others'. By the webhook's
 /// warnings and by the notes of `meshfed inject` alike.
 ///
-/// Mutation not tried yet: `starts_with(PREFIX)` left out of `unknown`.
+/// Mutation seen to fail: `starts_with(PREFIX)` left out of `unknown`.
 #[test]
 fn an_unknown_annotation_of_ours_is_told() {
     let slip = pod("{apiVersion: v1, kind: Pod, metadata: {name: a, annotations: {\
@@ -156,7 +156,7 @@ fn an_unknown_annotation_of_ours_is_told() {
 
 /// What is wrong with a configuration is said once, without a picture of the file.
 ///
-/// Mutation not tried yet: `without_snippet` left out.
+/// Mutation seen to fail: `without_snippet` left out.
 #[test]
 fn a_wrong_configuration_is_told_in_a_line() {
     let error = InjectConfig::read("{releaseNamespace: a, image: b, imagePullPolicys: Never}").unwrap_err().to_string();
@@ -270,7 +270,7 @@ fn files_are_injected_document_by_document() {
 
 /// What an API server refuses is not passed on as something else: without quotes YAML reads a word as a boolean.
 ///
-/// Mutation not tried yet: `not_text` left out.
+/// Mutation seen to fail: `not_text` left out.
 #[test]
 fn a_label_that_yaml_reads_as_a_boolean_is_refused() {
     let text = "kind: Pod\napiVersion: v1\nmetadata: {name: true, labels: {app: false, version: 1, x: \"yes\"}}\nspec: {containers: [{name: a}]}\n";
@@ -350,7 +350,7 @@ proptest! {
 /// A quota on a resource asks every container for it: what the proxy is given by the pod or by the chart, `meshfed-init` is
 /// given, too, but for memory, of which it has little of its own.
 ///
-/// Mutation not tried yet: `init_resources` of an empty object.
+/// Mutation seen to fail: `init_resources` of an empty object.
 #[test]
 fn a_quota_that_asks_for_a_limit_is_met_by_both_containers() {
     let resources =

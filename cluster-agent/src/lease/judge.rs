@@ -108,7 +108,7 @@ mod tests {
     /// One that does not change is taken when its time is over on our clock, one that changes never; ours is renewed, and
     /// nobody's is taken at once.
     ///
-    /// Mutations not tried yet: `since` always `now`; `is_empty` left out.
+    /// Mutations seen to fail: `since` always `now`; `is_empty` left out.
     #[test]
     fn a_holder_that_shows_no_life_is_followed() {
         let start = meshfed_runtime::clock::instant();
@@ -128,8 +128,8 @@ mod tests {
 
     /// A holding follows on the one before, and on what the hub has seen.
     ///
-    /// Mutations not tried yet: `own < latest` answered `false`; `next(latest)` replaced by `latest`; the arm of what cannot be
-    /// held left out; `max(raised)` left out.
+    /// Mutations seen to fail: `own < latest` answered `false`; `next(latest)` replaced by `latest`; the arm of what cannot
+    /// be held left out; `max(raised)` left out.
     #[test]
     fn a_holding_is_above_what_the_hub_has_seen() {
         let epoch = |since, transitions| LeaseEpoch { since, transitions };
@@ -146,7 +146,7 @@ mod tests {
 
     /// What others wrote into it is taken for what it can mean: no time, or one for ever, is no reason to wait for ever.
     ///
-    /// Mutation not tried yet: `min` left out of `Seen::of`.
+    /// Mutation seen to fail: `min` left out of `Seen::of`.
     #[test]
     fn a_strange_lease_ends_too() {
         let of = |spec: serde_json::Value| {

@@ -285,8 +285,7 @@ mod tests {
     /// kstatus reads `Ready` that was never set as fine: it is there from the first write on, with the generation; and
     /// `Reconciling` and `Stalled` stand only while they are true.
     ///
-    /// Mutations seen to fail: `starting` without Ready; `Stalled` set to false for a member. Not tried yet:
-    /// `unreachable` passed over.
+    /// Mutations seen to fail: `starting` without Ready; `Stalled` set to false for a member; `unreachable` passed over.
     #[test]
     fn conditions_are_what_kstatus_reads() {
         let (one, now) = (membership("meshfed", 1), Timestamp::from_second(100).unwrap());
@@ -335,7 +334,7 @@ mod tests {
     /// What ends by itself hides nothing that somebody has to mend, all of it is told at once, and a word that was told before
     /// is no news.
     ///
-    /// Mutations not tried yet: `away` first in the table; `others` left out; `told` not asked.
+    /// Mutations seen to fail: `away` first in the table; `others` left out; `told` not asked.
     #[test]
     fn all_that_is_wrong_is_told_at_once() {
         let (one, now) = (membership("meshfed", 1), Timestamp::from_second(100).unwrap());
@@ -386,7 +385,7 @@ mod tests {
 
     /// The agent hears of its own writes: they are no reason to ask the hub again at once.
     ///
-    /// Mutations not tried yet: the resource version added to a wish; the token's id left out of it.
+    /// Mutations seen to fail: the resource version added to a wish; the token's id left out of it.
     #[test]
     fn a_status_that_was_written_is_no_new_wish() {
         let mut one = membership("meshfed", 1);

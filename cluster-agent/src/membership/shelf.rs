@@ -98,7 +98,7 @@ mod tests {
 
     /// Each keeping leaves the one before whole until all of it is there; one that was broken off counts for nothing.
     ///
-    /// Mutations not tried yet: `taken` before `free`; `count` not compared in `newest`.
+    /// Mutations seen to fail: `taken` before `free`; `count` not compared in `newest`.
     #[test]
     fn a_keeping_that_breaks_off_leaves_the_one_before() {
         let mut slots = vec![None; SLOTS];
@@ -123,7 +123,7 @@ mod tests {
 
     /// What does not fit is said, and what is no piece of ours is none.
     ///
-    /// Mutation not tried yet: the length not compared with `SLOTS`.
+    /// Mutation seen to fail: the length not compared with `SLOTS`.
     #[test]
     fn what_is_too_large_is_not_cut() {
         let slots = vec![None; SLOTS];

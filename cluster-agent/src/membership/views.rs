@@ -146,7 +146,7 @@ mod tests {
 
     /// A change is kept as soon as it is seen, what follows within the half minute with the next one, and nothing twice.
     ///
-    /// Mutations not tried yet: `< PERIOD` made `<= PERIOD`; `self.tried = Some(now)` left out.
+    /// Mutations seen to fail: `< PERIOD` made `<= PERIOD`; `self.tried = Some(now)` left out.
     #[tokio::test]
     async fn a_view_is_kept_at_once_and_at_most_every_half_minute() {
         let dir = tempfile::tempdir().unwrap();

@@ -108,7 +108,7 @@ mod tests {
 
     /// A token for another name than the one under which the CA key was made is somebody's to mend, in words of Kubernetes.
     ///
-    /// Mutation not tried yet: `IdentityOfAnother` a reason to wait.
+    /// Mutation seen to fail: `IdentityOfAnother` a reason to wait.
     #[test]
     fn a_token_for_another_name_is_refused_with_what_to_do() {
         let wanted = "east.mesh.example".parse().unwrap();
@@ -122,7 +122,7 @@ mod tests {
 
     /// A full disk after the hub's answer costs no token.
     ///
-    /// Mutations not tried yet: `Directory` moved to the errors that are an answer.
+    /// Mutations seen to fail: `Directory` moved to the errors that are an answer.
     #[test]
     fn keys_that_may_be_bound_are_kept() {
         let directory = EnrollError::Directory { path: "E".into(), problem: "no space left".to_owned() };

@@ -362,7 +362,7 @@ mod tests {
 
     /// An answer about one object is about that object; only what says that nobody is served makes everybody wait.
     ///
-    /// Mutations not tried yet: 500 answered `Away`.
+    /// Mutations seen to fail: 500 answered `Away`.
     #[test]
     fn a_failure_on_one_object_is_no_outage() {
         let of = |code: u16| {

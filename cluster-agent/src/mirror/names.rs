@@ -92,7 +92,7 @@ mod tests {
 
     /// One word that is missing or another, and it is somebody's own.
     ///
-    /// Mutations not tried yet: the name not compared; the label not looked at.
+    /// Mutations seen to fail: the name not compared; the label not looked at.
     #[test]
     fn a_derived_service_has_label_annotation_and_name() {
         let of = |name, label, annotation| import_of(("shop", name), label, annotation);

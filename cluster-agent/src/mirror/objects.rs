@@ -196,7 +196,7 @@ mod tests {
     /// What a schema lets through and a type cannot hold costs itself alone: a condition the condition, a part the part, and
     /// never the list of all.
     ///
-    /// Mutations not tried yet: `deserialize_with` left out of `conditions`; of `status`; of `spec`.
+    /// Mutations seen to fail: `deserialize_with` left out of `conditions`; of `status`; of `spec`.
     #[test]
     fn what_cannot_be_read_costs_itself_alone() {
         let condition = |type_: &str, time: &str| {

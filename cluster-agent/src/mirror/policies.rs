@@ -106,8 +106,8 @@ mod tests {
     /// A policy is judged by what is in force, speaks for its namespace only, and is not ours where it is the fleet's;
     /// faults of others are not its.
     ///
-    /// Mutations not tried yet: the namespace not compared in `judge`; `is_about` without the name; `Scope::Cluster`'s
-    /// settings taken for `Mesh/default`.
+    /// Mutations seen to fail: the namespace not compared in `judge`; `is_about` without the name;
+    /// `Scope::Hub` given to `read`.
     #[test]
     fn a_members_policy_speaks_for_its_namespace() {
         let judge = |facts: Option<PolicyFacts>| OfMember {

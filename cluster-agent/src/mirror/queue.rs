@@ -225,7 +225,7 @@ mod tests {
 
     /// What fails by the API server is tried again within half a minute, and what is gone is not remembered.
     ///
-    /// Mutations not tried yet: `FAILURE_MAX` replaced by `PAUSE_MAX` in `failed`; the turn not removed by `forget`.
+    /// Mutations seen to fail: `FAILURE_MAX` replaced by `PAUSE_MAX` in `failed`; the turn not removed by `forget`.
     #[test]
     fn a_failure_waits_not_as_long_as_a_refusal() {
         let start = meshfed_runtime::clock::instant();

@@ -86,7 +86,7 @@ fn dirs() -> (tempfile::TempDir, PathBuf, PathBuf) {
 
 /// Whoever listens may be at its end before the source is, and take nothing more while it still holds the channel.
 ///
-/// Mutation not tried yet: `() = stopped => false` left out of `send`.
+/// Mutation seen to fail: `() = stopped => false` left out of `send`.
 #[tokio::test]
 async fn a_source_that_is_to_stop_waits_for_nobody() {
     let (_dir, root, state) = dirs();

@@ -202,7 +202,7 @@ fn captured_inbound(strict: bool) -> Listener {
 /// On ports of which nobody says what they speak (9101, and all that the workload does not declare) HTTP/1 has chains of its
 /// own, for mesh peers and for others; where it is said, nothing is looked for.
 ///
-/// Mutations not tried yet: `HTTP_1` of the mesh chain replaced by `[]`; `others` says `Some(PortProtocol::Tcp)`; `declared`
+/// Mutations seen to fail: `HTTP_1` of the mesh chain replaced by `[]`; `others` says `Some(PortProtocol::Tcp)`; `declared`
 /// of `inbound` is empty.
 #[test]
 fn http_has_chains_of_its_own_where_nobody_says_what_a_port_speaks() {

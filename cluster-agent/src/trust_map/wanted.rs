@@ -207,7 +207,7 @@ mod tests {
     /// A namespace has the anchors by its label or by an injected pod that is there, and parts from them when it has
     /// neither; one that ends is nobody's to part from.
     ///
-    /// Mutations not tried yet: `place` that takes every pod; `part` that does nothing; `parting` not emptied by `put`.
+    /// Mutations seen to fail: `place` that takes every pod; `part` that does nothing; `parting` not emptied by `put`.
     #[test]
     fn the_anchors_are_where_pods_are_injected_and_nowhere_else() {
         let config: InjectConfig =
@@ -246,7 +246,7 @@ mod tests {
     /// A namespace that is not wanted when it is first seen is asked once whether it has the anchors from a time when no agent
     /// ran, and gives them back if it has.
     ///
-    /// Mutations not tried yet: `asked.insert` answered `true`; `is_wanted` not asked in `ask`; `has` that does nothing.
+    /// Mutations seen to fail: `asked.insert` answered `true`; `is_wanted` not asked in `ask`; `has` that does nothing.
     #[test]
     fn a_namespace_is_asked_once_for_what_it_had_before() {
         let config: InjectConfig =

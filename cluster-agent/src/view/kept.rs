@@ -149,7 +149,7 @@ mod tests {
     /// What was packed is the view again in an empty directory; what is damaged writes nothing, and a view with a missing
     /// part is not packed.
     ///
-    /// Mutations not tried yet: the checksum not compared; `MISSING` not asked for.
+    /// Mutations seen to fail: the checksum not compared; `MISSING` not asked for.
     #[test]
     fn what_was_packed_is_the_view_again() {
         let dir = tempfile::tempdir().unwrap();

@@ -85,7 +85,7 @@ fn tell(b: &mut Bench, errors: &[ObjectError]) -> BTreeSet<ServiceName> {
 
 /// An export whose Service is there and refused says what is wrong with it, and no other export does.
 ///
-/// Mutations not tried yet: `services` left out of `Refused::changed`; `refused` passed over in `export_facts`.
+/// Mutations seen to fail: `services` left out of `Refused::changed`; `refused` passed over in `export_facts`.
 #[test]
 fn an_export_of_a_refused_service_says_why() {
     let mut b = Bench::new();
@@ -103,7 +103,7 @@ fn an_export_of_a_refused_service_says_why() {
 /// A cluster without a gateway says so of every export. A gateway whose addresses the token does not allow is declared and not ready: the status waits for it, and every export
 /// says that no other network reaches it, while no other gateway is offered.
 ///
-/// Mutations not tried yet: `refused_gateways` left out of `rows`; `note_gateways` that tells no export;
+/// Mutations seen to fail: `refused_gateways` left out of `rows`; `note_gateways` that tells no export;
 /// `gateway_offers().is_empty()` not asked.
 #[test]
 fn a_gateway_that_is_refused_is_waited_for() {
@@ -126,7 +126,7 @@ fn a_gateway_that_is_refused_is_waited_for() {
 
 /// A gateway's proxy is one that is expected, also where it is a pod without a sidecar.
 ///
-/// Mutation not tried yet: `gateways.contains` answered `false`.
+/// Mutation seen to fail: `gateways.contains` answered `false`.
 #[test]
 fn the_proxies_of_gateways_are_expected() {
     let mut b = Bench::new();

@@ -180,8 +180,8 @@ fn a_view_that_is_held_back_names_who_is_waited_for() {
 /// before the hub has told all, or was waited for long enough; and no object is written meanwhile, which whoever led before
 /// may have written by what came later. That waits for a hub for as long as it takes.
 ///
-/// Mutations not tried yet: `news.awaited` left out of `is_whole`; `news.told` true when no hub came (`give_up_news`); `told`
-/// left as it is in `hub_lost`. Seen to fail: `effects.rows` left as it is in `made_whole`.
+/// Mutations seen to fail: `news.awaited` left out of `is_whole`; `news.told` true when no hub came (`give_up_news`);
+/// `told` left as it is in `hub_lost`; `effects.rows` left as it is in `made_whole`.
 #[test]
 fn what_another_agent_has_told_is_not_taken_away_by_what_was_kept() {
     let (_, held) = served();
@@ -233,7 +233,7 @@ fn what_another_agent_has_told_is_not_taken_away_by_what_was_kept() {
 /// A captured client knows names and virtual addresses from the agent before: neither is taken from it between the moment
 /// at which the view is whole and those at which the names are put together and the derived Services are read.
 ///
-/// Mutations not tried yet: `names_to_come` false in `is_unknown` of `Seen` (without it, `kubernetes_flows` saw names fail
+/// Mutations seen to fail: `names_to_come` false in `is_unknown` of `Seen` (without it, `kubernetes_flows` saw names fail
 /// after an agent's pod was deleted); `missing.addresses` left out of `is_whole`.
 #[test]
 fn a_captured_client_keeps_names_and_addresses_over_a_restart_of_the_agent() {

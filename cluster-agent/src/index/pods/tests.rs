@@ -228,8 +228,8 @@ fn the_mode_of_a_namespace_is_its_own_else_that_of_the_mesh() {
     assert_eq!(mode(&s, "shop"), None);
 }
 
-/// Mutation seen to fail: `dirty.mesh` not set in `remove_mesh`. Not tried yet: `set_fleet_settings` that never says it
-/// changed; the fleet's word before the cluster's own in `outbound_said`.
+/// Mutations seen to fail: `dirty.mesh` not set in `remove_mesh`; `set_fleet_settings` that never says it changed; the
+/// fleet's word before the cluster's own in `outbound_said`.
 #[test]
 fn the_mesh_says_what_may_be_reached() {
     let mut s = Setup::new();

@@ -469,8 +469,8 @@ fn ports_that_nobody_serves_give_a_warning() {
 /// What the ports of one cluster say keeps nobody's objects from being written: one that no API server takes is no port,
 /// one without a name beside others gets one, and so does one whose name Kubernetes does not take.
 ///
-/// Mutations not tried yet: `several` of the Service answered `false`; `is_known` answered `true`; `is_name` answered `true`;
-/// `app_protocol` not filtered.
+/// Mutations seen to fail: `several` of the Service answered `false`; `is_known` answered `true`; `is_name` answered
+/// `true`; `app_protocol` not filtered.
 #[test]
 fn ports_of_others_are_what_kubernetes_takes() {
     let alone = ServiceOffer { ports: vec![port("", 80, "TCP")], ..offer() };
@@ -499,7 +499,7 @@ fn ports_of_others_are_what_kubernetes_takes() {
 /// No name of a port keeps the derived Service from being written, or another Service of the cluster from being programmed:
 /// one that is too long for what kube-proxy makes of it has another name there, and a name that is made is nobody's.
 ///
-/// Mutations not tried yet: `longest` left out of `keeps`; `taken` left out of `named`.
+/// Mutations seen to fail: `longest` left out of `keeps`; `taken` left out of `named`.
 #[test]
 fn a_name_of_a_port_is_in_nobodys_way() {
     let offered = |ports: Vec<ServicePort>| ServiceOffer { ports, ..offer() };
@@ -527,7 +527,7 @@ fn a_name_of_a_port_is_in_nobodys_way() {
 /// What is there and cannot be exported is told as such: nobody is told to create a Service that he has, and what is left
 /// out of an export is named in a condition of it.
 ///
-/// Mutations not tried yet: `InvalidService` told as `NoService`; `remarks` left out of `Valid`; `unreachable` left out of
+/// Mutations seen to fail: `InvalidService` told as `NoService`; `remarks` left out of `Valid`; `unreachable` left out of
 /// `exported`.
 #[test]
 fn an_export_says_what_of_it_is_not_taken() {
@@ -550,7 +550,7 @@ fn an_export_says_what_of_it_is_not_taken() {
 
 /// A name that no Service can have is told once.
 ///
-/// Mutation not tried yet: `same` answered `false`.
+/// Mutation seen to fail: `same` answered `false`.
 #[test]
 fn an_export_whose_name_no_service_can_have_is_told_so() {
     let mut export = Server::with_export().seen.export.unwrap();
@@ -566,7 +566,7 @@ fn an_export_whose_name_no_service_can_have_is_told_so() {
 
 /// An export that is being deleted says so once; one that is simply gone is not written to.
 ///
-/// Mutations not tried yet: `deletion_timestamp.is_some()` answered `true`; the message of `ending` that of `misnamed`.
+/// Mutations seen to fail: `deletion_timestamp.is_some()` answered `true`; the message of `ending` that of `misnamed`.
 #[test]
 fn an_export_that_is_being_deleted_says_so() {
     let mut server = Server::with_export();
@@ -582,7 +582,7 @@ fn an_export_that_is_being_deleted_says_so() {
 
 /// What stands in the way of a slice is told on a headless import, too, and one that lacks an address says that first.
 ///
-/// Mutation not tried yet: a headless import answered before the obstacle in `ready`.
+/// Mutation seen to fail: a headless import answered before the obstacle in `ready`.
 #[test]
 fn an_obstacle_is_told_on_every_import() {
     let way = Obstacle { reason: "NameTaken", message: "EndpointSlice shop/x is not ours".to_owned() };
@@ -598,7 +598,7 @@ fn an_obstacle_is_told_on_every_import() {
 /// A slice of ours that somebody has put behind a Service of Kubernetes is taken away and made anew: its label is no field of
 /// ours, and kube-proxy would send that Service's clients to where the import leads.
 ///
-/// Mutation not tried yet: `is_behind_a_service` answered `false`.
+/// Mutation seen to fail: `is_behind_a_service` answered `false`.
 #[test]
 fn a_slice_that_was_put_behind_a_service_is_made_anew() {
     let mut server = Server::default();
