@@ -149,8 +149,8 @@ mod tests {
 
     /// Each state has its conditions, and `Reconciling` and `Stalled` stand only while they are true.
     ///
-    /// Mutations seen to fail: `is_error` not asked; `NamespaceNotAllowed` told as `Invalid`; names that nobody has
-    /// passed over. Not tried yet: `Some([])` of `Ready` answered for all.
+    /// Mutations seen to fail: `is_error` not asked; `NamespaceNotAllowed` told as `Invalid`; names that nobody has passed
+    /// over; `Some([])` of `Ready` answered for all.
     #[test]
     fn a_status_says_what_was_found() {
         use ConditionStatus::{False, True, Unknown};

@@ -316,7 +316,7 @@ mod tests {
     /// A token for a cluster that could not join by it is not made, in the words of the condition; what was said of an earlier
     /// spec is no word of this one.
     ///
-    /// Mutation not tried yet: `judged` answered `true`.
+    /// Mutation seen to fail: `judged` answered `true`.
     #[test]
     fn a_clash_that_the_status_tells_is_told_to_tokens() {
         let east = member(MemberState::Active);
@@ -398,7 +398,7 @@ mod tests {
 
     /// Labels bind nobody: a user changes them while the cluster is a member, and what cannot be changed so is refused first.
     ///
-    /// Mutations not tried yet: `refusal` not asked in `labels_to_give`; labels compared in `difference`.
+    /// Mutations seen to fail: `refusal` not asked in `labels_to_give`; labels compared in `difference`.
     #[test]
     fn labels_of_a_member_are_those_of_its_cluster() {
         let east = member(MemberState::Active);
@@ -415,7 +415,7 @@ mod tests {
     /// A Cluster that no cluster could join by, beside those that are there, is not accepted: the clash is told before
     /// somebody joins.
     ///
-    /// Mutations not tried yet: `clash` passed over in `refusal`; ranges compared as they are written; the cluster's own
+    /// Mutations seen to fail: `clash` passed over in `refusal`; ranges compared as they are written; the cluster's own
     /// networks compared with themselves.
     #[test]
     fn networks_of_one_name_with_other_ranges_are_told() {

@@ -93,7 +93,7 @@ mod tests {
 
     /// What was created is claimed, what is the hub's follows the member, and what a user has applied is let go.
     ///
-    /// Mutations not tried yet: `any(created)` never; `!is_ours` negated.
+    /// Mutations seen to fail: `any(created)` never; `!is_ours` negated.
     #[test]
     fn the_hub_lets_go_of_what_a_user_applies() {
         let ours = (FIELD_MANAGER, "f:spec", None);

@@ -203,7 +203,7 @@ mod tests {
     /// What the hub wrote down of the last token is the next one's terms where none are named, and binds nobody: with one flag of
     /// its own a request says all of it. A Cluster by which nobody can join gives no token.
     ///
-    /// Mutations not tried yet: `is_bare` answered `true`, and `false`; `conflict` left out of the faults.
+    /// Mutations seen to fail: `is_bare` answered `true`, and `false`; `conflict` left out of the faults.
     #[test]
     fn what_the_hub_made_gives_terms_and_binds_nobody() {
         let last = Declaration { origin: DeclaredBy::Hub, ..declared() };

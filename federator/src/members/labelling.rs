@@ -78,7 +78,7 @@ mod tests {
 
     /// Labels are those of the binding that was meant, of a member that is there, and written once.
     ///
-    /// Mutation not tried yet: the binding not compared.
+    /// Mutation seen to fail: the binding not compared.
     #[test]
     fn labels_are_given_to_the_member_that_was_meant() {
         let store = MemoryStore::default();

@@ -146,7 +146,7 @@ mod tests {
 
     /// Whoever joins with a used token has its secret; whoever asks what it would do may be the one who used it.
     ///
-    /// Mutation not tried yet: `is_alarm` blind to the act.
+    /// Mutation seen to fail: `is_alarm` blind to the act.
     #[test]
     fn a_plan_with_a_used_token_is_no_alarm() {
         let used = Refusal::Token(TokenRefusal::Used);

@@ -162,7 +162,7 @@ mod tests {
 
     /// A trust domain is accepted and told as not served; one that could never be is refused.
     ///
-    /// Mutations not tried yet: `not_served: None`; `validity` not asked; the name not looked at.
+    /// Mutations seen to fail: `not_served: None`; `validity` not asked; the name not looked at.
     #[test]
     fn a_trust_domain_is_kept_and_not_served() {
         let key = rcgen::KeyPair::generate().unwrap();

@@ -12,8 +12,8 @@ fn settle(source: &mut FleetSource) -> bool {
     source.look_again().unwrap() | source.look_again().unwrap()
 }
 
-/// Mutations seen to fail: `keep` left out (the restart forgets); `last_good.apply` given only parsed files. Not tried yet:
-/// `Body::Mesh` passed over in `policies`.
+/// Mutations seen to fail: `keep` left out (the restart forgets); `last_good.apply` given only parsed files; `Body::Mesh`
+/// passed over in `policies`.
 #[test]
 fn policies_follow_the_directory_and_outlive_broken_files() {
     let dir = tempfile::tempdir().unwrap();

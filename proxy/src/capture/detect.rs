@@ -122,8 +122,8 @@ impl Inbound {
 mod tests {
     use super::*;
 
-    /// Mutations not tried yet: the line `strip_suffix(b"\r").unwrap_or(line) == HTTP_2` left out; `is_token` knows letters alone;
-    /// `is_blank` is `byte == b' '`; `*b != b'\n'` of `begun` left out; `is_old` is false.
+    /// Mutations seen to fail: the line `strip_suffix(b"\r").unwrap_or(line) == HTTP_2` left out; `is_token` knows letters
+    /// alone; `is_blank` is `byte == b' '`; `*b != b'\n'` of `begun` left out; `is_old` is false.
     #[test]
     fn http_1_is_told_by_its_first_line() {
         let cases: [(&[u8], Option<bool>); 28] = [
@@ -164,7 +164,7 @@ mod tests {
 
     /// Nobody gets past it by saying so much that it is given up.
     ///
-    /// Mutation not tried yet: `unclear` is always `None`.
+    /// Mutation seen to fail: `unclear` is always `None`.
     #[test]
     fn what_may_still_become_a_request_is_one_in_the_end() {
         for begin in [&b"GET /"[..], b"A", b"\r\n"] {
@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    /// Mutations not tried yet: `(Some(_), _) if !self.http` left out; `judge_whole` always says `Plain`.
+    /// Mutations seen to fail: `(Some(_), _) if !self.http` left out; `judge_whole` always says `Plain`.
     #[test]
     fn http_is_told_where_it_is_looked_for() {
         let request = b"GET / HTTP/1.1\r\n";

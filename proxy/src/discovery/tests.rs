@@ -381,7 +381,7 @@ pub(crate) fn free_port() -> u16 {
 
 /// Why there is no agent is logged once for as long as there is none, also where reasons take turns, and again the next time.
 ///
-/// Mutations not tried yet: `contains` that looks at the last reason alone; `lost.len() >= REASONS_MAX` answered `false`.
+/// Mutations seen to fail: `contains` that looks at the last reason alone; `lost.len() >= REASONS_MAX` answered `false`.
 #[test]
 fn a_reason_is_told_once_for_as_long_as_there_is_no_agent() {
     let (mut discovery, _state) = discovery("xds.sock".into());

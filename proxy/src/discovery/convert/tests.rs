@@ -234,7 +234,7 @@ fn unsaid(port: u32, plain: bool) -> Vec<lds::FilterChain> {
     [http, bytes].concat()
 }
 
-/// Mutations not tried yet: `unsaid` is `None` always; the check that both sides look for HTTP or neither left out; other
+/// Mutations seen to fail: `unsaid` is `None` always; the check that both sides look for HTTP or neither left out; other
 /// `application_protocols` taken.
 #[test]
 fn a_port_that_does_not_say_what_it_speaks_has_chains_for_http_and_bytes() {
