@@ -111,7 +111,7 @@ fn a_changed_anchor_waits_for_its_approval() {
 
 /// People approve once a cluster: an agent approves what the one that leads trusts by now, and nothing that was not refused.
 ///
-/// Mutations not tried yet: `intersection` replaced by all that is trusted; `approve_as` that records nothing.
+/// Mutations seen to fail: `intersection` replaced by all that is trusted; `approve_as` that records nothing.
 #[test]
 fn an_agent_approves_what_another_of_its_cluster_trusts() {
     let root = Root::new();
@@ -127,6 +127,7 @@ fn an_agent_approves_what_another_of_its_cluster_trusts() {
     assert!(command.starts_with("kubectl exec x -- /meshfed trust approve east.f --sha256 "), "{command}");
     super::approvals::approve_as(dir.path(), &domain("east.f"), &pem(&third)).unwrap();
     assert!(bundles.take_approved(root.now).is_empty(), "it is not what was refused");
+    assert!(!dir.path().join("state/approved/east.f").exists(), "and is not approved for later");
     super::approvals::approve_as(dir.path(), &domain("east.f"), &pem(&second)).unwrap();
     assert_eq!(bundles.take_approved(root.now), [(domain("east.f"), 2)]);
     assert!(bundles.all_awaiting().is_empty());

@@ -175,7 +175,7 @@ fn endpoint_listed(
             continue;
         }
         number = here;
-        ready |= endpoint.ready || (is_spared && !endpoint.terminating);
+        ready |= endpoint.ready || is_spared;
         pod |= endpoint.pod.is_some();
         // Whose address it is not cannot speak for the workload.
         let its = |a: &IpAddr| workload.is_none_or(|w| w.addresses.contains(a));

@@ -103,25 +103,31 @@ async fn from(source: [u8; 4], to: SocketAddr) -> TcpStream {
 /// Every pod reaches the port. One that takes all the connections that it can, and says nothing on them, takes them from
 /// itself: the API server is answered all the same.
 ///
-/// Mutations not tried yet: `take` of the places answered by waiting for a free one.
+/// Mutations seen to fail: `take` of the places answered by waiting for a free one.
 #[tokio::test]
 async fn who_takes_many_connections_keeps_nobody_out() {
     let router = Router::new().route(PATH, post(async || "answered"));
     let (address, connector, _server) = serving(router, Bounds { all: 4, each: 2 });
-    let mut held = Vec::new();
-    for _ in 0..6 {
-        held.push(from([127, 0, 0, 9], address).await);
-    }
+    let long = Duration::from_secs(20);
+    let name = rustls_pki_types::ServerName::IpAddress(address.ip().into());
+    // After a handshake, for which there is less time, a connection may say nothing for a minute.
+    let taken = async {
+        let mut held = Vec::new();
+        for _ in 0..6 {
+            held.push(connector.connect(name.clone(), from([127, 0, 0, 9], address).await).await.unwrap());
+        }
+        held
+    };
+    let mut held = tokio::time::timeout(long, taken).await.expect("its own ones make room");
     let asked = async {
-        let name = rustls_pki_types::ServerName::IpAddress(address.ip().into());
-        let mut stream = connector.connect(name, from([127, 0, 0, 1], address).await).await.unwrap();
+        let mut stream = connector.connect(name.clone(), from([127, 0, 0, 1], address).await).await.unwrap();
         let head = format!("POST {PATH} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer
     };
-    let answer = tokio::time::timeout(Duration::from_secs(20), asked).await.expect("an answer");
+    let answer = tokio::time::timeout(long, asked).await.expect("an answer");
     assert!(answer.ends_with("answered"), "{answer}");
     // Of the stranger's six the last two stand; the others were closed.
     let closed = async {
@@ -129,7 +135,7 @@ async fn who_takes_many_connections_keeps_nobody_out() {
             assert!(matches!(stream.read_u8().await, Err(_closed)));
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), closed).await.expect("the oldest ones are closed");
+    tokio::time::timeout(long, closed).await.expect("the oldest ones are closed");
 }
 
 /// A webhook that has not joined, and whose API server is nowhere.
@@ -155,7 +161,7 @@ async fn status_of(room: &Room, body: Body) -> StatusCode {
 /// A question that does not come to its end has the time of an answer and no more, one that is too long is refused before
 /// it is read, and what a connection holds here is bounded: beyond it questions wait.
 ///
-/// Mutations not tried yet: the time not set for `take` (the test does not end); `length > most` answered `false`.
+/// Mutations seen to fail: the time not set for `take` (the test does not end); `length > most` answered `false`.
 #[tokio::test]
 async fn a_question_has_an_end_and_a_size() {
     let room = Room::default();

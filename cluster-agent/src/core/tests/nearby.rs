@@ -1,6 +1,7 @@
 //! Session affinity, `internalTrafficPolicy` and `trafficDistribution`, as clients are given them.
 
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster::LbPolicy};
+use meshfed_model::service::InternalTrafficPolicy;
 
 use super::*;
 
@@ -64,7 +65,7 @@ fn given(b: &Bench, id: StreamId, name: &str) -> Vec<String> {
 /// Local is the client's node and nothing else; a client of no node has nobody. Under the clusterset's name it is the
 /// import's word, that of the oldest export, under the cluster's that of its own Service.
 ///
-/// Mutations not tried yet: `demand_by_node` left out of `refresh_endpoints`; `near.groups.clear()` left out.
+/// Mutations seen to fail: `demand_by_node` left out of `refresh_endpoints`; `near.groups.clear()` left out.
 #[test]
 fn a_local_service_is_what_is_on_the_clients_node() {
     let mut b = on_nodes();
@@ -87,6 +88,10 @@ fn a_local_service_is_what_is_on_the_clients_node() {
     b.east(1, 1, 1);
     assert_eq!(given(&b, 1, B), ["0 127.2.0.12", "1 127.1.0.1"]);
     assert_eq!(given(&b, 1, OWN), Vec::<String>::new());
+    // Where it does, its gateway is on nobody's node.
+    let local = ServiceTraits { internal_traffic_policy: InternalTrafficPolicy::Local, ..ServiceTraits::default() };
+    b.east_asks(2, (1, 1), local);
+    assert_eq!([1, 2].map(|id| given(&b, id, B)), [Vec::new(), vec!["0 127.2.0.12".to_owned()]]);
     b.file("b.yaml", &(asks("") + &export("b")));
     assert_eq!(given(&b, 3, OWN), ["0 127.2.0.12"]);
     assert!(b.ended.is_empty(), "{:?}", b.ended);
@@ -95,7 +100,7 @@ fn a_local_service_is_what_is_on_the_clients_node() {
 /// One endpoint of two in the zone is ready: by default it would take 50/70 of the requests; who prefers the zone stays
 /// there. Who prefers the node has the rest behind it. A failover policy for the service counts before either.
 ///
-/// Mutations not tried yet: `min_healthy_percent = 0` left out of `prefer_same_zone`; `first_else` answers `second`.
+/// Mutations seen to fail: `min_healthy_percent = 0` left out of `prefer_same_zone`; `first_else` answers `second`.
 #[test]
 fn what_a_service_prefers_comes_first_unless_a_policy_is_for_it() {
     let mut b = on_nodes();
@@ -134,7 +139,7 @@ fn what_a_service_prefers_comes_first_unless_a_policy_is_for_it() {
 
 /// The cluster says whether a client stays on its endpoint: at the clients, and at gateways. Nothing else changes.
 ///
-/// Mutations not tried yet: `is != was` left out of `refresh_clusters`; `sticky` left out of `table_changed`.
+/// Mutations seen to fail: `is != was` left out of `refresh_clusters`; `sticky` left out of `table_changed`.
 #[test]
 fn affinity_changes_the_clusters_and_nothing_else() {
     let mut b = on_nodes();

@@ -83,7 +83,7 @@ fn ready(index: &Index) -> String {
 /// An API server that was away longer than its controllers wait: they take every node for gone, and every pod for unready,
 /// until the kubelets are back, one after the other. The pods get requests all the while, and others are told so.
 ///
-/// Mutations not tried yet: `self.silent` of `spares` answered `false`; `NodeHealth::Well => true` made `false`;
+/// Mutations seen to fail: `self.silent` of `spares` answered `false`; `NodeHealth::Well => true` made `false`;
 /// `unheard.saturating_mul(2) > all` made `false`; `if self.silent` of `hear_pod` made `if false`; `extend(marked…)` left
 /// out; `is_spared && …` left out of `endpoint_listed`.
 #[test]
@@ -141,7 +141,7 @@ fn a_cluster_whose_nodes_are_all_unheard_has_lost_none_of_them() {
 
 /// A part of the nodes that is not heard of has failed, however large it is, and whoever is told of first.
 ///
-/// Mutations not tried yet: `unheard == all` made `unheard.saturating_mul(2) > all`; `hear_nodes` called in `put_node`.
+/// Mutations seen to fail: `unheard == all` made `unheard.saturating_mul(2) > all`; `hear_nodes` called in `put_node`.
 #[test]
 fn nodes_that_fail_while_another_is_heard_have_failed() {
     let mut c = Cluster::of(3);
@@ -164,8 +164,8 @@ fn nodes_that_fail_while_another_is_heard_have_failed() {
 
 /// In a silence only what the kubelet itself said counts: containers, and gates of readiness (KEP-580).
 ///
-/// Mutations not tried yet: `gates.all(is_true)` left out of `read_pod`; `NodeHealth::Unwell => false` made `true`;
-/// `!endpoint.terminating` left out of `endpoint_listed`.
+/// Mutations seen to fail: `gates.all(is_true)` left out of `read_pod`; `NodeHealth::Unwell => false` made `true`;
+/// `endpoint.terminating && !endpoint.ready` left out of `endpoint_listed`.
 #[test]
 fn what_its_kubelet_called_unready_stays_so() {
     let mut c = Cluster::of(4);

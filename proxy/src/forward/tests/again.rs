@@ -152,7 +152,7 @@ fn an_application_cannot_send_a_request_elsewhere() {
 
 /// Other reasons may mean that the application has it; so does a broken connection where the method says more than once.
 ///
-/// Mutations not tried yet: `of_peer` with `Timeout` among its words; `is_repeatable` always true.
+/// Mutations seen to fail: `of_peer` with `Timeout` among its words; `is_repeatable` always true.
 #[test]
 fn what_may_have_been_served_is_not_sent_again() {
     let mesh = Mesh::new();
@@ -194,7 +194,7 @@ fn plaintext(places: &[(u32, &Backend)], policy: RoutePolicy) -> Proxy {
 /// An application that is told to end closes its connections, answered or not. What may be done twice is asked of another
 /// endpoint (RFC 9110 9.2.2), with its body, whether the connection is ours or the proxy of its pod tells.
 ///
-/// Mutations not tried yet: `after_reset` always false; `said.reached_nobody()` alone in `take_head`.
+/// Mutations seen to fail: `after_reset` always false; `said.reached_nobody()` alone in `take_head`.
 #[test]
 fn what_may_be_done_twice_is_asked_of_another_when_nobody_answers() {
     let mesh = Mesh::of(echo());
@@ -225,7 +225,7 @@ fn what_may_be_done_twice_is_asked_of_another_when_nobody_answers() {
 
 /// It is asked of one other and no more: what ends each application that gets it shall not get to all of them.
 ///
-/// Mutation not tried yet: `self.resets >= RESET_MAX` with `>`.
+/// Mutation seen to fail: `self.resets >= RESET_MAX` with `>`.
 #[test]
 fn what_ends_two_applications_is_not_brought_to_a_third() {
     let mesh = Mesh::new();
@@ -254,7 +254,7 @@ fn what_ends_two_applications_is_not_brought_to_a_third() {
 /// Not after the first byte of an answer, not where the route has no retries, and not by the server's own proxy: the one
 /// who calls decides.
 ///
-/// Mutations not tried yet: `response.input.is_empty()` left out of `is_unanswered`; `self.policy.retries == 0` left out of
+/// Mutations seen to fail: `response.input.is_empty()` left out of `is_unanswered`; `self.policy.retries == 0` left out of
 /// `take`; `reporter == Reporter::Source` left out of `is_repeatable`.
 #[test]
 fn nobody_else_is_asked_where_another_decides_or_an_answer_began() {
@@ -271,6 +271,8 @@ fn nobody_else_is_asked_where_another_decides_or_an_answer_began() {
     ] {
         let (head, _) = proxy.client().get("/");
         assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("x-meshfed-reason: upstream_reset"), "{head}");
+        let metrics = proxy.metrics.encode();
+        assert!(!metrics.contains("meshfed_upstream_retried_requests_total{"), "no limit kept it from another: {metrics}");
     }
     assert_eq!((begun.connections(), ended.connections(), other.connections()), (1, 1, 0));
     let twice = [closing(), closing()];
@@ -284,7 +286,7 @@ fn nobody_else_is_asked_where_another_decides_or_an_answer_began() {
 
 /// Where nobody else can be asked after all, the client is told that an application may have had it, not that none did.
 ///
-/// Mutation not tried yet: `may_have_been_served` always false.
+/// Mutation seen to fail: `may_have_been_served` always false.
 #[test]
 fn a_request_that_may_have_been_served_is_never_called_unserved() {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
