@@ -224,7 +224,7 @@ fn what_the_proxy_asked_does_not_lead_the_application_past_it() {
     }
 }
 
-/// Mutation seen to fail: `install` does not begin with `remove`. Mutation not tried yet: nothing is said of what stands.
+/// Mutations seen to fail: `install` does not begin with `remove`; nothing is said of what stands.
 #[test]
 fn init_is_idempotent_and_clean_leaves_nothing() {
     let world = World::new();

@@ -493,7 +493,7 @@ fn failed_connects_are_tried_elsewhere_alike() {
 /// What an application took and did not answer: no `POST` is ever asked twice, by either. What may be done twice we ask of
 /// another endpoint; an Envoy does not, as its policies do not know methods (decision 28).
 ///
-/// Mutations not tried yet: `is_repeatable` always true in `proxy/forward/attempt`; `reset` among the agent's `retry_on`.
+/// Mutations seen to fail: `is_repeatable` always true in `proxy/forward/attempt`; `reset` among the agent's `retry_on`.
 #[test]
 fn what_may_have_been_served_is_never_posted_twice() {
     const REQUESTS: usize = 20;

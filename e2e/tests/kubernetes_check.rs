@@ -311,7 +311,7 @@ fn waiting_ends_with_the_last_finding() {
 /// An API server that refuses, or is away, is named with where it is written; what it said stands there once, and what the
 /// verb needs is in a section that there is. A context that is not there is told with those that are.
 ///
-/// Mutation not tried yet: the first `if` of `said` left out.
+/// Mutation seen to fail: the first `if` of `said` left out.
 #[test]
 fn an_api_server_that_gives_nothing_is_named_with_what_it_said() {
     let mut server = ApiServer::start();
@@ -353,8 +353,8 @@ fn an_api_server_that_gives_nothing_is_named_with_what_it_said() {
 
 /// Before an installation: which flags the chart of the kinds takes, and what would keep pods from being injected.
 ///
-/// Mutations seen to fail: `beside` gives no flag for kinds that are all there; the level `baseline` counts as
-/// privileged. Mutations not tried yet: `brought` always false; any class is the default.
+/// Mutations seen to fail: `beside` gives no flag for kinds that are all there; the level `baseline` counts as privileged;
+/// `brought` always false; any class is the default.
 #[test]
 fn before_an_installation_each_check_says_what_would_be_in_the_way() {
     let server = ApiServer::start();

@@ -103,7 +103,7 @@ fn credentials_are_found_in_their_order() {
 /// A join that lacks something says what, before anybody is asked: what joins; and of a text that is no token, that it is
 /// none, beside the sentence of all refusals. The objects for git need no token.
 ///
-/// Mutations not tried yet: the remark of `join::run` left out; `join_kube::objects` asked after the token.
+/// Mutations seen to fail: the remark of `join::run` left out; `join_kube::objects` asked after the token.
 #[test]
 fn a_join_says_what_it_lacks() {
     let hub = "https://127.0.0.1:1";

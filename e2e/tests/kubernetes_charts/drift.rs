@@ -12,7 +12,7 @@ use crate::permissions::{SOON, in_force, installed};
 /// would take them from the network. The policies of the chart let the agent write neither, so it takes them away before it
 /// applies.
 ///
-/// Mutation not tried yet: `take_away` left out of `Writer::service`.
+/// Mutation seen to fail: `take_away` left out of `Writer::service`.
 #[test]
 fn what_is_added_to_a_derived_service_is_taken_away_under_the_policies() {
     let (server, account) = installed("meshfed-cluster", &json!({}), "meshfed-system", "meshfed-agent");

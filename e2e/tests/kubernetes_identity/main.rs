@@ -181,7 +181,7 @@ fn a_proxy_gets_its_identity_by_its_token_and_keeps_it() {
 /// A cluster that was joined anew has another CA: its running proxies ask for certificates of it at once, long before theirs
 /// end, and are served again. They go on meanwhile with what they hold.
 ///
-/// Mutations not tried yet: `is_outdated` always false; `shown` without `is_issued_by` in `ask`.
+/// Mutations seen to fail: `is_outdated` always false; `shown` without `is_issued_by` in `ask`.
 #[test]
 fn a_proxy_follows_its_cluster_to_another_ca() {
     let mut world = World::start_with(ApiServer::start(), &["--svid-ttl", "1h"], "");
@@ -218,8 +218,8 @@ fn a_proxy_follows_its_cluster_to_another_ca() {
 /// Claims count for nothing: a pod that says that it is another's service account gets its own identity and no
 /// configuration of the other; and a proxy takes no agent that its trust does not know.
 ///
-/// `attest` of `identity/attest.rs` that accepts every SVID is not seen, nor is `plausible` that does: each refuses what the
-/// other lets through. Mutation not tried yet: both at once.
+/// `attest` of `identity/attest.rs` that accepts every SVID is not seen, nor is `plausible` that does: each refuses what
+/// the other lets through. Mutation seen to fail: both at once.
 #[test]
 fn a_pod_that_claims_anothers_account_is_refused() {
     let world = World::start();
@@ -249,8 +249,8 @@ fn owned_pod(name: &str, account: &str, labels: &str, kind: &str, owner: &str) -
 /// Both ends of a request count both pods as one of the Deployment or StatefulSet that made it, with its labels, as its
 /// certificate says; who relabels a running pod sees that with its next certificate, which here lasts ten seconds.
 ///
-/// Mutations not tried yet: `attestation/mod.rs` issues without `metadata`; `Party::of` without it; `owner::workload`
-/// takes the ReplicaSet's name.
+/// Mutations seen to fail: `attestation/mod.rs` issues without `metadata`; `Party::of` without it; `owner::workload` takes
+/// the ReplicaSet's name.
 #[test]
 fn metrics_call_a_pod_by_its_owner_and_its_labels() {
     let world = World::start();
