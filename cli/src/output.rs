@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(seconds("soon"), "soon");
     }
 
-    /// Mutation not tried yet: `is_terminal` not asked.
+    /// Mutation seen to fail: `is_terminal` not asked.
     #[test]
     fn a_body_ends_its_line_on_a_terminal_alone() {
         assert_eq!([ending(true, b"{}"), ending(true, b"{}\n"), ending(false, b"{}")], [&b"\n"[..], b"", b""]);

@@ -165,7 +165,7 @@ mod tests {
 
     /// What is printed is found again, also among what a cluster has already.
     ///
-    /// Mutations seen to fail: `depth == 1` written `depth == 2`; `is_block` not asked. Not tried yet: `blocks` counts any block.
+    /// Mutations seen to fail: `depth == 1` written `depth == 2`; `is_block` not asked; `blocks` counts any block.
     #[test]
     fn what_is_printed_is_found_in_a_corefile() {
         let ours = stanza(DOMAIN, &["10.96.0.53".parse().unwrap(), "fd00::53".parse().unwrap()]);

@@ -340,7 +340,7 @@ mod tests {
 
     /// Who joins by the command line comes under git without a conflict: the examples say what it writes, and may say more.
     ///
-    /// Mutation not tried yet: another word in `sync-options`.
+    /// Mutation seen to fail: another word in `sync-options`.
     #[test]
     fn the_examples_say_what_a_join_writes() {
         let ours = membership("meshfed-system", "hub.example:15600", None);
@@ -357,7 +357,7 @@ mod tests {
     /// The token that a cluster joined with is known by its id, and needs nobody to be asked; without a word of the hub, another
     /// one is passed over only where the cluster is connected to that very hub.
     ///
-    /// Mutations not tried yet: `is_its_token` always false; `is_at` blind to `Connected`.
+    /// Mutations seen to fail: `is_its_token` always false; `is_at` blind to `Connected`.
     #[test]
     fn a_member_knows_its_token_and_its_hub() {
         let (own, other) = (Token::generate([1; 32]).unwrap(), Token::generate([1; 32]).unwrap());

@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    /// Mutation not tried yet: `ca.` counted as a membership's.
+    /// Mutation seen to fail: `ca.` counted as a membership's.
     #[test]
     fn the_ca_alone_is_no_membership() {
         let holds = |data: serde_json::Value| {

@@ -314,7 +314,7 @@ mod tests {
 
     /// A plan promises what the join with the same flags does.
     ///
-    /// Mutations seen to fail: `replace` not asked; `ca_from` not asked. Not tried yet: `args.kube.kube` not asked.
+    /// Mutations seen to fail: `replace` not asked; `ca_from` not asked; `args.kube.kube` not asked.
     #[test]
     fn a_plan_is_of_the_flags_that_it_was_given() {
         let judged = |result: &str, flags: &[&str]| {

@@ -150,7 +150,7 @@ mod tests {
 
     /// Whose policy it is stands beside it: a member's own is none of these.
     ///
-    /// Mutation not tried yet: `failover` without the source.
+    /// Mutation seen to fail: `failover` without the source.
     #[test]
     fn failover_is_shown_with_its_source() {
         let service = json!({"failover": {"policy": "default", "source": "builtin"}});
@@ -159,7 +159,7 @@ mod tests {
 
     /// Nobody hands out endpoints of UDP, and who is no member has no agent.
     ///
-    /// Mutations not tried yet: `== "TCP"` of `asked_port` answered `true`; `"left"` left out of `is_member`.
+    /// Mutations seen to fail: `== "TCP"` of `asked_port` answered `true`; `"left"` left out of `is_member`.
     #[test]
     fn who_is_asked_for_what_is_in_force() {
         let port = |number: u16, protocol: &str| json!({"port": number, "protocol": protocol});
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(asked, [true, true, true, false, false, false]);
     }
 
-    /// Mutation not tried yet: `protocol == "TCP"` answered `true`.
+    /// Mutation seen to fail: `protocol == "TCP"` answered `true`.
     #[test]
     fn a_port_that_is_not_tcp_is_shown_as_what_it_is() {
         let service = json!({"ports": [
