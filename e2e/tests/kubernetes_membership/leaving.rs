@@ -41,7 +41,7 @@ fn an_agent_that_is_lost_while_it_leaves_goes_on_leaving() {
 /// not while the kind is missing, and not in another cluster, or one that was made anew, whose Secret was brought back from
 /// a backup before its Membership was.
 ///
-/// Mutation seen to fail: `kind_was_missing` never set. Mutation not tried yet: `remember` that does nothing.
+/// Mutations seen to fail: `kind_was_missing` never set; `remember` that does nothing.
 #[test]
 fn a_membership_that_goes_while_no_agent_runs_is_a_leave() {
     let mut world = World::start(&[]);
@@ -106,7 +106,7 @@ fn a_membership_that_goes_while_no_agent_runs_is_a_leave() {
 /// What a cluster showed of its fleet goes when it leaves, and its exports say that nobody has them, also where its agent is
 /// told to end in the middle, as `helm uninstall` does.
 ///
-/// Mutations not tried yet: `withdraw` left out of `phases`; `within` that ends with `stop`.
+/// Mutations seen to fail: `withdraw` left out of `phases`; `within` that ends with `stop`.
 #[test]
 fn a_cluster_that_left_shows_nothing_of_its_fleet() {
     let mut world = World::start(&[]);
@@ -156,7 +156,7 @@ fn a_cluster_that_left_shows_nothing_of_its_fleet() {
 /// A hub that was made anew is not the one that the cluster joined: its Membership says so. To leave such a fleet needs nobody's
 /// answer once another Membership asks to join.
 ///
-/// Mutations not tried yet: `untrusted` never set in `dial`; `overtaken` that never comes back.
+/// Mutations seen to fail: `untrusted` never set in `dial`; `overtaken` that never comes back.
 #[test]
 fn another_membership_does_not_wait_for_a_hub_that_is_gone() {
     let mut world = World::start(&[]);
@@ -185,7 +185,7 @@ fn another_membership_does_not_wait_for_a_hub_that_is_gone() {
 
 /// Pods of a cluster that has left go on inside it: its agent keeps the CA, and their proxies renew their certificates by it.
 ///
-/// Mutation not tried yet: `left::serve` not spawned.
+/// Mutation seen to fail: `left::serve` not spawned.
 #[test]
 fn pods_of_a_cluster_that_left_renew_their_certificates() {
     let mut world = World::start(&[]);
