@@ -337,7 +337,7 @@ fn a_rotated_access_log_is_followed() {
 /// neither its services nor its bundle. Again it changes nothing, and it comes back with the CA key that it had.
 ///
 /// Mutations seen to fail: the step that drains left out of `downlink::leave`; `MemberRecord::member` without `drained`;
-/// `newer` left out of `tell` of `members::registry`. Not tried yet: `in_force` of `services` asks nobody.
+/// `newer` left out of `tell` of `members::registry`; `in_force` of `services` asks nobody.
 #[test]
 fn a_cluster_leaves_under_load() {
     let both = Both::start(&[]);

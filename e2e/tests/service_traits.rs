@@ -235,7 +235,7 @@ fn only_those_move(clients: &[u8], were: &[[String; 2]], are: Vec<[String; 2]>, 
 /// Each client stays on one server, nine clients use more than one, and where a server goes only its own clients move.
 /// Without affinity a client meets all of them.
 ///
-/// Mutations not tried yet: `sticky` is false in `convert::cluster`; no hash policy in `listeners::tcp_by`.
+/// Mutations seen to fail: `sticky` is false in `convert::cluster`; no hash policy in `listeners::tcp_by`.
 #[test]
 fn clients_stay_on_their_server_alike() {
     let mut world = World::start(AFFINE);
@@ -277,7 +277,7 @@ fn clients_stay_on_their_server_alike() {
 
 /// Local is what is on the client's node, and where nobody is there it is nobody. Who prefers the node goes elsewhere then.
 ///
-/// Mutations not tried yet: `is_by_node` answers false; `class_on_node` names no node.
+/// Mutations seen to fail: `is_by_node` answers false; `class_on_node` names no node.
 #[test]
 fn nodes_and_zones_count_alike() {
     let world = World::start("internalTrafficPolicy: Local, ");

@@ -135,8 +135,7 @@ fn the_agent_may_what_is_listed_and_nothing_else() {
 /// With the agent's token nobody takes over a Service that is not meshfed's, nor makes one that sends requests somewhere,
 /// nor gives endpoints to another's; nobody but the agent writes a ServiceImport. What the agent needs goes through.
 ///
-/// Mutations seen to fail: the expression on `oldObject` taken out of `admission.yaml`. Not tried yet: the policy on
-/// ConfigMaps taken out.
+/// Mutations seen to fail: the expression on `oldObject` taken out of `admission.yaml`; the policy on ConfigMaps taken out.
 #[test]
 fn admission_holds_the_agent_to_what_is_its_own() {
     let (server, agent) = installed("meshfed-cluster", &json!({}), "meshfed-system", "meshfed-agent");

@@ -36,7 +36,7 @@ fn judged(all: &[(&str, Value, &str)]) {
 /// Every state that a policy's verdict gives is what it should be for GitOps tools: current once it is in force, failed where
 /// somebody has to act, in progress otherwise; and a status of an earlier generation is no answer.
 ///
-/// Mutations not tried yet: `Stalled` left out of `refused`; `observedGeneration` not asked in health.lua.
+/// Mutations seen to fail: `Stalled` left out of `refused`; `observedGeneration` not asked in health.lua.
 #[test]
 fn kstatus_and_argo_cd_agree_about_every_verdict() {
     let generation = 2;
@@ -80,7 +80,7 @@ fn kstatus_and_argo_cd_agree_about_every_verdict() {
 
 /// The same of objects as hub and agent leave them on an API server.
 ///
-/// Mutation not tried yet: `leave_out` left out of a Cluster's refusal.
+/// Mutation seen to fail: `leave_out` left out of a Cluster's refusal.
 #[test]
 fn kstatus_and_argo_cd_agree_about_live_objects() {
     let mut world = World::start();

@@ -272,7 +272,10 @@ fn nobody_else_is_asked_where_another_decides_or_an_answer_began() {
         let (head, _) = proxy.client().get("/");
         assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("x-meshfed-reason: upstream_reset"), "{head}");
         let metrics = proxy.metrics.encode();
-        assert!(!metrics.contains("meshfed_upstream_retried_requests_total{"), "no limit kept it from another: {metrics}");
+        assert!(
+            !metrics.contains("meshfed_upstream_retried_requests_total{"),
+            "no limit kept it from another: {metrics}"
+        );
     }
     assert_eq!((begun.connections(), ended.connections(), other.connections()), (1, 1, 0));
     let twice = [closing(), closing()];
