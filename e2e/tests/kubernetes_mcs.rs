@@ -464,7 +464,7 @@ fn what_was_missed_is_caught_up_with(world: &mut World) {
     world.gone("serviceimport", "away");
 }
 
-/// Mutations seen to fail: `clear` left out of `Writer::service`; `ours` of `Writer::apply` answered `true`. Not tried yet:
+/// Mutations seen to fail: `clear` left out of `Writer::service`; `ours` of `Writer::apply` answered `true`;
 /// `stands_in_the_way` that notes nothing; `is_ending` answered `false`.
 #[test]
 fn what_is_not_valid_or_in_the_way_is_told_and_what_was_missed_is_caught_up_with() {
@@ -481,8 +481,8 @@ fn what_is_not_valid_or_in_the_way_is_told_and_what_was_missed_is_caught_up_with
 /// imported keeps its address, also over a restart of the agent and whatever its name; what the cluster exports itself is
 /// not counted; and where room comes, what waits gets in.
 ///
-/// Mutations not tried yet: `is_held` answered `false` in `mirror/run/room.rs`; `facts_with_room` that gives all; `let_in` not
-/// looked at in `count`.
+/// Mutations seen to fail: `is_held` answered `false` in `mirror/run/room.rs`; `facts_with_room` that gives all; `let_in`
+/// not looked at in `count`.
 #[test]
 fn what_is_exported_beyond_the_limit_waits() {
     const FLAGS: [&str; 2] = ["--imports-per-namespace", "2"];
