@@ -374,7 +374,7 @@ fn mark(server: &Client, node: &str, ready: &str) {
 /// An API server that was away for longer than its controllers wait for nodes: what they write then, of every node, its
 /// pods and their slices, takes no endpoint away, and nor does what a kubelet has yet to write that is back (decision 32).
 ///
-/// Mutation not tried yet: `status` left out of `NODE` in `crds/kinds` (it is reduced away).
+/// Mutation seen to fail: `status` left out of `NODE` in `crds/kinds` (it is reduced away).
 #[test]
 fn nodes_that_an_absent_api_server_did_not_hear_keep_their_endpoints() {
     let server = ApiServer::start();

@@ -61,7 +61,7 @@ fn hears(what: &str, is_ours: bool, ask: impl Fn() -> String, is_good: impl Fn(&
 /// A mesh client that dials the pod's address is who its certificate says, on ports that do not say what they speak, too: an
 /// Envoy believes what the client offers (ALPN), our proxy looks at what it says. What is no HTTP is bytes all the same.
 ///
-/// Mutations not tried yet: `unsaid` of `captured_port` is `None`; `Again::new(client, 0)`; EAGER's `certain` alone, with
+/// Mutations seen to fail: `unsaid` of `captured_port` is `None`; `Again::new(client, 0)`; EAGER's `certain` alone, with
 /// `until_certain` left out.
 pub(crate) fn forged_by_mesh_clients(world: &World, is_ours: bool) {
     let certificate = certificate_of_west(world);
@@ -102,7 +102,7 @@ pub(crate) fn forged_by_mesh_clients(world: &World, is_ours: bool) {
 
 /// Who is in no mesh is nobody, on ports that do not say what they speak, too, however late it speaks.
 ///
-/// Mutations not tried yet: `unsaid::plain` of `raw` replaced by `carry`; `skipped` left out; the chain `|plain-http` left
+/// Mutations seen to fail: `unsaid::plain` of `raw` replaced by `carry`; `skipped` left out; the chain `|plain-http` left
 /// out.
 pub(crate) fn forged_by_strangers(world: &World, is_ours: bool) {
     let pauses = if is_ours { &PAUSES[..] } else { &PAUSES[..1] };
