@@ -382,8 +382,8 @@ async fn a_flood_of_renewals_stays_in_its_lane() {
 /// A cluster leaves in two steps, each of which may be repeated, by the certificate of its agent alone; its bundle goes with
 /// it, its name is free again, and its CA key may come back. Who took its place is not sent away with it.
 ///
-/// Mutations seen to fail: the binding not compared in `take`, with `proved` that asks for a live member. Not tried yet:
-/// `drained` not stored. That `newer` is left out of `tell` is seen by `a_cluster_leaves_under_load` of `e2e`.
+/// Mutations seen to fail: the binding not compared in `take`, with `proved` that asks for a live member; `drained` not
+/// stored. That `newer` is left out of `tell` is seen by `a_cluster_leaves_under_load` of `e2e`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_leaves_by_its_own_certificate_and_may_come_back() {
     let dir = tempfile::tempdir().unwrap();
