@@ -339,7 +339,7 @@ impl Watch {
 /// it offers, west loses no endpoint, sidecars are served by both all the time, and one that starts is served, too. The one
 /// that comes back follows. Neither joins a second time, and the identity is one.
 ///
-/// Mutations not tried yet: `may_offer` true whatever `lease` says; `follow` that brings nothing back; `Act::Wait` where
+/// Mutations seen to fail: `may_offer` true whatever `lease` says; `follow` that brings nothing back; `Act::Wait` where
 /// nothing has changed for as long as it may take.
 #[test]
 fn another_agent_leads_when_one_is_lost() {
@@ -385,7 +385,7 @@ fn another_agent_leads_when_one_is_lost() {
 /// A holder that cannot reach its API server writes nothing there, and goes on offering to the hub until that has seen a
 /// later one; then it follows, and still serves its sidecars what other clusters show.
 ///
-/// Mutations not tried yet: the branch `over` of `Election::run` left out; `may_offer` true whatever `lease` says.
+/// Mutations seen to fail: the branch `over` of `Election::run` left out; `may_offer` true whatever `lease` says.
 #[test]
 fn a_holder_without_its_api_server_keeps_the_uplink_until_another_one_leads() {
     let mut world = World::start();
@@ -422,7 +422,7 @@ fn a_holder_without_its_api_server_keeps_the_uplink_until_another_one_leads() {
 /// A Lease that counts from an earlier number than the hub has seen, as that of an API server does which was restored from a
 /// backup, is raised above it by its holder: what the cluster offers goes on.
 ///
-/// Mutation not tried yet: `latest.send_replace` left out of `Link::begin`.
+/// Mutation seen to fail: `latest.send_replace` left out of `Link::begin`.
 #[test]
 fn a_lease_that_was_set_back_is_raised() {
     let mut world = World::start();
@@ -478,7 +478,7 @@ fn all_agents_of_a_cluster_that_joins_anew_do() {
 /// A pod that is lost with its volume while the hub is away has its imports when it starts again: they lie in the Secrets of
 /// the release, and a sidecar that starts then reaches the other cluster.
 ///
-/// Mutation not tried yet: `restore_view` left out of `join`.
+/// Mutation seen to fail: `restore_view` left out of `join`.
 #[test]
 fn a_pod_that_is_lost_while_the_hub_is_away_has_its_imports() {
     let mut world = World::start();
