@@ -211,7 +211,7 @@ mod tests {
 
     /// Cut anywhere, a mesh hello is one, and is never taken for anything else before it is whole.
     ///
-    /// Mutations seen to fail: `Ok(None) => Some(Begins::Tls)`; `name.contains(MESH)` turned round.
+    /// Mutations seen to fail: `Ok(None) => Some(Begins::Tls)`; `name.starts_with(MESH)` turned round.
     #[test]
     fn mesh_clients_are_told_by_their_server_name() {
         let mesh = hello("outbound_.8080_._.b.shop.svc.clusterset.local");
