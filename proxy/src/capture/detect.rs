@@ -1,5 +1,6 @@
 //! Pure. What a client speaks, by its first bytes.
 
+use super::fields::Fields;
 use crate::passthrough::hello::{Hello, HelloReader};
 
 /// The longest first line that is looked at.
@@ -13,13 +14,13 @@ const HTTP_2: &[u8] = b"PRI * HTTP/2.0";
 
 /// Whether a connection is HTTP/1: `None` until that is certain. HTTP/2 begins with a line that says so and is none.
 ///
-/// What any server may take for a request is one, however broken: empty lines and blanks before it, blanks of all kinds
-/// between its words, a line that does not end. Who serves requests refuses what is none (RFC 9112, 3); what is passed as
-/// bytes arrives as it is, with the fields that nobody but a proxy may write.
+/// What most servers take for a request is one: empty lines and blanks before it, blanks of all kinds between its words. Who
+/// serves requests refuses what is none (RFC 9112, 3). What only some server takes for one is carried as bytes, in which
+/// [`Fields`] are looked for.
 #[must_use]
 pub(super) fn http1(bytes: &[u8]) -> Option<bool> {
-    // What may still become a request after so many bytes is one that is too long.
-    let unclear = || (bytes.len() >= LINE_MAX).then_some(true);
+    // So long a first line has no server: what frames itself by lengths says no line at all (RFC 6587, 3.4.1).
+    let unclear = || (bytes.len() >= LINE_MAX).then_some(false);
     let Some(begun) = bytes.iter().position(|b| !is_blank(*b) && *b != b'\n') else { return unclear() };
     let rest = bytes.get(begun..).unwrap_or_default();
     let Some(after_method) = rest.iter().position(|b| !is_token(*b)) else { return unclear() };
@@ -32,11 +33,12 @@ pub(super) fn http1(bytes: &[u8]) -> Option<bool> {
         return Some(false);
     }
     let mut words = line.split(|b| is_blank(*b)).filter(|word| !word.is_empty());
-    let (method, target, last) = (words.next(), words.next(), words.next_back());
+    let (method, target, last) = (words.next(), words.next(), words.next());
     let version = last.or(target).and_then(|word| word.get(..5));
     // HTTP/0.9 has no version, and no fields; some servers read them all the same.
     let is_old = last.is_none() && method == Some(b"GET") && target.is_some_and(|t| t.starts_with(b"/"));
-    Some(is_old || version.is_some_and(|v| v.eq_ignore_ascii_case(b"HTTP/")))
+    let is_new = words.next().is_none() && version.is_some_and(|v| v.eq_ignore_ascii_case(b"HTTP/"));
+    Some(is_old || is_new)
 }
 
 /// Whether a method may hold it (`token` of RFC 9110, 5.6.2).
@@ -75,16 +77,26 @@ pub(super) struct Inbound {
     hello: Option<HelloReader>,
     /// Whether HTTP is looked for.
     http: bool,
+    /// What was told to the server before it was certain.
+    told: Fields,
 }
 
 impl Inbound {
     /// On the wire. `http`: the port does not say what it speaks.
     pub(super) fn outside(http: bool) -> Self {
-        Self { hello: Some(HelloReader::default()), http }
+        Self { hello: Some(HelloReader::default()), http, told: Fields::new() }
     }
     /// Within the TLS of a mesh client, on a port that does not say what it speaks.
     pub(super) const fn within() -> Self {
-        Self { hello: None, http: true }
+        Self { hello: None, http: true, told: Fields::new() }
+    }
+    /// Whether these bytes, the next ones, may be told to the server before it is certain.
+    pub(super) fn may_tell(&mut self, bytes: &[u8]) -> bool {
+        !self.http || !self.told.has_come(bytes)
+    }
+    /// What is looked for in all that comes after what was told; `None`: the port says what it speaks.
+    pub(super) fn into_fields(self) -> Option<Fields> {
+        self.http.then_some(self.told)
     }
     /// Takes all bytes that came so far; `None` until it is certain.
     pub(super) fn judge(&mut self, bytes: &[u8]) -> Option<Begins> {
@@ -126,7 +138,7 @@ mod tests {
     /// alone; `is_blank` is `byte == b' '`; `*b != b'\n'` of `begun` left out; `is_old` is false.
     #[test]
     fn http_1_is_told_by_its_first_line() {
-        let cases: [(&[u8], Option<bool>); 28] = [
+        let cases: [(&[u8], Option<bool>); 30] = [
             (b"", None),
             (b"GE", None),
             (b"GET /", None),
@@ -147,6 +159,8 @@ mod tests {
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(false)),
             (b"PRI  * HTTP/2.0\r\n", Some(true)),
             (b"GET key\r\n", Some(false)),
+            (b"POST /\r\n", Some(false)),
+            (b"<190>Nov 29 east nginx: GET / HTTP/1.1\n", Some(false)),
             (b"GET\r\n", Some(false)),
             (b"get /key\r\n", Some(false)),
             (b"\x16\x03\x01", Some(false)),
@@ -162,18 +176,18 @@ mod tests {
         }
     }
 
-    /// Nobody gets past it by saying so much that it is given up.
+    /// It ends, and what has no line is none.
     ///
     /// Mutation seen to fail: `unclear` is always `None`.
     #[test]
-    fn what_may_still_become_a_request_is_one_in_the_end() {
+    fn what_does_not_become_a_request_within_a_long_line_is_none() {
         for begin in [&b"GET /"[..], b"A", b"\r\n"] {
             let mut bytes = begin.repeat(LINE_MAX / begin.len() + 1);
             if begin.starts_with(b"GET") {
                 bytes = [begin, &b"a".repeat(LINE_MAX)].concat();
             }
             assert_eq!(http1(&bytes[..LINE_MAX - 1]), None);
-            assert_eq!(http1(&bytes[..LINE_MAX]), Some(true));
+            assert_eq!(http1(&bytes[..LINE_MAX]), Some(false));
         }
     }
 

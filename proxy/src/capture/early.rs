@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 
 use super::detect::{Begins, Inbound, LINE_MAX};
 use super::first::Peek;
+use super::guarded::Forged;
 use crate::passthrough::HELLO_DEADLINE;
 use crate::tls::Stream;
 
@@ -133,6 +134,9 @@ pub(super) struct Settled {
 /// The first bytes of what may still become HTTP are told to the server as they come, since a client may wait for an answer
 /// to them (`ruok` of ZooKeeper). A server that speaks, with or without them, is none of HTTP. Those of a hello are told to
 /// nobody: it has the time of any handshake.
+///
+/// # Errors
+/// What both ends say; [`Forged`]: a field that only a proxy may write.
 pub(super) async fn until_certain(
     client: &mut impl Client,
     upstream: &mut Stream,
@@ -146,7 +150,11 @@ pub(super) async fn until_certain(
         if inbound.is_hello(came) {
             hello.get_or_insert_with(|| Box::pin(tokio::time::sleep(HELLO_DEADLINE)));
         } else if came.len() > passed {
-            upstream.write_all(came.get(passed..).unwrap_or_default()).await?;
+            let next = came.get(passed..).unwrap_or_default();
+            if !inbound.may_tell(next) {
+                return Err(Forged::error());
+            }
+            upstream.write_all(next).await?;
             upstream.flush().await?;
             passed = came.len();
         }

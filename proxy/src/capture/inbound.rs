@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use super::detect::{Begins, Inbound};
 use super::early::{Settled, certain, until_certain};
 use super::first::{Peek, unread};
+use super::guarded::{Forged, Guarded, refuse};
 use super::original::destination;
 use super::unsaid;
 use crate::forward::{Core, Standing};
@@ -139,8 +140,11 @@ async fn raw(
                 let Ok(again) = skipped(client, passed).await else { return };
                 client = again;
             }
+            let mut client = Guarded::new(client, inbound.into_fields());
             tcp::carry(&core, parties, &mut client, &mut upstream, || Standing::Trusted).await;
+            client.tell(&core, peer, meant);
         }
+        Err(error) if Forged::is(&error) => refuse(&core, peer, meant),
         Ok(Settled { begins: None, .. }) | Err(_) => {}
     }
 }

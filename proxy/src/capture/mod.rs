@@ -7,7 +7,9 @@
 
 mod detect;
 mod early;
+mod fields;
 mod first;
+mod guarded;
 pub mod inbound;
 pub mod nft;
 mod original;

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::detect::{Begins, Inbound};
 use super::early::{Again, Settled, Taken, certain, until_certain};
+use super::guarded::{Forged, Guarded, refuse};
 use crate::forward::Core;
 use crate::inbound::{Verified, Way, serve_plain, serve_verified};
 use crate::state::{CapturedPort, Listener, ListenerKind, Unsaid};
@@ -51,6 +52,7 @@ pub(super) async fn mesh(
                 // A server that spoke first is none of HTTP.
                 Some(Ok(Settled { begins: Some(Begins::Http), server_spoke: true, .. })) => told = Some(Begins::Plain),
                 Some(Ok(settled)) => (told, passed) = (settled.begins, settled.passed),
+                Some(Err(error)) if Forged::is(&error) => return refuse(&core, peer, meant),
                 Some(Err(error)) => return tracing::debug!(%peer, %error, "raw TCP ended by an error"),
                 None => return,
             }
@@ -62,7 +64,9 @@ pub(super) async fn mesh(
             serve_verified(core, peer, Verified { stream, guest: admitted.guest, begun: bytes }, way).await;
         }
         (Some(_), Some(mut upstream)) => {
-            admitted.carry(&core, &mut Again::new(client, passed), &mut upstream).await;
+            let mut client = Guarded::new(Again::new(client, passed), inbound.into_fields());
+            admitted.carry(&core, &mut client, &mut upstream).await;
+            client.tell(&core, peer, meant);
         }
         (Some(_) | None, _) => {}
     }

@@ -116,10 +116,16 @@ fn same((a, b): (&u8, &u8)) -> bool {
     a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-')
 }
 
-fn mesh_or_forwarded(name: &[u8]) -> Kind {
+/// Whether a field of this name is one that only a mesh proxy may write ([`Kind::MeshIdentity`]).
+pub(crate) fn is_mesh_identity(name: &[u8]) -> bool {
     let starts = |prefix: &[u8]| name.len() >= prefix.len() && name.iter().zip(prefix).all(same);
     let is = |known: &[u8]| name.len() == known.len() && starts(known);
-    if starts(b"x-meshfed-") || starts(b"x-envoy-") || is(b"x-forwarded-client-cert") {
+    starts(b"x-meshfed-") || starts(b"x-envoy-") || is(b"x-forwarded-client-cert")
+}
+
+fn mesh_or_forwarded(name: &[u8]) -> Kind {
+    let starts = |prefix: &[u8]| name.len() >= prefix.len() && name.iter().zip(prefix).all(same);
+    if is_mesh_identity(name) {
         Kind::MeshIdentity
     } else if starts(b"x-forwarded-") {
         Kind::Forwarded
