@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -229,7 +229,7 @@ impl Writer {
         let name = wanted.metadata.name.clone().unwrap_or_default();
         let api = self.api::<Service>(owner.namespace.as_str());
         let Some(there) = within(api.get_opt(&name)).await? else { return Ok(false) };
-        if there.owner().as_ref() != Some(owner) || !sends_elsewhere(&there) {
+        if there.owner().as_ref() != Some(owner) || !has_more(&there, wanted) {
             return Ok(false);
         }
         self.clear(owner, &there, wanted).await.map(|_cleared| true)
@@ -300,13 +300,15 @@ impl Writer {
     }
 }
 
-/// Whether a Service sends requests where its own EndpointSlices do not: to pods by their labels, or for addresses of others.
-fn sends_elsewhere(service: &Service) -> bool {
-    let spec = service.spec.as_ref();
-    spec.is_some_and(|spec| {
-        spec.selector.as_ref().is_some_and(|labels| !labels.is_empty())
-            || spec.external_ips.as_ref().is_some_and(|all| !all.is_empty())
-    })
+/// Whether a Service has what an apply leaves there and an API server refuses beside ours: pods by their labels, addresses of
+/// others, or a port with the name of one of ours.
+fn has_more(there: &Service, wanted: &Service) -> bool {
+    let Some(spec) = &there.spec else { return false };
+    let port = |p: &ServicePort| (p.port, p.protocol.clone(), p.name.clone());
+    let ours: Vec<_> = wanted.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).map(port).collect();
+    spec.selector.as_ref().is_some_and(|labels| !labels.is_empty())
+        || spec.external_ips.as_ref().is_some_and(|all| !all.is_empty())
+        || spec.ports.iter().flatten().any(|p| !ours.contains(&port(p)))
 }
 
 /// What the refusal of a derived Service means: a family that the cluster does not have, an address that is taken, or

@@ -19,7 +19,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use meshfed_crds::api_server::{Steady, custom_watch_config, watch_config};
-use meshfed_model::names::ServiceName;
+use meshfed_model::names::{ClusterName, ServiceName};
 use meshfed_runtime::clock;
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::metrics::Metrics;
@@ -36,7 +36,7 @@ use super::misnamed::Misnamed;
 use super::names::{MANAGED_BY, MESHFED, SLICE_MANAGED_BY, SLICE_MANAGER};
 use super::objects::{ServiceExport, ServiceImport};
 use super::plan::{ImportAddresses, Obstacle, cluster_ips, misnamed};
-use super::queue::Queue;
+use super::queue::{Party, Queue};
 use super::quota::{Limits, Quota};
 use super::silence::Silence;
 use super::store::{Objects, Owned};
@@ -111,6 +111,15 @@ impl News {
             Self::Export(event) => of(event),
             Self::Service(event) => of(event),
             Self::Slice(event) => of(event),
+        }
+    }
+    /// Whether an object is gone.
+    fn is_deletion(&self) -> bool {
+        match self {
+            Self::Import(event) => matches!(**event, Event::Delete(_)),
+            Self::Export(event) => matches!(**event, Event::Delete(_)),
+            Self::Service(event) => matches!(**event, Event::Delete(_)),
+            Self::Slice(event) => matches!(**event, Event::Delete(_)),
         }
     }
 }
@@ -316,7 +325,7 @@ impl Mirror {
                     }
                     self.tell_room(now);
                     if leading && let Some(name) = self.families.try_one(now) {
-                        self.queue.said(name, now);
+                        self.due(name, now);
                     }
                     if turn.is_some_and(|at| at <= now) {
                         self.begin(now);
@@ -345,15 +354,35 @@ impl Mirror {
         let mut names = self.mailbox.names();
         names.extend(self.imports.owners().chain(self.exports.owners()).cloned());
         names.extend(self.services.owners().chain(self.slices.owners()).cloned());
-        names.into_iter().for_each(|name| self.queue.said(name, now));
+        names.into_iter().for_each(|name| self.due(name, now));
     }
 
     fn hear(&mut self) {
         let now = clock::instant();
         for name in self.mailbox.take_changed() {
             self.count(&name, &self.mailbox.facts(&name));
-            self.queue.said(name, now);
+            self.due(name, now);
         }
+    }
+
+    /// A name is to be written, in the turn of whose it is.
+    fn due(&mut self, name: ServiceName, now: Instant) {
+        self.queue.belongs(&name, self.party(&name));
+        self.queue.said(name, now);
+    }
+
+    /// Whose a name is: the cluster's own where it exports it, else of the oldest that does; what nobody exports any more, of the
+    /// first that is shown.
+    fn party(&self, name: &ServiceName) -> Party {
+        let facts = self.mailbox.facts(name);
+        if facts.export.is_some() || self.exports.one(name, name.name()).is_some() {
+            return None;
+        }
+        let shown = || {
+            let status = self.imports.one(name, name.name())?.status.as_ref()?;
+            ClusterName::new(&*status.clusters.first()?.cluster).ok()
+        };
+        facts.import.as_ref().and_then(|import| import.clusters.first().cloned()).or_else(shown)
     }
 
     fn see(&mut self, news: Result<News, Unseen>) {
@@ -361,6 +390,7 @@ impl Mirror {
             self.unseen.remove(&kind);
             self.lacks(&kind, false);
         }
+        let gone = news.as_ref().is_ok_and(News::is_deletion);
         let touched = match news {
             Ok(News::Import(event)) => take(&mut self.imports, *event),
             Ok(News::Export(event)) => {
@@ -389,7 +419,14 @@ impl Mirror {
             }
         };
         let now = clock::instant();
-        touched.into_iter().for_each(|name| self.queue.changed(name, now));
+        for name in touched {
+            self.queue.belongs(&name, self.party(&name));
+            if gone {
+                self.queue.gone(name, now);
+            } else {
+                self.queue.changed(name, now);
+            }
+        }
     }
 
     /// Says whether the API server has no ServiceImport; of the other kinds the source does.

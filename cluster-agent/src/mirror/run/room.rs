@@ -56,7 +56,7 @@ impl Mirror {
         if !let_in.is_empty() || admitted != self.quota.admits(name) {
             self.room_changed();
         }
-        let_in.into_iter().for_each(|name| self.queue.said(name, now));
+        let_in.into_iter().for_each(|name| self.due(name, now));
     }
 
     /// What is known of a name, without an import that has no room.

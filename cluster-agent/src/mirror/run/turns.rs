@@ -229,7 +229,7 @@ impl Mirror {
                 if let Written::Service(service) = &written {
                     let given = service.spec.iter().flat_map(|spec| spec.ip_families.iter().flatten());
                     let given: Vec<_> = given.filter_map(|family| family_of(family)).collect();
-                    self.families.given(given).into_iter().for_each(|name| self.queue.said(name, now));
+                    self.families.given(given).into_iter().for_each(|name| self.due(name, now));
                 }
                 self.hold(&name, write, written);
             }
@@ -378,10 +378,12 @@ impl Mirror {
                 }
             }
             Some(Unwritten::Failed(_) | Unwritten::NoAnswer) => self.queue.failed(name, now, fastrand::f64()),
-            Some(Unwritten::Away(_)) => self.queue.said(name, now),
-            Some(Unwritten::Stale(_) | Unwritten::InTheWay(_) | Unwritten::Refused(_)) => {
-                self.queue.refused(name, now, fastrand::f64());
+            Some(Unwritten::Away(_)) => self.due(name, now),
+            Some(Unwritten::InTheWay(_)) => {
+                let others = self.in_the_way.len() + self.obstacles.len();
+                self.queue.obstructed(name, now, fastrand::f64(), others);
             }
+            Some(Unwritten::Stale(_) | Unwritten::Refused(_)) => self.queue.refused(name, now, fastrand::f64()),
         }
     }
 }
