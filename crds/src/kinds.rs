@@ -244,7 +244,7 @@ const FAILOVER_POLICY: &[Field] = &[
                     used("kind", OneOf(&["Service"])),
                     used("name", Text),
                     used("namespace", Text),
-                    unused("group", Text),
+                    used("group", OneOf(&[""])),
                 ]),
             ),
             used(

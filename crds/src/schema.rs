@@ -176,7 +176,7 @@ impl Judge {
                         node.place,
                         path,
                         message,
-                        Some(format!("one of {}", allowed.join(", "))),
+                        Some(format!("one of {}", listed(allowed))),
                     );
                 }
             }
@@ -257,4 +257,9 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row.last().copied().unwrap_or(usize::MAX)
+}
+
+/// Words as a remedy names them; the empty one shows.
+fn listed(words: &[&str]) -> String {
+    words.iter().map(|word| if word.is_empty() { "\"\"" } else { word }).collect::<Vec<_>>().join(", ")
 }

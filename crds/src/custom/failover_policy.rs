@@ -45,11 +45,11 @@ pub struct FailoverPolicySpec {
     /// The tiers.
     #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub tiers: Vec<Tier>,
-    /// How long a tier must be healthy again before it takes traffic back.
+    /// How long a tier must be healthy again before it takes traffic back. Read, kept, and without effect in this version.
     #[serde(default = "half_a_minute")]
     #[schemars(length(min = 2, max = 16), regex(pattern = DURATION))]
     pub hold_down: String,
-    /// How long it takes to take all of it.
+    /// How long it takes to take all of it. Read, kept, and without effect in this version.
     #[serde(default = "half_a_minute")]
     #[schemars(length(min = 2, max = 16), regex(pattern = DURATION))]
     pub ramp_up: String,
@@ -72,9 +72,9 @@ pub enum TargetKind {
 pub struct TargetRef {
     /// `Service`.
     pub kind: TargetKind,
-    /// The group of Service, which is the empty one.
+    /// The group of Service: the empty one, or nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
+    #[schemars(extend("enum" = [""]))]
     pub group: Option<String>,
     /// The service's name.
     #[schemars(length(min = 1, max = 63), regex(pattern = LABEL))]
@@ -85,34 +85,27 @@ pub struct TargetRef {
     pub namespace: Option<String>,
 }
 
-/// One tier.
+/// One tier. What may be left out has no default in the schema: the API server would write it into the list, which then is
+/// another one than that of whoever applies the same file next.
 #[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Tier {
     /// What it is called in status and tables.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
-    pub name: String,
+    pub name: Option<String>,
     /// Which endpoints are in it; all items have a weight, or none.
     #[schemars(length(min = 1, max = 256), extend("x-kubernetes-list-type" = "atomic"))]
     #[x_kube(validation = Rule::new("self.all(item, has(item.weight)) || self.all(item, !has(item.weight))").message("give all items of the tier a weight, or none"))]
     pub select: Vec<SelectItem>,
-    /// How many of a hundred endpoints must be ready for the tier to take all that reaches it.
-    #[serde(default = "min_healthy_percent")]
+    /// How many of a hundred endpoints must be ready for the tier to take all that reaches it; left out: 70.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
-    pub min_healthy_percent: i32,
-    /// How many endpoints must be ready for it to take anything.
-    #[serde(default = "min_healthy_endpoints")]
+    pub min_healthy_percent: Option<i32>,
+    /// How many endpoints must be ready for it to take anything; left out: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000))]
-    pub min_healthy_endpoints: i32,
-}
-
-const fn min_healthy_percent() -> i32 {
-    70
-}
-
-const fn min_healthy_endpoints() -> i32 {
-    1
+    pub min_healthy_endpoints: Option<i32>,
 }
 
 /// Endpoints by exactly one of `cluster`, `region`, `zone` and `relative`.

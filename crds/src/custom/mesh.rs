@@ -33,20 +33,21 @@ pub struct MeshSpec {
     /// What a captured workload may reach besides the mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
-    /// The domain of imported services; `clusterset.local` where nothing is said.
+    /// The domain of imported services; `clusterset.local` where nothing is said. Another one is kept and passed on, and
+    /// without effect in this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = SUBDOMAIN))]
     pub clusterset_domain: Option<String>,
-    /// Whether a name means the same service in every cluster.
+    /// Whether a name means the same service in every cluster. Read, and without effect in this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sameness: Option<Sameness>,
-    /// How often a request is tried that certainly did no harm.
+    /// How often a request is tried that certainly did no harm. Read, and without effect in this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<Retries>,
-    /// What proxies write of each request.
+    /// What proxies write of each request. Read, and without effect in this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLog>,
-    /// Trust domains that count as the cluster's own in policies.
+    /// Trust domains that count as the cluster's own in policies. Read, and without effect in this version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 255)), extend("x-kubernetes-list-type" = "set"))]
     pub trust_domain_aliases: Vec<String>,

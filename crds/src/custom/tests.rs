@@ -36,6 +36,35 @@ fn the_reference_is_that_of_the_code() {
     assert!(found == reference().unwrap(), "docs/reference/kinds.md is stale: meshfed crds --reference > it");
 }
 
+/// Defaults that an API server writes into lists which it takes for one value, as paths.
+fn defaults_within(path: &str, schema: &Value, atomic: bool, found: &mut Vec<String>) {
+    if atomic && schema.get("default").is_some() {
+        found.push(path.to_owned());
+    }
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        defaults_within(&format!("{path}.{name}"), inner, atomic, found);
+    }
+    if let Some(items) = schema.get("items") {
+        let one = schema.get("x-kubernetes-list-type").is_none_or(|kind| kind == "atomic");
+        defaults_within(&format!("{path}[]"), items, atomic || one, found);
+    }
+}
+
+/// Two who apply the same file own it together: what the API server adds to a list of its own accord would make it another one
+/// than theirs, and a conflict.
+///
+/// Mutation seen to fail: `min_healthy_percent` of a tier with a default.
+#[test]
+fn no_list_that_is_one_value_has_defaults() {
+    for definition in definitions().unwrap() {
+        let mut found = Vec::new();
+        let schema = &definition.body["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        assert!(schema["properties"].is_object(), "{}", definition.plural);
+        defaults_within(&definition.plural, schema, false, &mut found);
+        assert_eq!(found, Vec::<String>::new());
+    }
+}
+
 /// Where schema and reader differ about one field, as `PATH: what`.
 fn differences(path: &str, schema: &Value, shape: &Shape, found: &mut Vec<String>) {
     let mut differ = |what: String| found.push(format!("{path}: {what}"));
