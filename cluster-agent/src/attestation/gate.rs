@@ -3,9 +3,10 @@
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
-use meshfed_runtime::grpc::PeerInfo;
-use tonic::Status;
+use meshfed_runtime::grpc::{LEFT, MEMBERSHIP, PeerInfo};
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::service::Routes;
+use tonic::{Code, Status};
 
 /// The one method that answers a stranger.
 const EXCHANGE: &str = "/meshfed.workload.v1.Attestation/Attest";
@@ -20,9 +21,16 @@ pub fn closed_to_strangers(routes: Routes) -> Routes {
 #[must_use]
 pub fn exchange_alone(routes: Routes, why: &'static str) -> Routes {
     let answer = move |request: Request, next: Next| async move {
-        if request.uri().path() == EXCHANGE { next.run(request).await } else { Status::unavailable(why).into_http() }
+        if request.uri().path() == EXCHANGE { next.run(request).await } else { has_left(why).into_http() }
     };
     routes.into_axum_router().layer(from_fn(answer)).into()
+}
+
+/// Words for people, and a mark for gateways: one that holds nothing yet is ready all the same, as before a join.
+fn has_left(why: &'static str) -> Status {
+    let mut metadata = MetadataMap::new();
+    metadata.insert(MEMBERSHIP, MetadataValue::from_static(LEFT));
+    Status::with_metadata(Code::Unavailable, why, metadata)
 }
 
 async fn gate(request: Request, next: Next) -> Response {
@@ -36,7 +44,6 @@ async fn gate(request: Request, next: Next) -> Response {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use tonic::Code;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -51,11 +58,12 @@ mod tests {
             let request = Request::builder().uri(path).body(Body::empty()).unwrap();
             let answer = routes.prepare().into_axum_router().oneshot(request).await.unwrap();
             let status = Status::from_header_map(answer.headers()).unwrap();
-            (status.code(), status.message().to_owned())
+            let says_left = status.metadata().get(MEMBERSHIP).is_some_and(|said| said == LEFT);
+            (status.code(), status.message().to_owned(), says_left)
         };
-        let (code, message) =
+        let (code, message, says_left) =
             of("/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources").await;
-        assert_eq!((code, message.as_str()), (Code::Unavailable, "this cluster has left"));
+        assert_eq!((code, message.as_str(), says_left), (Code::Unavailable, "this cluster has left", true));
         assert_eq!(of(EXCHANGE).await.0, Code::Unimplemented, "it goes on to the routes, which are none here");
     }
 }

@@ -113,6 +113,7 @@ mod tests {
     use axum::body::Body;
     use axum::http::Request;
     use meshfed_runtime::tls::{IdentityStore, TrustStore};
+    use tokio::sync::watch;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -130,7 +131,7 @@ mod tests {
             state: StateHandle::new(Arc::new(IdentityStore::empty()), Arc::new(TrustStore::new())),
             config: serde_json::Value::Null,
             kubelet: None,
-            needed: Some(Needed::new(file.clone(), tokio::sync::watch::channel(false).1)),
+            needed: Some(Needed::new(file.clone(), watch::channel(false).1, watch::channel(false).1)),
         };
         let status = async || {
             let request = Request::get("/healthz/ready").body(Body::empty()).unwrap();

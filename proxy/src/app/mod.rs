@@ -134,13 +134,14 @@ fn build(config: &Config, readiness: &Readiness, watch: &drain::Watch) -> Result
     let (listeners, workers) =
         Listeners::start(config.workers, &shared, watch).map_err(|e| problem("--workers", &e))?;
     let (joined, seen) = watch::channel(false);
+    let (left, has_left) = watch::channel(false);
     let admin = Admin {
         readiness: readiness.clone(),
         metrics: Arc::clone(&metrics),
         state: Arc::clone(&state),
         config: shown(config),
         kubelet: config.kubelet.clone(),
-        needed: needed(config, seen),
+        needed: needed(config, seen, has_left),
     };
     let guard = readiness.guard("agent: no listeners yet");
     let sockets = ProcessSockets::new(config, run_dir, admin, listeners, guard, watch.clone())?;
@@ -165,14 +166,17 @@ fn build(config: &Config, readiness: &Readiness, watch: &drain::Watch) -> Result
         inbound: config.inbound.keys().copied().collect(),
     };
     let (discovery, channel) = Discovery::new(discovery_config, &state, identity, trust, &metrics);
+    let discovery = discovery.telling(left);
     helpers.extend(probe_and_report(config, node_id, state, &sockets, channel, watch));
     Ok(Parts { discovery, sockets, workers, helpers })
 }
 
 /// The anchors of a gateway on Kubernetes: they come when its cluster joins.
-fn needed(config: &Config, joined: watch::Receiver<bool>) -> Option<Needed> {
+fn needed(config: &Config, joined: watch::Receiver<bool>, left: watch::Receiver<bool>) -> Option<Needed> {
     match &config.agent {
-        AgentAddress::Tcp(agent) if config.mode == Mode::Gateway => Some(Needed::new(agent.trust_file.clone(), joined)),
+        AgentAddress::Tcp(agent) if config.mode == Mode::Gateway => {
+            Some(Needed::new(agent.trust_file.clone(), joined, left))
+        }
         AgentAddress::Tcp(_) | AgentAddress::Unix(_) => None,
     }
 }

@@ -119,6 +119,8 @@ pub struct Discovery {
     /// What leads nowhere, as the log was told.
     told: BTreeSet<String>,
     channel: watch::Sender<Option<Channel>>,
+    /// Whether the cluster has left its fleet, as its agent said last.
+    left: watch::Sender<bool>,
 }
 
 impl Discovery {
@@ -147,9 +149,16 @@ impl Discovery {
                 lost: BTreeSet::new(),
                 told: BTreeSet::new(),
                 channel,
+                left: watch::channel(false).0,
             },
             seen,
         )
+    }
+
+    /// Tells there whether the cluster has left its fleet.
+    #[must_use]
+    pub fn telling(self, left: watch::Sender<bool>) -> Self {
+        Self { left, ..self }
     }
 
     /// Follows the agent until the drain begins. Losing the agent changes nothing but this.

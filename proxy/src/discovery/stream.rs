@@ -8,6 +8,7 @@ use meshfed_api::proto::envoy::service::discovery::v3::aggregated_discovery_serv
 use meshfed_api::proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Status};
 use meshfed_runtime::clock;
 use meshfed_runtime::config::Problems;
+use meshfed_runtime::grpc::{LEFT, MEMBERSHIP};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -83,8 +84,12 @@ pub(super) async fn follow<S: Sockets>(
     talk.begin(this);
     let mut responses = match client.delta_aggregated_resources(ReceiverStream::new(queue)).await {
         Ok(response) => response.into_inner(),
-        Err(status) => return Ok(describe(&status)),
+        Err(status) => {
+            this.left.send_replace(says_left(&status));
+            return Ok(describe(&status));
+        }
     };
+    this.left.send_replace(false);
     this.metrics.connected.set(1);
     this.channel.send_replace(Some(channel));
     let mut quiet = Some(Instant::from_std(clock::instant()) + QUIET);
@@ -151,6 +156,11 @@ async fn sleep_until(deadline: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// Whether the agent says that its cluster is a member of no fleet any more.
+fn says_left(status: &tonic::Status) -> bool {
+    status.metadata().get(MEMBERSHIP).is_some_and(|said| said == LEFT)
 }
 
 fn describe(status: &tonic::Status) -> String {

@@ -26,6 +26,10 @@ pub use accept::set_options;
 pub use client::{ConnectError, connect, connect_unix};
 pub use serve::{ServeError, UNIX_PATH_MAX, UnixBindError, bind_unix, serve_tls, serve_unix};
 
+/// Metadata of a refusal: how the agent that refuses stands to a fleet.
+pub const MEMBERSHIP: &str = "meshfed-membership";
+/// Its value where the cluster has left its fleet.
+pub const LEFT: &str = "left";
 /// Most bytes of one message, both directions (SY2); services set it with `max_decoding_message_size`.
 pub const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 /// Time for a TLS handshake (SY4).
