@@ -34,7 +34,7 @@ impl PlaceArgs {
         let kubeconfig = flag("--kubeconfig", self.kubeconfig.as_ref().map(|file| file.display().to_string()));
         let context = |name: &str| flag(name, self.context.clone()) + &kubeconfig;
         let ours = context("--context");
-        let meshfed = ["kubectl ", "meshfed dns corefile ", "meshfed check ", "meshfed join "];
+        let meshfed = ["kubectl ", "meshfed dns corefile ", "meshfed check ", "meshfed join ", "meshfed leave "];
         let mut flags = meshfed.map(|command| (command, ours.clone())).to_vec();
         flags.push(("helm ", context("--kube-context")));
         move |text| {

@@ -186,6 +186,18 @@ fn each_check_fails_by_itself_and_says_how_to_mend_it() {
     only(&server, "MF0004", &["2 Memberships", "delete all but the one"]);
     let _deleted = server.ok(&["-n", "meshfed-system", "delete", "membership", "--all"]);
     only(&server, "MF0004", &["has not joined", "meshfed join"]);
+    // What the agent keeps of its membership until the hub has heard that the cluster leaves.
+    let _kept = server.ok(&[
+        "-n",
+        "meshfed-system",
+        "create",
+        "secret",
+        "generic",
+        "meshfed-identity",
+        "--from-literal=cluster=east",
+    ]);
+    only(&server, "MF0004", &["has yet to tell the hub", "meshfed leave --kube -n meshfed-system"]);
+    let _gone = server.ok(&["-n", "meshfed-system", "delete", "secret", "meshfed-identity"]);
     // Who names a namespace without a release is told where it is, and not to install a second one.
     let elsewhere = check(&server, &["-n", "shop"]);
     assert!(!elsewhere.1[0].1.contains("helm install"), "{elsewhere:?}");
@@ -392,9 +404,9 @@ fn before_an_installation_each_check_says_what_would_be_in_the_way() {
     };
     let mcs = ["serviceexports.multicluster.x-k8s.io", "serviceimports.multicluster.x-k8s.io"];
     let table = owned(&[&["memberships.federation.meshfed.io"], &mcs[..]].concat());
-    assert!(table.contains("helm upgrade kinds helm/meshfed-crds -n fleet --set istio=false\n"), "{table}");
+    assert!(table.contains("helm upgrade --install kinds helm/meshfed-crds -n fleet --set istio=false\n"), "{table}");
     let table = owned(&["peerauthentications.security.istio.io", "workloadentries.networking.istio.io"]);
-    assert!(table.contains("helm upgrade kinds helm/meshfed-crds -n fleet\n"), "{table}");
+    assert!(table.contains("helm upgrade --install kinds helm/meshfed-crds -n fleet\n"), "{table}");
 
     let _made = server.ok(&["create", "namespace", "shop"]);
     let label = |label: &str| server.ok(&["label", "--overwrite", "namespace", "shop", label]);

@@ -239,15 +239,7 @@ async fn look(place: &Place, namespace: &str) -> Result<Vec<Found>, Failure> {
     let gateway = gateway.map(|gateway| available(id::GATEWAY, "meshfed-eastwest", &gateway, namespace));
     let serves = gateway.as_ref().is_some_and(|gateway| !gateway.fails());
     found.extend(gateway);
-    found.push(match member(&listed, namespace) {
-        // What a condition says is the word of who wrote it last.
-        said if agent.is_none() && !said.fails() => Found::warn(
-            id::MEMBERSHIP,
-            format!("{}, says an agent that is not there any more", said.message),
-            format!("install the release again, or kubectl -n {namespace} delete membership --all"),
-        ),
-        said => said,
-    });
+    found.push(membership(place, agent.is_some(), &listed).await?);
     if agent.is_some() && !listed.is_empty() {
         found.extend(release::agent_lease(place, namespace).await?);
     }
@@ -318,6 +310,31 @@ fn available(id: Id, name: &str, deployment: &Deployment, namespace: &str) -> Fo
 fn has_joined(memberships: &[Membership]) -> bool {
     let conditions = memberships.iter().filter_map(|m| m.status.as_ref()).flat_map(|status| &status.conditions);
     conditions.into_iter().any(|c| c.type_ == CONDITIONS[0] && c.status == ConditionStatus::True)
+}
+
+/// What the cluster's Membership says, and who stands behind it.
+async fn membership(place: &Place, has_agent: bool, listed: &[Membership]) -> Result<Found, Failure> {
+    let namespace = &place.namespace;
+    if has_agent && listed.is_empty() && super::leave::is_leaving(place).await? == Some(true) {
+        return Ok(Found::fail(
+            id::MEMBERSHIP,
+            format!(
+                "namespace {namespace} has no Membership any more, and its agent has yet to tell the hub that the cluster leaves"
+            ),
+            format!(
+                "meshfed leave --kube -n {namespace} waits for it; where the hub is gone for good, the next join gives it up"
+            ),
+        ));
+    }
+    Ok(match member(listed, namespace) {
+        // What a condition says is the word of who wrote it last.
+        said if !has_agent && !said.fails() => Found::warn(
+            id::MEMBERSHIP,
+            format!("{}, says an agent that is not there any more", said.message),
+            format!("install the release again, or kubectl -n {namespace} delete membership --all"),
+        ),
+        said => said,
+    })
 }
 
 /// Whether there is one Membership, and the first of its conditions that does not hold.

@@ -82,6 +82,14 @@ async fn by_object(place: &Place, timeout: Duration) -> Outcome {
     })?;
     if found.items.is_empty() {
         let namespace = &place.namespace;
+        let secrets: Api<Secret> = Api::namespaced(place.client.clone(), namespace);
+        match secrets.get_metadata_opt(IDENTITY).await {
+            Ok(None) => return Err(no_release(namespace)),
+            Err(error) if !matches!(&error, kube::Error::Api(status) if status.code == 403) => {
+                return Err(refused(place, &error));
+            }
+            Ok(Some(_)) | Err(_) => {}
+        }
         remark(&format!(
             "namespace {namespace} has no Membership: nothing to leave; is it the release's? See --namespace"
         ));
@@ -101,6 +109,14 @@ async fn by_object(place: &Place, timeout: Duration) -> Outcome {
         }
     }
     until_let_go(place, deadline, timeout).await
+}
+
+/// Where no agent has ever kept anything, nobody leaves.
+fn no_release(namespace: &str) -> Failure {
+    Failure::bad_input(format!(
+        "namespace {namespace} has neither a Membership nor Secret {IDENTITY}, so no release of meshfed-cluster has been there \
+         and nothing leaves; name the release's namespace with --namespace"
+    ))
 }
 
 /// Without the kind no cluster has joined by an object.
@@ -140,6 +156,19 @@ async fn until_let_go(place: &Place, deadline: tokio::time::Instant, timeout: Du
             )));
         }
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Whether the agent of a release has yet to tell its hub that the cluster leaves. None: who asks may not see it.
+///
+/// # Errors
+/// The API server is away, or fails.
+pub(super) async fn is_leaving(place: &Place) -> Result<Option<bool>, Failure> {
+    let secrets: Api<Secret> = Api::namespaced(place.client.clone(), &place.namespace);
+    match holds_membership(&secrets).await {
+        Ok(holds) => Ok(Some(holds)),
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
+        Err(error) => Err(refused(place, &error)),
     }
 }
 

@@ -84,6 +84,11 @@ fn a_cluster_joins_and_leaves_by_an_object() {
     let again = run(Command::new(meshfed()).args(["leave", "--kube", "--kubeconfig"]).arg(world.api.kubeconfig()));
     assert_eq!(again.code, 0, "{again:?}");
     assert!(again.stderr.contains("meshfed-system has no Membership"), "nothing is left without a word: {again:?}");
+    let elsewhere = run(Command::new(meshfed())
+        .args(["leave", "--kube", "-n", "shop", "--kubeconfig"])
+        .arg(world.api.kubeconfig()));
+    assert!(elsewhere.code == 65 && elsewhere.stdout.is_empty(), "nobody has left there: {elsewhere:?}");
+    assert!(elsewhere.stderr.contains("neither a Membership nor Secret meshfed-identity"), "{elsewhere:?}");
     assert_eq!(world.join(&second, "30s").code, 0);
     world.until_condition("Ready", "True Ready");
     assert_eq!(world.identity()["data"]["ca.key.pem"], before["data"]["ca.key.pem"], "nobody has to trust a new key");

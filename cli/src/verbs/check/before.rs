@@ -73,7 +73,7 @@ async fn kinds(place: &Place) -> Result<Found, Failure> {
             None => format!("nothing is in the way of: helm install meshfed-crds helm/meshfed-crds{flags}"),
             Some(Release { namespace, name }) => format!(
                 "release {name} of namespace {namespace} has brought the kinds; to upgrade them: \
-                 helm upgrade {name} helm/meshfed-crds -n {namespace}{flags}"
+                 helm upgrade --install {name} helm/meshfed-crds -n {namespace}{flags}"
             ),
         },
     ))
