@@ -223,6 +223,12 @@ fn exports_that_their_services_cannot_give(world: &World) {
     let why = world.says("shop", "serviceexport/many", "Valid", "False/InvalidService");
     assert!(why.contains("more than 256 ports") && !why.contains("create"), "{why}");
     world.event("service/many", "TooLarge", "more than 256 ports");
+    let elsewhere = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "elsewhere", "namespace": "shop"},
+        "spec": {"type": "ExternalName", "externalName": "db.example"}});
+    world.server.apply(&elsewhere.to_string());
+    world.export("elsewhere", &json!({}), &json!({}));
+    world.says("shop", "serviceexport/elsewhere", "Valid", "False/InvalidServiceType");
+    world.event("service/elsewhere", "InvalidValue", "ExternalName");
     world.service("dressed-up", &json!({}));
     let spec = json!({"exportedLabels": {"tier": "one", "k": "spaces here", "kubernetes.io/service-name": "b"}});
     world.export("dressed-up", &json!({}), &spec);
@@ -232,6 +238,23 @@ fn exports_that_their_services_cannot_give(world: &World) {
     let path = "jsonpath={.metadata.labels}";
     let labels = world.server.ok(&["-n", "shop", "get", "serviceimport", "dressed-up", "-o", path]);
     assert!(labels.contains("\"tier\":\"one\"") && !labels.contains("service-name"), "{labels}");
+}
+
+/// Control characters that JSON takes as they are and YAML does not: in the words that a condition quotes, and in what an import
+/// carries on.
+///
+/// Mutation not tried yet: `escaped` gives what it is given.
+fn control_characters(world: &World) {
+    for (name, annotations) in
+        [("c-key", json!({"\u{9b}x": "v"})), ("c-value", json!({"a.example/x": "del \u{7f} nel \u{85} csi \u{9b}"}))]
+    {
+        world.service(name, &json!({}));
+        world.export(name, &json!({}), &json!({"exportedAnnotations": annotations}));
+        world.says("shop", &format!("serviceexport/{name}"), "Ready", "True/Exported");
+        world.says("shop", &format!("serviceimport/{name}"), "Ready", "True/Ready");
+    }
+    let why = world.says("shop", "serviceexport/c-key", "Valid", "True/Valid");
+    assert!(why.contains("exportedAnnotations"), "{why}");
 }
 
 /// Whoever may write Services in a namespace of his own makes no gateway of one, and hears so; nor is a security setting
@@ -271,6 +294,7 @@ fn what_makes_no_sense_is_told_of_and_everything_else_proceeds() {
     a_time_that_is_none(&world);
     services_that_carry_our_label(&world);
     exports_that_their_services_cannot_give(&world);
+    control_characters(&world);
     objects_that_speak_for_others(&world);
     let log = world.agent.log();
     let refused: Vec<&str> = log.lines().filter(|l| l.to_ascii_lowercase().contains("forbidden")).collect();

@@ -30,7 +30,9 @@ impl Metrics {
 
     /// Registers a metric and gives it back; counters are named without `_total`.
     pub fn register<M: Metric + Clone>(&self, name: impl Into<String>, help: impl Into<String>, metric: M) -> M {
-        self.lock().register(name, help, metric.clone());
+        // The registry ends every help with a full stop of its own.
+        let help: String = help.into();
+        self.lock().register(name, help.trim_end_matches('.'), metric.clone());
         metric
     }
     /// A counter without labels; the name without `_total`.

@@ -5,6 +5,9 @@ use std::fmt;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+/// Characters of what somebody else said that are shown.
+const WORDS_MAX: usize = 500;
+
 /// `--log-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
@@ -108,6 +111,17 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
+/// What somebody else said, as people may be shown it: without control characters, which end lines and steer terminals, and
+/// cut after 500 characters.
+#[must_use]
+pub fn words(said: &str) -> String {
+    let mut shown: String = said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WORDS_MAX).collect();
+    if said.chars().nth(WORDS_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
 /// [`chain`] of a concrete error.
 #[must_use]
 pub fn chain_of<E: std::error::Error + 'static>(error: &E) -> String {
@@ -169,6 +183,15 @@ mod tests {
         for wrong in ["", " ", "h2=loud", "loud", "warning", "info,h2"] {
             assert!(filter(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    /// Mutations not tried yet: `is_control` is false; `take` left out.
+    #[test]
+    fn words_of_others_steer_no_terminal() {
+        assert_eq!(words("\x1b[2J owned\r\n\u{9b}é"), " [2J owned   é");
+        let long = words(&"a".repeat(WORDS_MAX + 1));
+        assert!(long.ends_with("a…") && long.chars().count() == WORDS_MAX + 1, "{long}");
+        assert!(!words(&"a".repeat(WORDS_MAX)).ends_with('…'));
     }
 
     /// Libraries print their cause within their own words, too, as that of a kubeconfig which is not there.

@@ -8,6 +8,7 @@ use meshfed_api::proto::federation::enrollment_client::EnrollmentClient;
 use meshfed_ca::token::Token;
 use meshfed_runtime::grpc::ConnectError;
 use meshfed_runtime::pin::{PinnedFleet, PinnedFleetVerifier};
+use meshfed_runtime::telemetry::{chain, words};
 use meshfed_runtime::tls::SvidError;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -130,10 +131,7 @@ impl Contact {
             | Code::DeadlineExceeded
             | Code::Unknown
             | Code::Internal
-            | Code::DataLoss => EnrollError::Unreachable {
-                target: self.target.clone(),
-                cause: meshfed_runtime::telemetry::chain(status),
-            },
+            | Code::DataLoss => EnrollError::Unreachable { target: self.target.clone(), cause: words(&chain(status)) },
             Code::Ok
             | Code::InvalidArgument
             | Code::AlreadyExists
@@ -144,7 +142,7 @@ impl Contact {
             | Code::Unimplemented => {
                 // The federator begins with what its other refusals begin with; the error says it already.
                 let message = status.message();
-                EnrollError::Denied(message.strip_prefix("join refused: ").unwrap_or(message).to_owned())
+                EnrollError::Denied(words(message.strip_prefix("join refused: ").unwrap_or(message)))
             }
         }
     }

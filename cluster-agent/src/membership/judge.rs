@@ -6,6 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use meshfed_crds::custom::{Condition, Conditions, Membership, MembershipStatus, say_the_same};
 use meshfed_model::identity::TrustDomain;
+use meshfed_runtime::telemetry::words;
 
 /// Of ServiceExport and ServiceImport.
 const MCS_GROUP: &str = "multicluster.x-k8s.io";
@@ -181,7 +182,7 @@ fn away(facts: &Facts) -> Option<(&'static str, String)> {
             ),
         )),
         (None, false) => {
-            let why = if facts.away.is_empty() { String::new() } else { format!(" ({})", facts.away) };
+            let why = if facts.away.is_empty() { String::new() } else { format!(" ({})", words(&facts.away)) };
             Some((
                 "HubUnreachable",
                 format!(
