@@ -359,7 +359,7 @@ impl Index {
             && let Some(why) = unofferable(service)
         {
             let message = format!("{}: the service is not exported", why.message);
-            errors.push(object.fault(Code::TooLarge, why.field, message).remedy(why.remedy));
+            errors.push(object.fault(why.code, why.field, message).remedy(why.remedy));
         }
         self.set_errors(object_key(Kind::Service, name), errors, dirty);
     }
@@ -370,6 +370,7 @@ const SNI_AROUND: usize = 64;
 
 /// Why a service cannot be exported at all.
 pub(super) struct Unofferable {
+    code: Code,
     field: &'static str,
     pub(super) message: String,
     pub(super) remedy: &'static str,
@@ -382,10 +383,16 @@ pub(super) fn unofferable(service: &LocalService) -> Option<Unofferable> {
     let is_short = service.name.name().len() + service.name.namespace.as_str().len() + SNI_AROUND <= SNI_MAX;
     if let Some(port) = service.ports.iter().map(|p| p.port).find(|port| !is_short && long(*port)) {
         let message = format!("the server name of port {port} passes {SNI_MAX} characters");
-        return Some(Unofferable { field: "metadata.name", message, remedy: "give it a shorter name" });
+        return Some(Unofferable {
+            code: Code::TooLarge,
+            field: "metadata.name",
+            message,
+            remedy: "give it a shorter name",
+        });
     }
     if service.has_too_many_identities() {
         return Some(Unofferable {
+            code: Code::TooLarge,
             field: "spec.selector",
             message: format!("the workloads behind it have more than {IDENTITIES_MAX} service accounts"),
             remedy: "let them share service accounts, or split the service",
@@ -394,6 +401,7 @@ pub(super) fn unofferable(service: &LocalService) -> Option<Unofferable> {
     if service.external {
         let message = "it is of type ExternalName, which stands for a name and has no endpoints".to_owned();
         return Some(Unofferable {
+            code: Code::InvalidValue,
             field: "spec.type",
             message,
             remedy: "export a Service of another type, or take the ServiceExport away",
@@ -402,6 +410,7 @@ pub(super) fn unofferable(service: &LocalService) -> Option<Unofferable> {
     let (pairs, bytes) = service.exported.size();
     if pairs > EXPORTED_MAX || bytes > EXPORTED_BYTES {
         return Some(Unofferable {
+            code: Code::TooLarge,
             field: "metadata.name",
             message: format!(
                 "its export adds {pairs} labels and annotations of {bytes} bytes, at most {EXPORTED_MAX} of \
@@ -415,6 +424,7 @@ pub(super) fn unofferable(service: &LocalService) -> Option<Unofferable> {
             || selectors.iter().any(|s| s.clusters.len().max(s.labels.len()) > SELECTORS_MAX))
     {
         return Some(Unofferable {
+            code: Code::TooLarge,
             field: "metadata.name",
             message: format!("more than {SELECTORS_MAX} ExportPolicies, or names or labels of one, say where it goes"),
             remedy: "name clusters with '*', or by a label",

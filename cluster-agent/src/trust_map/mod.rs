@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt as _, watcher};
-use meshfed_crds::api_server::{Steady, watch_config};
+use meshfed_crds::api_server::{Steady, said, watch_config};
 use meshfed_runtime::drain::Watch;
 use meshfed_runtime::{clock, telemetry};
 use serde_json::json;
@@ -48,8 +48,11 @@ pub enum TrustMapError {
     )]
     NotJoined,
     /// The API server refused it, or is away.
-    #[error("ConfigMap {TRUST} could not be written in namespace {0}")]
-    Write(String, #[source] Box<kube::Error>),
+    #[error(
+        "ConfigMap {TRUST} could not be written in namespace {0}: {said}; where it is somebody else's, delete or rename it",
+        said = said(.1)
+    )]
+    Write(String, Box<kube::Error>),
     /// In time.
     #[error("ConfigMap {TRUST} was not written in namespace {0} within {seconds} s", seconds = DEADLINE.as_secs())]
     Late(String),
