@@ -113,8 +113,7 @@ fn conditions(list: &[(&str, &str)]) -> Value {
 /// From an empty API server to a member: each step leaves exactly one thing amiss, which is named with its remedy.
 ///
 /// Mutations seen to fail: `ready >= wanted` written `ready <= wanted`; `CONDITIONS` without `Connected`; `elsewhere` without
-/// agents. Mutations not tried
-/// yet: `age <= RENEWED_MAX` without the age; the holder's name not asked for; `has_joined` always true.
+/// agents; `age <= RENEWED_MAX` without the age; the holder's name not asked for; `has_joined` always true.
 #[test]
 fn each_check_fails_by_itself_and_says_how_to_mend_it() {
     let server = ApiServer::start();
@@ -217,8 +216,7 @@ fn each_check_fails_by_itself_and_says_how_to_mend_it() {
 /// What works is no failure, and is told: a hub whose fleet ends with its pod, names that only pods with a sidecar
 /// resolve. `meshfed dns corefile` prints what makes the second pass.
 ///
-/// Mutations seen to fail: `empty_dir.is_none()` written `is_some()`; `is_ours` true of every target. Mutations not tried
-/// yet: `blocks > 1` written `blocks > 2`; `phase == "Bound"` written `!=`.
+/// Mutations seen to fail: `empty_dir.is_none()` written `is_some()`; `is_ours` true of every target; `blocks > 1` written `blocks > 2`; `phase == "Bound"` written `!=`.
 #[test]
 fn what_is_less_than_its_user_thinks_is_a_warning() {
     let server = ApiServer::start();

@@ -185,7 +185,7 @@ mod tests {
         }
     }
 
-    /// Mutations not tried yet: `is_control` is false; `take` left out.
+    /// Mutations seen to fail: `is_control` is false; `take` left out.
     #[test]
     fn words_of_others_steer_no_terminal() {
         assert_eq!(words("\x1b[2J owned\r\n\u{9b}é"), " [2J owned   é");

@@ -63,8 +63,8 @@ mod tests {
     /// Ready before the join; after it unready for long enough that the kubelet notices, and ready again, so that it looks
     /// once more; at last unready, since something else is wrong.
     ///
-    /// Mutations seen to fail: `TURN` = 1; `asked < ASKED_MAX` left out; the count not set back before the join. Mutation not tried
-    /// yet: `left` not asked.
+    /// Mutations seen to fail: `TURN` = 1; `asked < ASKED_MAX` left out; the count not set back before the join; `left`
+    /// not asked.
     #[test]
     fn a_gateway_without_anchors_changes_its_readiness_once_its_cluster_has_joined() {
         let dir = tempfile::tempdir().unwrap();

@@ -86,8 +86,8 @@ mod tests {
 
     /// Cut anywhere, and whatever was said before; a word within a line is none, nor is one that no colon follows.
     ///
-    /// Mutations not tried yet: `At::Rest` of the last arm as `At::Begin`; `At::Name` kept for a longer name without its
-    /// last byte; `ends_line` knows `\n` alone.
+    /// Mutations seen to fail: `At::Rest` of the last arm as `At::Begin`; names held to one byte less than `NAME_MAX`;
+    /// `ends_line` knows `\n` alone.
     #[test]
     fn a_field_is_told_however_it_is_said() {
         let cases: [(&[u8], bool); 22] = [
