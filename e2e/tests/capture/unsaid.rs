@@ -63,7 +63,7 @@ const ODD: [&str; 6] = [
 /// What is no HTTP/1 that we know is bytes, and no application gets a field of ours by it; what has no line end is bytes, too,
 /// however long.
 ///
-/// Mutations not tried yet: `has_come` is false; `unclear` is `then_some(true)`.
+/// Mutations seen to fail: `has_come` is false; `unclear` is `then_some(true)`.
 fn nothing_is_forged_in_bytes(world: &World, certificate: &str) {
     let client = (certificate, "-");
     for (port, pauses) in UNSAID.iter().flat_map(|port| [PAUSES[0], PAUSES[3]].map(|pauses| (*port, pauses))) {

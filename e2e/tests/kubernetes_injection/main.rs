@@ -108,8 +108,8 @@ const APP: &str = "containers: [{name: app, image: app}]";
 /// Namespaces and pods say who is injected; what is refused is refused with words that help; a dry run writes nothing, and
 /// an admitted pod finds the anchors that it mounts, which are nowhere else.
 ///
-/// Mutations seen to fail: `judge` does not call `TrustMap::ensure`; the rotation patches the first webhook only. Not tried
-/// yet: `selected` not asked in `judge`; `part` of `trust_map` that deletes nothing; `TrustMap::ask` that asks nobody; `is_ours`
+/// Mutations seen to fail: `judge` does not call `TrustMap::ensure`; the rotation patches the first webhook only;
+/// `selected` not asked in `judge`; `part` of `trust_map` that deletes nothing; `TrustMap::ask` that asks nobody; `is_ours`
 /// answered `true`.
 #[test]
 fn pods_are_injected_or_refused_as_their_labels_say() {

@@ -186,7 +186,7 @@ fn another_membership_does_not_wait_for_a_hub_that_is_gone() {
 
 /// Pods of a cluster that has left go on inside it: its agent keeps the CA, and their proxies renew their certificates by it.
 ///
-/// Mutation seen to fail: `left::serve` not spawned. Mutation not tried yet: `says_left` is false.
+/// Mutations seen to fail: `left::serve` not spawned; `says_left` is false.
 #[test]
 fn pods_of_a_cluster_that_left_renew_their_certificates() {
     let mut world = World::start(&[]);

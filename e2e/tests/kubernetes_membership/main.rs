@@ -182,8 +182,8 @@ fn a_hub_on_kubernetes_is_asked_by_a_kubeconfig() {
 /// Only the Secret that the release names is read, a Secret that somebody keeps is not deleted, and of two Memberships the
 /// older counts.
 ///
-/// Mutations seen to fail: the name not compared in `token`; `spend` without its label; `second` left out of `say`. Not tried
-/// yet: `elsewhere::tell` not spawned.
+/// Mutations seen to fail: the name not compared in `token`; `spend` without its label; `second` left out of `say`;
+/// `elsewhere::tell` not spawned.
 #[test]
 fn a_membership_reads_no_other_secret() {
     let mut world = World::start(&[]);
