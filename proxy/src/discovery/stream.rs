@@ -82,14 +82,12 @@ pub(super) async fn follow<S: Sockets>(
         unbound: BTreeMap::new(),
     };
     talk.begin(this);
-    let mut responses = match client.delta_aggregated_resources(ReceiverStream::new(queue)).await {
+    let opened = client.delta_aggregated_resources(ReceiverStream::new(queue)).await;
+    this.left.send_replace(opened.as_ref().is_err_and(says_left));
+    let mut responses = match opened {
         Ok(response) => response.into_inner(),
-        Err(status) => {
-            this.left.send_replace(says_left(&status));
-            return Ok(describe(&status));
-        }
+        Err(status) => return Ok(describe(&status)),
     };
-    this.left.send_replace(false);
     this.metrics.connected.set(1);
     this.channel.send_replace(Some(channel));
     let mut quiet = Some(Instant::from_std(clock::instant()) + QUIET);
