@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::fields::Fields;
 use crate::forward::Core;
 
-/// A stream of which nothing more is read once such a field has come; what it was written with is not passed on.
+/// A stream of which nothing more is read once such a field has come; the bytes that it came with are not passed on.
 #[derive(Debug)]
 pub(super) struct Guarded<S> {
     stream: S,
