@@ -44,7 +44,7 @@ pub enum Kind {
     Connection,
     /// `Keep-Alive`, `Proxy-Connection`, `TE`, `Trailer`, `Upgrade`: for the next hop only.
     HopByHop,
-    /// `Content_Length`, `Transfer_Encoding`: no framing to us, but to whoever reads `_` as `-`.
+    /// `Content_Length`, `Transfer_Encoding`: no framing to us, but to whoever reads `_` or `.` as `-`.
     FramingTwin,
     /// `Expect`.
     Expect,
@@ -109,23 +109,20 @@ fn classify(name: &[u8]) -> Kind {
     }
 }
 
-/// Names with `_` for `-` are the same name: CGI, WSGI and their kin hand both to the application as one, so
-/// `X_Forwarded_Client_Cert` would stand for the header that only a handshake may make (L7-11), and `Content_Length` for
-/// a length that we did not count (L7-1).
+/// Names with `_`, `.`, `+` or whatever is neither letter nor digit for `-` are the same name: CGI, WSGI, PHP and their kin
+/// hand all of them to the application as one, so `X.Forwarded_Client-Cert` would stand for the header that only a handshake
+/// may make (L7-11), and `Content_Length` for a length that we did not count (L7-1).
 fn same((a, b): (&u8, &u8)) -> bool {
-    a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-')
+    a.eq_ignore_ascii_case(b) || (*b == b'-' && !a.is_ascii_alphanumeric())
 }
 
-/// Whether a field of this name is one that only a mesh proxy may write ([`Kind::MeshIdentity`]).
-pub(crate) fn is_mesh_identity(name: &[u8]) -> bool {
-    let starts = |prefix: &[u8]| name.len() >= prefix.len() && name.iter().zip(prefix).all(same);
-    let is = |known: &[u8]| name.len() == known.len() && starts(known);
-    starts(b"x-meshfed-") || starts(b"x-envoy-") || is(b"x-forwarded-client-cert")
-}
+/// Names of fields that only a mesh proxy may write ([`Kind::MeshIdentity`]); one that ends in `-` begins such names.
+pub(crate) const MESH_IDENTITY: [&[u8]; 3] = [b"x-meshfed-", b"x-envoy-", b"x-forwarded-client-cert"];
 
 fn mesh_or_forwarded(name: &[u8]) -> Kind {
     let starts = |prefix: &[u8]| name.len() >= prefix.len() && name.iter().zip(prefix).all(same);
-    if is_mesh_identity(name) {
+    let is_one = |known: &&[u8]| starts(known) && (known.ends_with(b"-") || name.len() == known.len());
+    if MESH_IDENTITY.iter().any(is_one) {
         Kind::MeshIdentity
     } else if starts(b"x-forwarded-") {
         Kind::Forwarded

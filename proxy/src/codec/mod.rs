@@ -15,7 +15,7 @@ mod response;
 
 pub use chunked::{ChunkedDecoder, Decoded};
 pub use encode::{CHUNK_END, HeadEdit, chunk_head, request_head, response_head};
-pub(crate) use head::is_mesh_identity;
+pub(crate) use head::MESH_IDENTITY;
 pub use head::{Field, Kind, Scratch, Span, find_head_end};
 pub use reject::Reject;
 pub use request::{LogContext, Method, Request, parse_request};
