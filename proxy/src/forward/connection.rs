@@ -28,10 +28,15 @@ use crate::tls::Stream;
 const HEAD_TICKS: u32 = 5 * SECOND;
 /// Ticks without a request after which a connection is closed (L7-7).
 const IDLE_TICKS: u32 = 60 * SECOND;
-/// Bytes that are read and dropped before a connection with unread input is closed, so that the answer arrives (L7-4).
-const LINGER_BYTES: usize = 64 * 1024;
-/// How long that may take.
-const LINGER_TIME: Duration = Duration::from_secs(2);
+/// The longest wait for the end of a connection to be written, and for the noise of a client that was refused.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+/// Bytes of such noise that are read and dropped, so that the answer arrives (L7-4).
+const NOISE_BYTES: usize = 64 * 1024;
+/// How long the rest of a body is read and dropped whose request is answered already: many clients read the answer only once
+/// they have sent all, and a socket that is closed meanwhile is reset, which takes the answer along (L7-4). nginx's figures.
+const LINGER_TIME: Duration = Duration::from_secs(30);
+/// How long that may bring nothing.
+const LINGER_IDLE: Duration = Duration::from_secs(5);
 /// The longest wait for a client to take an answer of ours.
 const REPLY_TIME: Duration = Duration::from_secs(10);
 
@@ -76,8 +81,8 @@ pub(super) struct Connection {
     scanned: usize,
     /// Whether an empty line before this request was dropped.
     blank_seen: bool,
-    /// Whether the client may have sent what nobody will read.
-    unread: bool,
+    /// What the client may have sent that nobody will read.
+    unread: Unread,
     /// Whether the deadline of this request's head runs.
     head_begun: bool,
     /// The head's part of the log line, while there is a log.
@@ -104,6 +109,15 @@ pub(super) struct Answered {
     pub(super) keep: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unread {
+    Nothing,
+    /// What was no request.
+    Noise,
+    /// The rest of a request that is answered.
+    Body,
+}
+
 enum Head {
     /// A complete head of so many bytes.
     Complete(usize),
@@ -128,7 +142,7 @@ pub async fn serve(core: Rc<Core>, client: Stream, side: Side) {
         original: OnceCell::new(),
         scanned: 0,
         blank_seen: false,
-        unread: false,
+        unread: Unread::Nothing,
         head_begun: false,
         log_head: String::new(),
     };
@@ -157,7 +171,9 @@ impl Connection {
                     false
                 }
             };
-            self.unread |= !self.request.input.is_empty();
+            if self.unread == Unread::Nothing && !self.request.input.is_empty() {
+                self.unread = Unread::Noise;
+            }
             self.request.reset(&self.core.buffers);
             self.response.input.discard(&self.core.buffers);
             self.response.reset(&self.core.buffers);
@@ -227,7 +243,7 @@ impl Connection {
             }
         };
         self.account(&answered, begun);
-        self.unread = !self.request.finished;
+        self.unread = if self.request.finished { Unread::Nothing } else { Unread::Body };
         if answered.keep {
             self.timer.set(IDLE_TICKS);
         }
@@ -242,7 +258,7 @@ impl Connection {
         let request = parse_request(data, length, &mut scratch).map_err(|reject| {
             self.core.telemetry.refused("downstream", reject.status());
             LogBuffer::refused_head(&mut self.log_head, data);
-            (Reply::refused(reject), Version::Http11, false)
+            (Reply::refused_head(reject, data), Version::Http11, false)
         })?;
         if self.core.telemetry.access_log().is_some() {
             let context = LogContext::of(data, &request);
@@ -325,7 +341,7 @@ impl Connection {
     /// Sends an answer of our own.
     pub(super) async fn reply(&mut self, reply: &Reply, version: Version, keep: bool, head_only: bool) -> Answered {
         let bytes = reply.render(version, keep, head_only);
-        let written = tokio::time::timeout(REPLY_TIME, write_all(&mut self.client, bytes.as_bytes())).await;
+        let written = tokio::time::timeout(REPLY_TIME, write_all(&mut self.client, &bytes)).await;
         let written = matches!(written, Ok(Ok(())));
         if written && !head_only {
             self.response.moved += reply.body_length();
@@ -343,7 +359,7 @@ impl Connection {
 
     /// Answers what was no request.
     async fn refuse(&mut self, reply: Reply) {
-        self.unread = true;
+        self.unread = Unread::Noise;
         let begun = clock::instant();
         LogBuffer::head(&mut self.log_head, b"", b"", b"");
         let answered = self.reply(&reply.closing(), Version::Http11, false, false).await;
@@ -392,15 +408,18 @@ impl Connection {
 
     /// Ends the connection so that what was written arrives: a socket closed with unread input is reset.
     async fn close(&mut self) {
-        let _gone_already = tokio::time::timeout(LINGER_TIME, async {
+        let (mut left, limit) = match self.unread {
+            Unread::Nothing => (0, CLOSE_TIME),
+            Unread::Noise => (NOISE_BYTES, CLOSE_TIME),
+            Unread::Body => (usize::MAX, LINGER_TIME),
+        };
+        let _gone_already = tokio::time::timeout(limit, async {
             self.client.shutdown().await?;
-            let mut left = if self.unread { LINGER_BYTES } else { 0 };
             while left > 0 {
-                let n = poll_fn(|cx| self.poll_discard(cx)).await?;
-                if n == 0 {
-                    break;
+                match tokio::time::timeout(LINGER_IDLE, poll_fn(|cx| self.poll_discard(cx))).await {
+                    Ok(Ok(n)) if n > 0 => left = left.saturating_sub(n),
+                    Ok(_) | Err(_) => break,
                 }
-                left = left.saturating_sub(n);
             }
             Ok::<(), std::io::Error>(())
         })

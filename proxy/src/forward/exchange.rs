@@ -257,7 +257,8 @@ impl Exchange<'_> {
             return Ok(false);
         }
         let unframed = matches!(head.body, ResponseBody::Chunked | ResponseBody::Close);
-        if (unframed && self.version == Version::Http10) || self.core.is_draining() {
+        // After an answer that comes before the body has, the connection ends (L7-4), and the client is told.
+        if (unframed && self.version == Version::Http10) || !self.state.request_done || self.core.is_draining() {
             self.keep = false;
         }
         response_head(&mut self.response.out, data, &head, &scratch, self.version, self.keep, edit);

@@ -180,6 +180,8 @@ struct Half {
     written: usize,
     ended: bool,
     closed: bool,
+    /// Nothing is moved after this time: no end follows for which the kernel may wait.
+    last: bool,
     moved: u64,
 }
 
@@ -210,8 +212,11 @@ pub(super) async fn run(
         }
         let mut scratch = scratch.borrow_mut();
         let before = (up.moved, down.moved);
-        up.transfer(cx, &mut client, &mut upstream, &mut scratch)?;
+        let sent = up.transfer(cx, &mut client, &mut upstream, &mut scratch);
+        // A server that takes no more may have answered before: that goes first.
+        down.last = sent.is_err();
         down.transfer(cx, &mut upstream, &mut client, &mut scratch)?;
+        sent?;
         if (up.moved, down.moved) != before {
             watched.last.set(tunnels.tick.get());
             watched.drain_last.set(tunnels.drain_tick.get());
@@ -272,9 +277,13 @@ impl Half {
                 return Ok(());
             }
             let mut buffer = ReadBuf::new(&mut *scratch);
-            let open = fill(cx, from, &mut buffer)?;
-            self.ended = !open;
+            let open = fill(cx, from, &mut buffer);
             let filled = buffer.filled();
+            if open.is_err() {
+                // What came before a reset is passed on before it.
+                self.moved += write(cx, to, filled).unwrap_or_default() as u64;
+            }
+            self.ended = !open?;
             if filled.is_empty() {
                 if self.ended {
                     continue;
@@ -282,7 +291,7 @@ impl Half {
                 return Ok(());
             }
             self.moved += filled.len() as u64;
-            let count = if self.ended { write_last(to, filled)? } else { write(cx, to, filled)? };
+            let count = if self.ended && !self.last { write_last(to, filled)? } else { write(cx, to, filled)? };
             if let Some(rest) = filled.get(count..).filter(|r| !r.is_empty()) {
                 self.held.extend_from_slice(rest);
             }

@@ -272,6 +272,44 @@ fn an_early_answer_reaches_the_client() {
     assert_eq!(client.rest(), b"");
 }
 
+/// Who reads the answer only once all of its body is sent gets it all the same: nothing is closed under it (L7-4).
+///
+/// Mutation seen to fail: `Unread::Noise` in `serve_one`.
+#[test]
+fn an_early_answer_reaches_a_client_that_sends_all_first() {
+    const BYTES: usize = 16 * 1024 * 1024;
+    let backend = Backend::start(|c, _| {
+        c.head().unwrap();
+        c.send("HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbig!");
+        c.rest();
+    });
+    let proxy = Proxy::outbound(&[("b", to(&[backend.address]))]);
+    let mut client = proxy.client();
+    client.send(format!("POST / HTTP/1.1\r\nHost: b\r\nContent-Length: {BYTES}\r\n\r\n"));
+    assert_eq!(client.byte(), Some(b'H'), "the answer is there before the body is");
+    client.send(vec![b'x'; BYTES]);
+    let answer = [b"H".to_vec(), client.rest()].concat();
+    assert!(answer.starts_with(b"HTTP/1.1 413 ") && answer.ends_with(b"\r\n\r\nbig!"), "{answer:?}");
+}
+
+/// Who begins HTTP/2 on a port of HTTP/1 is told so in its own words: SETTINGS, then GOAWAY with the error code 13 and a
+/// sentence.
+///
+/// Mutation seen to fail: `refused_head` that answers as to everybody.
+#[test]
+fn who_begins_http_2_is_told_in_its_words() {
+    let proxy = Proxy::outbound(&[]);
+    let mut client = proxy.client();
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    let said = client.rest();
+    let (settings, away) = said.split_at(9);
+    assert_eq!(settings, [0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    let (head, debug) = away.split_at(17);
+    assert_eq!(usize::from(head[2]), debug.len() + 8);
+    assert_eq!(head[3..], [7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 13]);
+    assert!(String::from_utf8(debug.to_vec()).unwrap().contains("name it grpc or http2"), "{debug:?}");
+}
+
 /// Mutation seen to fail: `Core::watch` cloned but never given up (the drain then lasts its whole deadline).
 #[test]
 fn a_drain_ends_idle_connections_and_finishes_requests() {

@@ -97,6 +97,30 @@ async fn a_reset_becomes_a_reset() {
         .await;
 }
 
+/// A server answers, and is reset because it takes no more of what the client says: the answer arrives all the same.
+///
+/// Mutation seen to fail: `sent?` before `down.transfer`.
+#[tokio::test]
+async fn what_was_answered_before_a_reset_arrives() {
+    LocalSet::new()
+        .run_until(async {
+            let mut s = tunnel(SweepLimits::default()).await;
+            // Until the tunnel holds what the server does not take.
+            let mut full = 0;
+            while full < 100 {
+                full = if s.client.try_write(&[7; 65_536]).is_ok() { 0 } else { full + 1 };
+                tokio::task::yield_now().await;
+            }
+            s.server.write_all(b"no").await.unwrap();
+            drop(s.server);
+            let mut got = [0; 2];
+            s.client.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"no");
+            assert_eq!(s.task.await.unwrap().why, "reset");
+        })
+        .await;
+}
+
 /// Mutation seen to fail: `poll_shutdown` of `to` replaced by nothing.
 #[tokio::test]
 async fn an_end_is_passed_on_and_the_other_way_goes_on() {
