@@ -39,11 +39,12 @@ pub(super) async fn ask(question: &Question, host: IpAddr, user_agent: &str) -> 
     }
 }
 
-/// The source of a question, that of captured inbound connections: what the proxy sends from the pod's own address to that
-/// same address is led back to the proxy by the pod's rules, and an application under STRICT would never be asked.
-const fn source(host: IpAddr) -> IpAddr {
+/// The source of a question. What the proxy sends from the pod's own address to that same address is led back to the proxy by
+/// the pod's rules, and an application under STRICT would never be asked; and it is not that of captured inbound connections:
+/// a server that shuts out who keeps leaving without a word (MySQL and MariaDB by `max_connect_errors`) would shut out all.
+pub(crate) const fn source(host: IpAddr) -> IpAddr {
     match host {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)),
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
     }
 }

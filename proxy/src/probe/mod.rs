@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::config::AppProbe;
-use crate::kubelet::status;
+use crate::kubelet::{source, status};
 use crate::state::{Cluster, StateHandle};
 pub use verdict::Verdict;
 
@@ -102,10 +102,11 @@ async fn all_targets(state: &StateHandle) -> Result<(), String> {
     all.into_iter().collect()
 }
 
+/// Where connections to it have to come from `sources`, so has this one, and not from theirs.
 async fn connect(address: SocketAddr, sources: &[IpAddr]) -> std::io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(&source) = sources.iter().find(|s| s.is_ipv4() == address.is_ipv4()) {
-        socket.bind(SocketAddr::new(source, 0))?;
+    if sources.iter().any(|s| s.is_ipv4() == address.is_ipv4()) {
+        socket.bind(SocketAddr::new(source(address.ip()), 0))?;
     }
     tokio::time::timeout(TIMEOUT, socket.connect(address)).await?
 }
@@ -194,5 +195,23 @@ fn to_report(workload: &str, node_id: &str, app: &AppState) -> WorkloadReport {
         node_id: node_id.to_owned(),
         app_ready: app.ready,
         reason: app.reason.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that shuts out who keeps leaving without a word shuts out the probe, and nobody who comes from where captured
+    /// clients come.
+    ///
+    /// Mutation seen to fail: the socket bound to what was found in `sources`.
+    #[tokio::test]
+    async fn a_probe_is_no_client_to_the_application() {
+        let application = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = application.local_addr().unwrap();
+        let captured = ["127.0.0.6".parse().unwrap(), "::1".parse().unwrap()];
+        let (probe, accepted) = tokio::join!(connect(address, &captured), application.accept());
+        assert_eq!((probe.is_ok(), accepted.unwrap().1.ip()), (true, address.ip()));
     }
 }
