@@ -1,5 +1,7 @@
-//! Pure. Names in policies that nobody has. Such a policy holds as it is written: what it names may come later, and
+//! Pure. Names and labels in policies that nobody has. Such a policy holds as it is written: what it names may come later, and
 //! until then a tier selects nobody, a policy means no service. A mistyped name looks the same, so it is told.
+
+use std::collections::BTreeMap;
 
 use meshfed_model::names::{ClusterName, ServiceName};
 use meshfed_model::policy::Selector;
@@ -11,6 +13,8 @@ use crate::object::{Body, ExportPolicyObject, FailoverPolicyObject, Object, Poli
 pub trait Known {
     /// Whether a cluster of this name is a member of the fleet.
     fn cluster(&self, name: &ClusterName) -> bool;
+    /// Whether a cluster of the fleet has all these labels.
+    fn labelled(&self, labels: &BTreeMap<String, String>) -> bool;
     /// Whether a cluster may be in the region.
     fn region(&self, name: &str) -> bool;
     /// Whether something may be in the zone.
@@ -111,6 +115,12 @@ fn of_export(object: &Object, policy: &ExportPolicyObject, known: &dyn Known) ->
         let fault = warning(object, &place_of_cluster(name), message, remedy);
         found.push(fault.field("spec.to.clusters"));
     }
+    if !policy.to.labels.is_empty() && !known.labelled(&policy.to.labels) {
+        let labels: Vec<String> = policy.to.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let message = format!("no cluster has the labels {}, so this exports to nobody", labels.join(", "));
+        let remedy = "mend them, here or in the Cluster; if such a cluster is to come later, nothing is to be done";
+        found.push(warning(object, "spec.to.labels", message, remedy));
+    }
     found
 }
 
@@ -132,11 +142,14 @@ mod tests {
     use crate::last_good::{FileChange, LastGood};
     use crate::object::Scope;
 
-    /// East, in eu, eu-1; shop/b.
+    /// East, in eu, eu-1, of tier one; shop/b.
     struct One;
     impl Known for One {
         fn cluster(&self, name: &ClusterName) -> bool {
             name.as_str() == "east"
+        }
+        fn labelled(&self, labels: &BTreeMap<String, String>) -> bool {
+            labels.iter().all(|label| label == (&"tier".to_owned(), &"one".to_owned()))
         }
         fn region(&self, name: &str) -> bool {
             name == "eu"
@@ -154,7 +167,7 @@ mod tests {
 
     /// Each name that nobody has is a warning at its own place, and the policy stands.
     ///
-    /// Mutations seen to fail: `r.mark` left out of `selector`; `contains('*')` left out.
+    /// Mutations seen to fail: `r.mark` left out of `selector`; `contains('*')` left out; `labelled` not asked.
     #[test]
     fn names_that_nobody_has_are_told_where_they_stand() {
         let policies = "apiVersion: federation.meshfed.io/v1alpha1
@@ -171,7 +184,14 @@ kind: ExportPolicy
 metadata: {name: p, namespace: shop}
 spec:
   services: [{namespace: shop, name: b}, {namespace: shop, name: 'x*'}, {namespace: shop, name: bb}]
-  to: {clusters: [east, 'w*', wset]}
+  to: {clusters: [east, 'w*', wset], labels: {tier: one}}
+---
+apiVersion: federation.meshfed.io/v1alpha1
+kind: ExportPolicy
+metadata: {name: q, namespace: shop}
+spec:
+  services: [{namespace: shop, name: b}]
+  to: {labels: {tier: one, stage: prod}}
 ";
         let mut source = LastGood::new(Scope::Cluster, None);
         let content = FileChange::Content { path: "p.yaml".into(), bytes: policies.as_bytes().to_vec() };
@@ -192,6 +212,7 @@ spec:
             [
                 "14:97 spec.services[2].name p",
                 "15:31 spec.to.clusters p",
+                "22:16 spec.to.labels q",
                 "5:36 spec.targetRef.name b",
                 "7:41 spec.tiers[0].select[1].cluster b",
                 "8:37 spec.tiers[1].select[1].region b",
@@ -208,6 +229,9 @@ spec:
         struct Refused(ObjectError);
         impl Known for Refused {
             fn cluster(&self, _: &ClusterName) -> bool {
+                true
+            }
+            fn labelled(&self, _: &BTreeMap<String, String>) -> bool {
                 true
             }
             fn region(&self, _: &str) -> bool {

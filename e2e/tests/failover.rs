@@ -376,3 +376,35 @@ fn a_cluster_leaves_under_load() {
     assert!(clusters.lines().any(|l| l.starts_with("east ") && l.contains(" left ")), "{clusters}");
     assert_eq!(leave().code, 0, "again it changes nothing");
 }
+
+/// A cluster leaves whose own clients prefer another one: from then on they have its own endpoints alone, and no request fails,
+/// before, while and after the others shut it out.
+///
+/// Mutations seen to fail: `leaving` left out of `MemberRecord::member`; out of the wire's Member.
+#[test]
+fn own_clients_stay_with_a_cluster_that_leaves() {
+    let both = Both::start(&[]);
+    let prefer_east = "---\napiVersion: federation.meshfed.io/v1alpha1\nkind: FailoverPolicy\n\
+        metadata: {name: b, namespace: shop}\nspec:\n  targetRef: {kind: Service, name: b}\n  tiers:\n  \
+        - select: [{cluster: east}]\n  - select: [{relative: any}]\n";
+    both.clusters[1].write("prefer.yaml", prefer_east);
+    until("east is preferred", SOON, || match ask(both.outbound(), 0).as_deref() {
+        Ok("east") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let load = Load::start(both.outbound());
+    load.until_asked("before", 200);
+    load.enter("leaving");
+    let west = both.clusters[1].data_dir().to_str().unwrap().to_owned();
+    let left = both.fleet.cli(None, &["leave", "--data-dir", &west]);
+    assert_eq!((left.code, left.stdout.as_str()), (0, "left cluster=west fleet=mesh.example\n"), "{}", left.stderr);
+    let trusted = both.clusters[0].data_dir().join("bundles/west.mesh.example.pem");
+    until("east has shut west out", SOON, || if trusted.exists() { Err("it trusts it".to_owned()) } else { Ok(()) });
+    load.enter("after");
+    load.until_asked("after", 200);
+    let after = load.of("after");
+    let seen = load.end();
+    let failed: Vec<_> = seen.lock().unwrap().iter().filter(|((_, o), _)| o.is_err()).map(|(k, _)| k.clone()).collect();
+    assert_eq!(failed, []);
+    assert!(only("west", &after), "{after:?}");
+}

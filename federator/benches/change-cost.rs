@@ -72,6 +72,7 @@ fn member(name: &str) -> (ClusterName, Member) {
         trust_domain: format!("{name}.mesh.example").parse().unwrap(),
         labels: BTreeMap::new(),
         drained: false,
+        leaving: false,
         networks: vec![network],
         gateway_cidrs: BTreeSet::new(),
         regions: BTreeSet::from(["eu".to_owned()]),

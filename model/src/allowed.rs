@@ -188,6 +188,7 @@ mod tests {
             trust_domain: TrustDomain::new("east.mesh.example").unwrap(),
             labels: BTreeMap::new(),
             drained: false,
+            leaving: false,
             networks: vec![Network {
                 name: NetworkName::new("net-east").unwrap(),
                 cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),

@@ -22,8 +22,14 @@ impl ClusterSelector {
     #[must_use]
     pub fn picks(&self, name: &ClusterName, labels: &BTreeMap<String, String>) -> bool {
         self.clusters.iter().any(|p| matches_pattern(p, name.as_str()))
-            || (!self.labels.is_empty() && self.labels.iter().all(|(k, v)| labels.get(k) == Some(v)))
+            || (!self.labels.is_empty() && has_all(labels, &self.labels))
     }
+}
+
+/// Whether `labels` has all that are `wanted`.
+#[must_use]
+pub fn has_all(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 /// To whom a service is exported.

@@ -19,6 +19,9 @@ pub struct Member {
     pub labels: BTreeMap<String, String>,
     /// Whether an operator has drained it.
     pub drained: bool,
+    /// Whether it is about to leave: others send nothing to it any more, as where it is drained, and its own clients stay with it.
+    #[serde(default)]
+    pub leaving: bool,
     /// Its networks, with the ranges its endpoints may have.
     pub networks: Vec<Network>,
     /// Ranges of its gateways; empty: those of the network.

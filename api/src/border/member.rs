@@ -60,6 +60,7 @@ impl TryFrom<pb::Member> for Member {
             trust_domain: parsed(&m.trust_domain, "trust_domain")?,
             labels: labels(m.labels)?,
             drained: m.drained,
+            leaving: m.leaving,
             networks: networks
                 .map(|(i, n)| n.try_into().within(format_args!("networks[{i}]")))
                 .collect::<Result<_, _>>()?,
@@ -75,6 +76,7 @@ impl From<&Member> for pb::Member {
             trust_domain: m.trust_domain.to_string(),
             labels: m.labels.clone(),
             drained: m.drained,
+            leaving: m.leaving,
             networks: m.networks.iter().map(Into::into).collect(),
             gateway_cidrs: m.gateway_cidrs.iter().map(ToString::to_string).collect(),
             regions: m.regions.iter().cloned().collect(),

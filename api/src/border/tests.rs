@@ -160,11 +160,11 @@ fn cidrs() -> impl Strategy<Value = BTreeSet<Cidr>> {
 }
 prop_compose! {
     fn member()(
-        cluster in cluster(), domain in label(), labels in btree_map(label(), label(), 0..3), drained: bool,
+        cluster in cluster(), domain in label(), labels in btree_map(label(), label(), 0..3), drained: bool, leaving: bool,
         networks in vec((network(), cidrs()), 0..3), gateway_cidrs in cidrs(), regions in btree_set(label(), 0..3),
     ) -> Member {
         Member {
-            cluster, labels, drained, gateway_cidrs, regions,
+            cluster, labels, drained, leaving, gateway_cidrs, regions,
             trust_domain: format!("{domain}.f.x").parse().unwrap(),
             networks: networks.into_iter().map(|(name, cidrs)| Network { name, cidrs }).collect(),
         }

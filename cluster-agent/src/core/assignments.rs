@@ -236,7 +236,12 @@ impl Core {
             // A drain is about what the fleet sends here; what a cluster calls by its own names stays in it.
             return all;
         }
-        if self.view.is_drained(own) {
+        let leaves = self.view.is_leaving(own);
+        if leaves && all.endpoints.iter().any(|e| e.ready) {
+            // What its own clients are told now they go on with when it is no member any more, and nobody else serves them then.
+            return all;
+        }
+        if self.view.is_drained(own) && !leaves {
             all.drained.insert(own.clone());
         }
         for (cluster, shown) in self.view.service(&outbound.service) {

@@ -1,11 +1,12 @@
-//! Pure. Names in this cluster's policies that nobody has, judged by what this agent knows: the members' names and
+//! Pure. Names in this cluster's policies that nobody has, judged by what this agent knows: the members' names, labels and
 //! regions are told to everybody, zones only where something is in them (INV-8).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meshfed_crds::dangling::{Known, unknown_names};
 use meshfed_crds::{Kind, ObjectError};
+use meshfed_model::export::has_all;
 use meshfed_model::names::{ClusterName, ServiceName};
 
 use super::Core;
@@ -14,6 +15,9 @@ use crate::mirror::facts::PolicyFacts;
 impl Known for Core {
     fn cluster(&self, name: &ClusterName) -> bool {
         self.view.members().members.contains_key(name) || *name == self.settings.cluster || !self.knows_fleet()
+    }
+    fn labelled(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.view.members().members.values().any(|member| has_all(&member.labels, labels)) || !self.knows_fleet()
     }
     fn region(&self, name: &str) -> bool {
         let mut members = self.view.members().members.values();

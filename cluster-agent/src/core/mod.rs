@@ -318,11 +318,12 @@ impl Core {
     /// The members of the fleet.
     pub fn set_members(&mut self, members: Members, now: Instant, wall: SystemTime) {
         let own = self.settings.cluster.clone();
-        let drained = self.view.is_drained(&own);
+        let standing = |core: &Self| (core.view.is_drained(&own), core.view.is_leaving(&own));
+        let before = standing(self);
         self.told_members(&members, now);
         let dirty = self.view.set_members(members);
         self.apply_view_dirty(&dirty);
-        if drained != self.view.is_drained(&own) {
+        if before != standing(self) {
             let all: BTreeSet<ServiceName> = self.index.services().map(|s| s.name.clone()).collect();
             self.refresh_endpoints(&all);
         }

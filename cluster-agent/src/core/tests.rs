@@ -30,7 +30,9 @@ use crate::xds::stream::{Protocol, Request};
 mod drained;
 mod gateways;
 mod nearby;
+mod policies;
 mod proxies;
+mod ready;
 mod routes;
 mod status;
 mod whole;
@@ -50,6 +52,7 @@ fn member(name: &str) -> (ClusterName, Member) {
         trust_domain: domain(name),
         labels: BTreeMap::new(),
         drained: false,
+        leaving: false,
         networks: vec![network(&format!("net-{name}"))],
         gateway_cidrs: BTreeSet::new(),
         regions: ["eu".to_owned(), "us".to_owned()].into_iter().collect(),
@@ -372,66 +375,6 @@ fn attestation() {
     }
 }
 
-/// Mutation seen to fail: `LOST_PATIENCE` as zero; the report is ignored; `bound` is ignored.
-#[test]
-fn readiness_follows_the_proxy() {
-    let mut b = Bench::new();
-    b.bundles();
-    b.file("a.yaml", &(service("a") + &export("a") + &entry("a-1", "a", "127.2.0.10")));
-    assert!(!b.ready("a-1"));
-    b.open(1, MINE, node("shop/a"), &[(Kind::Cluster, &[])]);
-    b.report(2, "shop/a", true);
-    assert!(!b.ready("a-1"), "its listeners are not bound yet");
-    b.core.request(1, Kind::Listener, Request::default(), b.now, b.wall);
-    b.drain();
-    assert!(b.ready("a-1"));
-    b.report(2, "shop/a", false);
-    assert!(!b.ready("a-1"));
-    b.report(2, "shop/a", true);
-    // The agent's stream is lost: ready for another three seconds.
-    b.core.closed(1, b.now, b.wall);
-    b.core.report_closed(2, b.now, b.wall);
-    b.drain();
-    b.tick(LOST_PATIENCE - Duration::from_millis(1));
-    assert!(b.ready("a-1"));
-    b.open(3, MINE, node("shop/a"), &[(Kind::Listener, &[])]);
-    b.report(4, "shop/a", true);
-    b.tick(LOST_PATIENCE);
-    assert!(b.ready("a-1"), "it came back");
-    b.core.closed(3, b.now, b.wall);
-    b.tick(LOST_PATIENCE);
-    assert!(!b.ready("a-1"));
-}
-
-/// Mutation seen to fail: `restore_proxies` forgets `bound`; the patience is not restarted when the source was scanned;
-/// `if !self.open` left out of `expire_proxies` (a source that takes long to read then costs every endpoint).
-#[test]
-fn a_restarted_agent_waits_for_its_proxies() {
-    let mut b = Bench::new();
-    b.core.restore_proxies(Kept { ready: BTreeSet::from([key("a-1")]), ..Kept::default() }, b.now);
-    b.tick(Duration::from_secs(60));
-    assert_eq!(b.core.deadline(), None, "nothing is due before the source is read");
-    b.file("a.yaml", &(service("a") + &export("a") + &entry("a-1", "a", "127.2.0.10")));
-    assert!(b.ready("a-1"));
-    b.tick(LOST_PATIENCE);
-    assert!(!b.ready("a-1"));
-}
-
-/// A proxy that comes back before the source is read is sent one assignment, with those that were ready in it.
-///
-/// Mutation seen to fail: `update_states` left out of `try_open` (an empty assignment is sent first).
-#[test]
-fn a_restarted_agent_shows_no_gap() {
-    const A: &str = "outbound|8080||a.shop.svc.cluster.local";
-    let mut b = Bench::new();
-    b.bundles();
-    b.core.restore_proxies(Kept { ready: BTreeSet::from([key("a-1"), key("a-2")]), ..Kept::default() }, b.now);
-    b.open(1, MINE, node("shop/a/a-1"), &[(Kind::Endpoint, &[A])]);
-    b.file("a.yaml", &(service("a") + &entry("a-1", "a", "127.2.0.10") + &entry("a-2", "a", "127.2.0.11")));
-    assert_eq!(b.sent.get(&(1, Kind::Endpoint)), Some(&1));
-    assert_eq!(b.endpoints(1, A), ["127.2.0.10", "127.2.0.11"]);
-}
-
 /// Mutation seen to fail: `refresh_endpoints` walks over all services.
 #[test]
 fn one_endpoint_change_encodes_one_assignment_per_class() {
@@ -496,70 +439,6 @@ fn a_clock_that_jumped_issues_nothing_and_takes_nothing_away() {
     b.core.set_clock_jump(None);
     b.tick(Duration::from_secs(5));
     assert_ne!(first, b.held[&(1, Kind::Secret, "default".into())], "renewed as soon as it can be");
-}
-
-/// A name in a policy that nobody has is told while nobody has it; before the hub has spoken, nothing is.
-///
-/// Mutations seen to fail: `check_names` without `knows_fleet`; `objects` not emptied by `remove`.
-#[test]
-fn names_that_nobody_has_come_and_go_with_the_names() {
-    let mut b = Bench::new();
-    let policy = "apiVersion: federation.meshfed.io/v1alpha1\nkind: FailoverPolicy\nmetadata: {name: b, namespace: shop}\nspec: {targetRef: {kind: Service, name: b}, tiers: [{select: [{cluster: east}, {cluster: esat}, {region: eu}, {zone: us-1}, {zone: eu-1}]}]}\n---\n";
-    b.file("p.yaml", policy);
-    let told = |b: &mut Bench| -> Vec<String> {
-        b.core.check_names();
-        b.core.faults().map(|e| format!("{} {}", e.code, e.field.as_deref().unwrap_or_default())).collect()
-    };
-    assert_eq!(told(&mut b), Vec::<String>::new(), "the hub has not spoken");
-    b.members();
-    let all = ["spec.targetRef.name", "spec.tiers[0].select[1].cluster", "spec.tiers[0].select[4].zone"];
-    assert_eq!(told(&mut b), all.map(|field| format!("MF2107 {field}")));
-    b.east(1, 1, 1);
-    assert_eq!(told(&mut b), ["MF2107 spec.tiers[0].select[1].cluster"]);
-    b.file("p.yaml", "");
-    assert_eq!(told(&mut b), Vec::<String>::new());
-}
-
-/// Mutation seen to fail: `allowed` starts with all members; `export_to` of `InboundPort` is ignored.
-#[test]
-fn a_port_trusts_those_it_is_exported_to() {
-    let mut b = Bench::new();
-    b.bundles();
-    b.members();
-    b.file("a.yaml", &(service("a") + &entry("a-1", "a", "127.2.0.10")));
-    b.open(1, MINE, node("shop/a"), ALL);
-    assert_eq!(b.trust_domains(1, "inbound|8080"), ["west.mesh.example"]);
-    assert_eq!(b.trust_domains(1, "trust"), ["east.mesh.example", "south.mesh.example", "west.mesh.example"]);
-    let policy = "apiVersion: federation.meshfed.io/v1alpha1\nkind: ExportPolicy\nmetadata: {name: p, namespace: shop}\nspec: {services: [{namespace: shop, name: a}], to: {clusters: [east]}}\n---\n";
-    b.file("e.yaml", &(export("a") + policy));
-    assert_eq!(b.trust_domains(1, "inbound|8080"), ["east.mesh.example", "west.mesh.example"]);
-    b.file("e.yaml", &export("a"));
-    assert_eq!(b.trust_domains(1, "inbound|8080").len(), 3);
-    b.file("e.yaml", "");
-    assert_eq!(b.trust_domains(1, "inbound|8080"), ["west.mesh.example"]);
-}
-
-/// An ExportPolicy is about other clusters: the own clients of the clusterset name keep their own endpoints, whoever it names,
-/// also where it names nobody.
-///
-/// Mutation seen to fail: `import` without what the own cluster exports.
-#[test]
-fn a_policy_that_does_not_name_its_own_cluster_takes_nothing_from_its_clients() {
-    const NAME: &str = "outbound|8080||a.shop.svc.clusterset.local";
-    let mut b = Bench::new();
-    b.bundles();
-    b.members();
-    b.file("a.yaml", &(service("a") + &entry("a-1", "a", "127.2.0.10")));
-    b.file("e.yaml", &export("a"));
-    b.open(1, MINE, node("shop/a"), &[(Kind::Cluster, &[]), (Kind::Listener, &[]), (Kind::Endpoint, &[NAME])]);
-    b.report(2, "shop/a", true);
-    let name: ServiceName = "shop/a".parse().unwrap();
-    for to in ["{clusters: [east]}", "{labels: {tier: one}}", "{}"] {
-        b.file("p.yaml", &format!("apiVersion: federation.meshfed.io/v1alpha1\nkind: ExportPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {{services: [{{namespace: shop, name: a}}], to: {to}}}\n---\n"));
-        let import = b.core.import(&name).unwrap();
-        assert!(import.ports[0].clusters.iter().any(|c| c.as_str() == "west"), "{to}: {import:?}");
-        assert_eq!(b.endpoints(1, NAME), ["127.2.0.10"], "{to}");
-    }
 }
 
 /// Mutation seen to fail: `table` lists all services.

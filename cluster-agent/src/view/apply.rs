@@ -285,6 +285,11 @@ impl View {
     pub fn is_drained(&self, cluster: &ClusterName) -> bool {
         self.members.members.get(cluster).is_some_and(|m| m.drained)
     }
+    /// Whether a cluster is about to leave.
+    #[must_use]
+    pub fn is_leaving(&self, cluster: &ClusterName) -> bool {
+        self.members.members.get(cluster).is_some_and(|m| m.leaving)
+    }
     /// One service as every origin shows it that exports it to us, in order of the origins. Costs what it has.
     pub fn service(&self, name: &ServiceName) -> impl Iterator<Item = (&ClusterName, &OriginService)> {
         self.exporters

@@ -30,6 +30,7 @@ pub(crate) fn members(cidr: &str) -> Members {
         trust_domain: "east.f".parse().unwrap(),
         labels: BTreeMap::new(),
         drained: false,
+        leaving: false,
         networks: vec![Network {
             name: NetworkName::new("net").unwrap(),
             cidrs: BTreeSet::from([cidr.parse().unwrap()]),

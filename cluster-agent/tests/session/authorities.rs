@@ -124,6 +124,7 @@ impl Fleet {
                 trust_domain: self.domain.of_cluster(name).unwrap(),
                 labels: BTreeMap::new(),
                 drained: false,
+                leaving: false,
                 networks: vec![network(name)],
                 gateway_cidrs: BTreeSet::new(),
                 regions: BTreeSet::from(["eu".to_owned()]),

@@ -236,6 +236,7 @@ impl Case {
                 trust_domain: domain(&cluster),
                 labels: BTreeMap::new(),
                 drained: self.drained.contains(&cluster),
+                leaving: false,
                 networks: networks.iter().map(|n| network(n)).collect(),
                 gateway_cidrs: BTreeSet::new(),
                 regions: regions.clone(),

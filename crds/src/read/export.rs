@@ -97,9 +97,12 @@ pub(super) fn read_policy(r: &mut Reader<'_>) -> Option<ExportPolicyObject> {
                     }
                 }
             }
-            if let Some(labels) = selector.get("labels").filter(|labels| labels.entries().len() > PATTERNS_MAX) {
-                let message = format!("has more than {PATTERNS_MAX} labels");
-                r.find(Code::TooLarge, labels.place, "spec.to.labels", message, None);
+            if let Some(labels) = selector.get("labels") {
+                r.mark("spec.to.labels", labels);
+                if labels.entries().len() > PATTERNS_MAX {
+                    let message = format!("has more than {PATTERNS_MAX} labels");
+                    r.find(Code::TooLarge, labels.place, "spec.to.labels", message, None);
+                }
             }
             for entry in selector.get("labels").map(Node::entries).unwrap_or_default() {
                 to.labels.extend(entry.value.text().map(|text| (entry.key.to_string(), text.to_owned())));

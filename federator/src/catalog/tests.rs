@@ -28,6 +28,7 @@ fn member(name: &str) -> Member {
         trust_domain: format!("{name}.f").parse().unwrap(),
         labels: BTreeMap::new(),
         drained: false,
+        leaving: false,
         networks: vec![Network {
             name: NetworkName::new("net").unwrap(),
             cidrs: BTreeSet::from(["10.0.0.0/8".parse().unwrap()]),

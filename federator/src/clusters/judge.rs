@@ -290,6 +290,7 @@ mod tests {
                 trust_domain: "east.mesh.example".parse().unwrap(),
                 labels: [("tier".to_owned(), "one".to_owned())].into(),
                 drained: false,
+                leaving: false,
                 networks: vec![Network {
                     name: "net-east".parse().unwrap(),
                     cidrs: ["10.244.0.0/16".parse().unwrap()].into(),

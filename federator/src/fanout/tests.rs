@@ -24,6 +24,7 @@ fn member(name: &str) -> (ClusterName, Member) {
         trust_domain: format!("{name}.f").parse().unwrap(),
         labels: BTreeMap::new(),
         drained: false,
+        leaving: false,
         networks: vec![Network { name: NetworkName::new(name).unwrap(), cidrs: BTreeSet::new() }],
         gateway_cidrs: BTreeSet::new(),
         regions: BTreeSet::new(),

@@ -179,6 +179,7 @@ fn member(name: &str, state: MemberState) -> (ClusterName, Member) {
         trust_domain: TrustDomain::new(format!("{name}.mesh.example")).unwrap(),
         labels: if name == "east" { [("env".to_owned(), "prod".to_owned())].into() } else { BTreeMap::new() },
         drained: false,
+        leaving: false,
         networks: vec![],
         gateway_cidrs: BTreeSet::new(),
         regions: BTreeSet::from(["eu".to_owned()]),

@@ -128,6 +128,7 @@ impl MemberRecord {
                 trust_domain,
                 labels: self.grant.labels.clone(),
                 drained: self.drained,
+                leaving: self.drained,
                 networks: self.grant.networks.clone(),
                 gateway_cidrs: self.grant.gateway_cidrs.clone(),
                 regions: self.grant.regions.clone(),

@@ -19,6 +19,7 @@ fn member(name: &str, networks: &[&str]) -> (ClusterName, Member) {
         trust_domain: format!("{name}.f").parse().unwrap(),
         labels: BTreeMap::from([("env".to_owned(), name.to_owned())]),
         drained: false,
+        leaving: false,
         networks: networks.iter().map(network).collect(),
         gateway_cidrs: BTreeSet::new(),
         regions: BTreeSet::new(),

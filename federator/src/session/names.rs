@@ -1,6 +1,9 @@
 //! Pure. Names in the fleet's policies, judged by what the hub knows.
 
+use std::collections::BTreeMap;
+
 use meshfed_crds::dangling::Known;
+use meshfed_model::export::has_all;
 use meshfed_model::names::{ClusterName, ServiceName};
 use meshfed_model::version::Version;
 
@@ -17,6 +20,9 @@ impl State {
 impl Known for State {
     fn cluster(&self, name: &ClusterName) -> bool {
         self.live().members.contains_key(name)
+    }
+    fn labelled(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.live().members.values().any(|member| has_all(&member.labels, labels))
     }
     fn region(&self, name: &str) -> bool {
         self.live().members.values().any(|m| m.regions.contains(name))

@@ -70,6 +70,7 @@ fn member(i: usize, labels: BTreeMap<String, String>) -> fleet::Member {
             trust_domain: format!("c{i}.f").parse().unwrap(),
             labels,
             drained: false,
+            leaving: false,
             networks: CLUSTERS[i].1.iter().map(network).collect(),
             gateway_cidrs: BTreeSet::new(),
             regions: BTreeSet::new(),

@@ -32,3 +32,34 @@ fn a_drained_cluster_serves_its_own_names() {
     assert_eq!(b.endpoints(1, OWN), ["127.2.0.11"]);
     assert_eq!(b.endpoints(1, B), ["127.1.0.1"]);
 }
+
+/// The own clients of a cluster that leaves stay with its own endpoints, whatever a policy says: they have them for as long as
+/// they hold what they were told, and the other clusters shut them out soon. What the cluster has no ready endpoint of, they call
+/// elsewhere to the last.
+///
+/// Mutations seen to fail: `!leaves` left out; the return left out; `e.ready` left out; `is_leaving` not compared in
+/// `set_members`.
+#[test]
+fn a_cluster_that_leaves_keeps_its_own_clients() {
+    let mut b = Bench::new();
+    b.bundles();
+    b.members();
+    let prefer = "apiVersion: federation.meshfed.io/v1alpha1\nkind: FailoverPolicy\nmetadata: {name: b, namespace: shop}\nspec: {targetRef: {kind: Service, name: b}, tiers: [{select: [{cluster: east}]}, {select: [{relative: any}]}]}\n---\n";
+    b.file("pods.yaml", &(pod("a-1", "a", "127.2.0.1") + &pod("b-1", "b", "127.2.0.11")));
+    b.file("b.yaml", &(service("b") + &export("b") + prefer));
+    b.east(1, 1, 1);
+    b.open(1, MINE, node("shop/a"), &[(Kind::Cluster, &[]), (Kind::Endpoint, &[B])]);
+    assert_eq!(b.endpoints(1, B), ["127.1.0.1", "127.2.0.11"]);
+    let leaving = |b: &mut Bench, revision: u64| {
+        let mut members: BTreeMap<ClusterName, Member> = [member("east"), member("west")].into_iter().collect();
+        let west = members.get_mut(&ClusterName::new("west").unwrap()).unwrap();
+        (west.drained, west.leaving) = (true, true);
+        b.core.set_members(Members { revision, members }, b.now, b.wall);
+        b.drain();
+    };
+    leaving(&mut b, 2);
+    assert_eq!(b.endpoints(1, B), ["127.2.0.11"]);
+    b.file("pods.yaml", &(pod("a-1", "a", "127.2.0.1") + &pod("b-1", "b", "127.2.0.11").replace("'True'", "'False'")));
+    b.drain();
+    assert_eq!(b.endpoints(1, B), ["127.1.0.1"]);
+}
