@@ -56,24 +56,28 @@ pub fn inject_object(
 ) -> Result<Injected, DocumentError> {
     let mut done = Injected::default();
     let mut injected = object.clone();
-    walk(&mut injected, facts, config, &mut done, 0)?;
+    walk(&mut injected, ("", ""), facts, config, &mut done, 0)?;
     *object = injected;
     Ok(done)
 }
 
+/// `of`: what an object is that does not say it, API version and kind.
 fn walk(
     object: &mut Value,
+    of: (&str, &str),
     facts: &dyn Fn(&str) -> NamespaceFacts,
     config: &InjectConfig,
     done: &mut Injected,
     depth: usize,
 ) -> Result<(), DocumentError> {
     let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let (api_version, kind) = (text("/apiVersion"), text("/kind"));
+    let said =
+        |at: &str, otherwise: &str| Some(text(at)).filter(|t| !t.is_empty()).unwrap_or_else(|| otherwise.to_owned());
+    let (api_version, kind) = (said("/apiVersion", of.0), said("/kind", of.1));
     let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
-    if kind.ends_with("List") && depth < DEPTH_MAX {
+    if let Some(single) = kind.strip_suffix("List").filter(|_| depth < DEPTH_MAX) {
         for item in object.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten() {
-            walk(item, facts, config, done, depth + 1)?;
+            walk(item, (&api_version, single), facts, config, done, depth + 1)?;
         }
         return Ok(());
     }

@@ -286,6 +286,20 @@ fn a_label_that_yaml_reads_as_a_boolean_is_refused() {
     );
 }
 
+/// Numbers are what kubectl makes of them, and lists of one kind, whose items do not repeat it, are lists.
+///
+/// Mutations seen to fail: `legacy_octal_numbers: false`; `of` not looked at.
+#[test]
+fn what_is_written_is_read_as_kubectl_reads_it() {
+    let text = "kind: PodList\napiVersion: v1\nitems:\n- metadata: {name: a}\n  spec: {containers: [{name: a}], volumes: [{name: s, secret: {secretName: s, defaultMode: 0400}}, {name: t, secret: {secretName: t, defaultMode: 420}}]}\n";
+    let done = inject_text(text, &config()).unwrap();
+    assert_eq!(done.changed, 1);
+    let list: Value = serde_saphyr::from_str(&done.text).unwrap();
+    let volumes = list["items"][0]["spec"]["volumes"].as_array().unwrap();
+    let modes: Vec<&Value> = volumes.iter().filter_map(|v| v["secret"].get("defaultMode")).collect();
+    assert_eq!(modes, [&json!(256), &json!(420)]);
+}
+
 fn probe() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(json!({ "httpGet": { "path": "/x", "port": 8080 } })),

@@ -69,7 +69,10 @@ fn first_line(document: &Document<'_>) -> u64 {
 }
 
 fn parse(document: &Document<'_>) -> Result<Value, TextError> {
-    serde_saphyr::from_str::<Option<Value>>(document.text).map(Option::unwrap_or_default).map_err(|error| {
+    // As kubectl reads it: the mode of a file is written in octal digits behind a zero.
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let read = serde_saphyr::from_str_with_options::<Option<Value>>(document.text, options);
+    read.map(Option::unwrap_or_default).map_err(|error| {
         let within = error.location().map_or(0, |l| l.line().saturating_sub(1));
         let message = error.without_snippet().to_string();
         // Its line counts from the begin of the document, and would contradict ours.
