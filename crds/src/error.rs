@@ -301,21 +301,25 @@ impl ObjectError {
     }
 }
 
+/// Control characters as escapes: what somebody else wrote steers no terminal that a message is shown on, and makes no line of
+/// its own.
+#[must_use]
+pub fn in_one_line(text: &str) -> String {
+    use fmt::Write as _;
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        // A String takes everything.
+        let _infallible = if c.is_control() { write!(shown, "{}", c.escape_default()) } else { shown.write_char(c) };
+    }
+    shown
+}
+
 /// Writes control characters as escapes, so that a file's name or a parser's message makes no line of its own.
 struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
 
 impl fmt::Write for OneLine<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for part in text.split_inclusive(char::is_control) {
-            match part.chars().next_back().filter(|c| c.is_control()) {
-                Some(control) => {
-                    self.0.write_str(part.strip_suffix(control).unwrap_or(part))?;
-                    write!(self.0, "{}", control.escape_default())?;
-                }
-                None => self.0.write_str(part)?,
-            }
-        }
-        Ok(())
+        self.0.write_str(&in_one_line(text))
     }
 }
 

@@ -25,7 +25,7 @@ pub mod schema;
 pub mod tree;
 
 pub use bounds::Bounds;
-pub use error::{Code, ObjectError, Severity};
+pub use error::{Code, ObjectError, Severity, in_one_line};
 pub use last_good::{Change, Changes, FileChange, LastGood};
 pub use object::{
     Body, EndpointSliceObject, ExportObject, ExportPolicyObject, FailoverPolicyObject, Kind, Labels, MeshObject,

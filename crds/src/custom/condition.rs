@@ -5,6 +5,8 @@ use k8s_openapi::jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::error::in_one_line;
+
 /// The longest message of a condition, in characters (metav1.Condition has 32,768; a status holds several).
 const MESSAGE_MAX: usize = 4096;
 
@@ -74,7 +76,7 @@ impl Conditions {
 
     /// Says it of one type; the last word counts.
     pub fn set(&mut self, type_: &str, status: ConditionStatus, reason: &str, message: impl Into<String>) -> &mut Self {
-        let mut message: String = message.into();
+        let mut message = in_one_line(&message.into());
         if let Some((at, _)) = message.char_indices().nth(MESSAGE_MAX) {
             message.truncate(at);
         }

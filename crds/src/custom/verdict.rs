@@ -147,6 +147,19 @@ mod tests {
         assert_eq!(says(verdict), wanted);
     }
 
+    /// What somebody named with control characters steers no terminal.
+    ///
+    /// Mutation seen to fail: `in_one_line` left out of `Conditions::set`.
+    #[test]
+    fn a_message_is_one_line() {
+        let dangling = Some(vec![ObjectError::new(Code::UnknownName, "no cluster a\u{9b}\nb")]);
+        let verdict = Verdict { force: Force::InForce, dangling, ..Verdict::unknown() };
+        let status = policy_status(&PolicyStatus::default(), 1, &verdict, Timestamp::UNIX_EPOCH);
+        let told: Vec<&str> = status.conditions.iter().map(|c| c.message.as_str()).collect();
+        assert!(told.iter().any(|m| m.contains("a\\u{9b}\\nb")), "{told:?}");
+        assert!(!told.iter().any(|m| m.contains(char::is_control)), "{told:?}");
+    }
+
     /// Each state has its conditions, and `Reconciling` and `Stalled` stand only while they are true.
     ///
     /// Mutations seen to fail: `is_error` not asked; `NamespaceNotAllowed` told as `Invalid`; names that nobody has passed

@@ -19,6 +19,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use meshfed_crds::in_one_line;
 use meshfed_model::import::Import;
 use meshfed_model::names::ServiceName;
 use meshfed_model::service::{IpFamily, ServiceType};
@@ -186,6 +187,7 @@ fn condition(
 const MESSAGE_MAX: usize = 4096;
 
 fn cut(message: String) -> String {
+    let message = in_one_line(&message);
     if message.len() <= MESSAGE_MAX {
         return message;
     }
