@@ -95,9 +95,12 @@ pub async fn run(federator: &str, token: &Token, token_text: &str, args: &KubeAr
     let before = found.as_ref().and_then(|found| condition(found, "Stalled")).map(|c| c.last_transition_time.clone());
     let params = PatchParams::apply(FIELD_MANAGER);
     let secrets: Api<Secret> = Api::namespaced(place.client.clone(), namespace);
+    let wanted = membership(namespace, federator, Some(token.id()));
+    // Where the Membership is somebody else's, no Secret is left behind, which the agent would take up later.
+    let tried = memberships.patch(MEMBERSHIP, &params.clone().dry_run(), &Patch::Apply(&wanted)).await;
+    tried.map_err(|error| taken(&place, &format!("Membership {MEMBERSHIP}"), &error))?;
     let written = secrets.patch(TOKEN_SECRET, &params, &Patch::Apply(secret(namespace, token_text))).await;
     written.map_err(|error| taken(&place, &format!("Secret {TOKEN_SECRET}"), &error))?;
-    let wanted = membership(namespace, federator, Some(token.id()));
     let written = memberships.patch(MEMBERSHIP, &params, &Patch::Apply(wanted)).await;
     let written = written.map_err(|error| taken(&place, &format!("Membership {MEMBERSHIP}"), &error))?;
     remark(&format!("wrote Secret {TOKEN_SECRET} and Membership {MEMBERSHIP} in {namespace}; waiting for the agent"));

@@ -39,7 +39,7 @@ const COLUMNS: &[Column] = &[
     column("CLUSTERS", |s| text(s, &["clusters"])),
     column("READY", |s| text(s, &["endpoints", "ready"])),
     column("TOTAL", |s| text(s, &["endpoints", "total"])),
-    column("CONFLICT", |s| text(s, &["conflict", "message"])),
+    column("CONFLICT", conflict_of),
     wide("TYPE", |s| text(s, &["type"])),
     wide("HOSTS", |s| text(s, &["hosts"])),
     wide("FAILOVER", failover),
@@ -56,6 +56,14 @@ const ASKED_TOGETHER: usize = 8;
 /// What the fleet says, and who says so there. A member's own policy is about its own clients: its agent is asked for it.
 fn failover(service: &Value) -> String {
     format!("{} ({})", text(service, &["failover", "policy"]), text(service, &["failover", "source"]))
+}
+
+/// What the exports disagree about, and whose word holds; in whole sentences `-o json` says it, and the conditions of the exports.
+fn conflict_of(service: &Value) -> String {
+    match service.get("conflict") {
+        None | Some(Value::Null) => String::new(),
+        Some(conflict) => format!("{}: as in {}", text(conflict, &["fields"]), text(conflict, &["winner"])),
+    }
 }
 
 fn ports(service: &Value) -> String {
@@ -155,6 +163,16 @@ mod tests {
     fn failover_is_shown_with_its_source() {
         let service = json!({"failover": {"policy": "default", "source": "builtin"}});
         assert_eq!(failover(&service), "default (builtin)");
+    }
+
+    /// A conflict is a cell of a table, not a page.
+    ///
+    /// Mutation seen to fail: `conflict` with the message.
+    #[test]
+    fn a_conflict_is_shown_in_few_words() {
+        let of = |conflict: Value| conflict_of(&json!({ "conflict": conflict }));
+        let told = json!({"winner": "east", "fields": ["ports", "type"], "message": "east exports …"});
+        assert_eq!((of(told), of(Value::Null)), ("ports,type: as in east".to_owned(), String::new()));
     }
 
     /// Nobody hands out endpoints of UDP, and who is no member has no agent.

@@ -3,6 +3,7 @@
 //! own label asks, and not its namespace's, the pod is admitted first: nothing is written for what is not there, as
 //! whoever reaches the webhook's port may say that it is.
 
+mod foreign;
 mod wanted;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
+use kube::runtime::events::Recorder;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use meshfed_crds::api_server::{Steady, said, watch_config};
 use meshfed_runtime::drain::Watch;
@@ -73,6 +75,7 @@ struct Written {
 pub struct TrustMap {
     client: kube::Client,
     anchors: Anchors,
+    recorder: Recorder,
     known: Arc<Mutex<BTreeMap<String, Written>>>,
 }
 
@@ -86,7 +89,7 @@ impl TrustMap {
     /// A writer of these anchors.
     #[must_use]
     pub fn new(client: kube::Client, anchors: Anchors) -> Self {
-        Self { client, anchors, known: Arc::default() }
+        Self { recorder: foreign::recorder(client.clone()), client, anchors, known: Arc::default() }
     }
 
     /// The anchors.
@@ -242,7 +245,10 @@ impl TrustMap {
                 Ok(()) | Err(TrustMapError::NotJoined) => {}
                 // Its end was not seen. Should it be there all the same, the next list says so.
                 Err(TrustMapError::Write(_, error)) if is_code(&error, 404) => wanted.forget(&namespace),
-                Err(error) => tracing::warn!(reason = telemetry::chain(&error), "trust map: trying again"),
+                Err(error) => {
+                    tracing::warn!(reason = telemetry::chain(&error), "trust map: trying again");
+                    self.tell_if_foreign(&namespace).await;
+                }
             }
         }
     }

@@ -26,6 +26,7 @@ use super::shape::{LABEL, labels};
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
     printcolumn(name = "REGIONS", type_ = "string", json_path = ".spec.regions", priority = "1"),
+    printcolumn(name = "LABELS", type_ = "string", json_path = ".spec.labels", priority = "1"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("the name of a cluster is a DNS label: at most 63 of a-z, 0-9 and '-'"),
 )]

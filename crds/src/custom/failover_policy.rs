@@ -23,6 +23,7 @@ use super::shape::{DURATION, LABEL};
     label("app.kubernetes.io/part-of", "meshfed"),
     doc = "How clients of a service, or of all services of the namespace, fail over between clusters, regions and zones.",
     printcolumn(name = "TARGET", type_ = "string", json_path = ".spec.targetRef.name"),
+    printcolumn(name = "TARGET NAMESPACE", type_ = "string", json_path = ".spec.targetRef.namespace", priority = "1"),
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(
         name = "RESOLVED",
@@ -134,7 +135,7 @@ pub struct SelectItem {
     pub weight: Option<i32>,
 }
 
-/// By where the client is.
+/// By where the client is: `sameCluster`, `sameZone` and `sameRegion`, those of the client's own; `any`, all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum RelativeTo {

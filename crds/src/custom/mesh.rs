@@ -53,7 +53,8 @@ pub struct MeshSpec {
     pub trust_domain_aliases: Vec<String>,
 }
 
-/// What a captured workload may reach besides the mesh.
+/// What a captured workload may reach besides the mesh: `ALLOW_ANY`, which is what holds where nothing is said, everything;
+/// `REGISTRY_ONLY`, nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OutboundTrafficPolicy {
     /// Everything.
@@ -64,7 +65,8 @@ pub enum OutboundTrafficPolicy {
     RegistryOnly,
 }
 
-/// Whether a name means the same service in every cluster (KEP-1645, namespace sameness).
+/// Whether a name means the same service in every cluster (KEP-1645, namespace sameness): `ON`, it does; `OFF`, it does not.
+/// Read, and without effect in this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Sameness {
     /// It does.
@@ -92,7 +94,7 @@ pub struct Retries {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccessLog {
-    /// Which requests.
+    /// Which requests: `OFF`, none; `ERRORS`, those that a proxy answered itself, and 5xx; `ALL`, all.
     pub mode: AccessLogMode,
 }
 

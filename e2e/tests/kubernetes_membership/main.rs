@@ -348,7 +348,8 @@ fn a_user_takes_over_a_cluster_that_the_hub_made() {
 /// `join --kube --plan` judges the objects of the cluster by the token, asks the hub what would merge, and writes nothing;
 /// without kinds or release there is nothing to plan.
 ///
-/// Mutations seen to fail: `list` gives no objects; `installation` not asked.
+/// Mutations seen to fail: `list` gives no objects; `installation` not asked; `dry_run` left out of `join`, so that the Secret
+/// is first.
 #[test]
 fn a_plan_reads_the_cluster_and_writes_nothing() {
     let bare = ApiServer::start();
@@ -408,4 +409,13 @@ fn a_plan_reads_the_cluster_and_writes_nothing() {
     assert_eq!(world.api.ok(&written), "");
     let tokens = world.fleet.curl_api("tokens").stdout;
     assert!(tokens.contains("\"state\":\"unused\""), "{tokens}");
+
+    // Nor does a join whose Membership is another's leave a Secret behind, for an agent to take up whenever it likes.
+    world.api.apply(&format!(
+        "{{apiVersion: federation.meshfed.io/v1alpha1, kind: Membership, metadata: {{name: meshfed, namespace: {RELEASE}}}, \
+         spec: {{hub: 'https://another.example:15600', tokenSecretRef: {{name: theirs}}}}}}"
+    ));
+    let taken = world.join(&token, "30s");
+    assert!(taken.code == 1 && taken.stderr.contains("Membership meshfed is kept by somebody else"), "{taken:?}");
+    assert_eq!(world.api.ok(&["-n", RELEASE, "get", "secret/meshfed-join", "--ignore-not-found"]), "");
 }
