@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use meshfed_model::import::Import;
 use meshfed_model::names::ServiceName;
 use meshfed_model::service::{IpFamily, ServiceType};
@@ -60,6 +61,8 @@ fn wanted(name: &ServiceName, import: &Import, seen: &Seen, context: &Context, a
         protocol: Some(p.protocol.clone()),
         app_protocol: ports::app_protocol(p),
         port: p.port.into(),
+        // Nobody is behind it; what somebody else writes here is undone like the rest.
+        target_port: Some(IntOrString::Int(p.port.into())),
         ..ServicePort::default()
     };
     // An import keeps its addresses for as long as it lives: also when its Service was deleted and is made again.
@@ -105,10 +108,15 @@ pub(super) fn family_name(family: &IpFamily) -> String {
 #[must_use]
 pub fn is_as_wanted(seen: &Service, wanted: &Service) -> bool {
     let (Some(a), Some(b)) = (&seen.spec, &wanted.spec) else { return false };
+    let target = |port: &ServicePort| match &port.target_port {
+        Some(IntOrString::Int(number)) => number.to_string(),
+        Some(IntOrString::String(name)) => name.clone(),
+        None => String::new(),
+    };
     let ports = |spec: &ServiceSpec| {
         let ports = spec.ports.iter().flatten();
         let mut all: Vec<_> =
-            ports.map(|p| (p.port, p.protocol.clone(), p.name.clone(), p.app_protocol.clone())).collect();
+            ports.map(|p| (p.port, p.protocol.clone(), p.name.clone(), p.app_protocol.clone(), target(p))).collect();
         all.sort();
         all
     };

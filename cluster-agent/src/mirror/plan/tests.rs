@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ServicePort as PortOfService;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use meshfed_model::import::Import;
 use meshfed_model::names::ClusterName;
 use meshfed_model::offer::{Exported, ServiceOffer};
@@ -409,7 +410,7 @@ fn a_derived_service_that_was_changed_is_repaired() {
     let mut fresh = Server::default();
     fresh.settle(&facts);
     type Change = fn(&mut Service);
-    let changes: [Change; 8] = [
+    let changes: [Change; 9] = [
         |s| s.spec.as_mut().unwrap().type_ = Some("NodePort".to_owned()),
         |s| s.metadata.labels = None,
         |s| s.spec.as_mut().unwrap().selector = Some([("app".to_owned(), "b".to_owned())].into()),
@@ -420,6 +421,7 @@ fn a_derived_service_that_was_changed_is_repaired() {
             s.spec.as_mut().unwrap().ports.as_mut().unwrap().push(PortOfService { port: 1, ..PortOfService::default() })
         },
         |s| s.spec.as_mut().unwrap().internal_traffic_policy = Some("Local".to_owned()),
+        |s| s.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].target_port = Some(IntOrString::Int(7)),
     ];
     for (at, change) in changes.into_iter().enumerate() {
         let mut seen = fresh.seen.clone();

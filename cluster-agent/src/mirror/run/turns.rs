@@ -1,7 +1,7 @@
 //! Edge. The turns of the mirror: a name each, whose writes follow one another, and several at a time, so that a write that
 //! hangs holds up its own name alone.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use futures::FutureExt as _;
@@ -150,19 +150,24 @@ impl Mirror {
         let lacks = facts.import.as_ref().is_some_and(|import| lacks_family(import, seen, &context));
         self.families.lack(name, lacks);
         let writes = plan(name, facts, seen, &context);
-        let Some(slices) = self.in_the_way.get_mut(name) else { return writes };
-        // What stands in the way of a slice that nobody wants any more is no obstacle: its cluster exports no more.
+        if self.way_became_free(name, seen, &writes) { plan(name, facts, seen, &self.context(name)) } else { writes }
+    }
+
+    /// Whether something that stood in the way does so no more, although nothing was written: a Service that is as it is to be,
+    /// because somebody has given back what he had taken of it; a slice that nobody wants any more.
+    fn way_became_free(&mut self, name: &ServiceName, seen: &Seen, writes: &[Write]) -> bool {
+        let is_settled = seen.service.is_some() && !writes.iter().any(|write| target(write) == Target::Service);
+        let freed = is_settled && self.obstacles.remove(name).is_some();
+        let Some(slices) = self.in_the_way.get_mut(name) else { return freed };
         let before = slices.len();
         slices.retain(|slice, _| {
             writes.iter().any(|write| matches!(write, Write::Slice { .. }) && object(name, write) == *slice)
         });
-        if slices.len() == before {
-            return writes;
-        }
+        let fewer = slices.len() != before;
         if slices.is_empty() {
             self.in_the_way.remove(name);
         }
-        plan(name, facts, seen, &self.context(name))
+        freed || fewer
     }
 
     fn context(&self, name: &ServiceName) -> Context {
@@ -320,7 +325,12 @@ impl Mirror {
             Unwritten::Failed(_) => "failed",
         };
         self.metrics.count(result);
-        tracing::warn!(%name, error = %unwritten, "an object of an import or export was not written");
+        // What stays in the way is asked for every few seconds, and told once.
+        if self.is_told(name, unwritten) {
+            tracing::debug!(%name, error = %unwritten, "an object of an import or export was not written");
+        } else {
+            tracing::warn!(%name, error = %unwritten, "an object of an import or export was not written");
+        }
         match unwritten {
             Unwritten::Families(families) => {
                 let now = clock::instant();
@@ -342,6 +352,13 @@ impl Mirror {
                 }
             }
         }
+    }
+
+    /// Whether the conditions of a name tell already why a write failed.
+    fn is_told(&self, name: &ServiceName, unwritten: &Unwritten) -> bool {
+        let of_slices = self.in_the_way.get(name).into_iter().flat_map(BTreeMap::values);
+        let mut told = self.obstacles.get(name).into_iter().chain(of_slices);
+        unwritten.obstacle().is_some_and(|obstacle| told.any(|one| *one == obstacle))
     }
 
     /// Notes that somebody else's object has the name of a slice; whether that is news.
