@@ -236,12 +236,11 @@ impl Core {
             // A drain is about what the fleet sends here; what a cluster calls by its own names stays in it.
             return all;
         }
-        let leaves = self.view.is_leaving(own);
-        if leaves && all.endpoints.iter().any(|e| e.ready) {
+        if self.view.is_leaving(own) && all.endpoints.iter().any(|e| e.ready) {
             // What its own clients are told now they go on with when it is no member any more, and nobody else serves them then.
             return all;
         }
-        if self.view.is_drained(own) && !leaves {
+        if self.view.is_drained(own) {
             all.drained.insert(own.clone());
         }
         for (cluster, shown) in self.view.service(&outbound.service) {

@@ -37,7 +37,7 @@ fn a_drained_cluster_serves_its_own_names() {
 /// they hold what they were told, and the other clusters shut them out soon. What the cluster has no ready endpoint of, they call
 /// elsewhere to the last.
 ///
-/// Mutations seen to fail: `!leaves` left out; the return left out; `e.ready` left out; `is_leaving` not compared in
+/// Mutations seen to fail: the return left out; `e.ready` left out; `is_leaving` not compared in
 /// `set_members`.
 #[test]
 fn a_cluster_that_leaves_keeps_its_own_clients() {
@@ -50,14 +50,16 @@ fn a_cluster_that_leaves_keeps_its_own_clients() {
     b.east(1, 1, 1);
     b.open(1, MINE, node("shop/a"), &[(Kind::Cluster, &[]), (Kind::Endpoint, &[B])]);
     assert_eq!(b.endpoints(1, B), ["127.1.0.1", "127.2.0.11"]);
-    let leaving = |b: &mut Bench, revision: u64| {
+    let standing = |b: &mut Bench, revision: u64, leaving: bool| {
         let mut members: BTreeMap<ClusterName, Member> = [member("east"), member("west")].into_iter().collect();
         let west = members.get_mut(&ClusterName::new("west").unwrap()).unwrap();
-        (west.drained, west.leaving) = (true, true);
+        (west.drained, west.leaving) = (true, leaving);
         b.core.set_members(Members { revision, members }, b.now, b.wall);
         b.drain();
     };
-    leaving(&mut b, 2);
+    standing(&mut b, 2, false);
+    assert_eq!(b.endpoints(1, B), ["127.1.0.1"]);
+    standing(&mut b, 3, true);
     assert_eq!(b.endpoints(1, B), ["127.2.0.11"]);
     b.file("pods.yaml", &(pod("a-1", "a", "127.2.0.1") + &pod("b-1", "b", "127.2.0.11").replace("'True'", "'False'")));
     b.drain();

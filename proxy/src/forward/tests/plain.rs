@@ -257,7 +257,9 @@ fn a_client_that_expects_100_continue_gets_it() {
     assert_eq!(client.read_message().unwrap().1, b"ok");
 }
 
-/// The answer arrives although the server reads nothing of the body, and the connection ends (L7-4).
+/// The answer arrives although the server reads nothing of the body, and says that the connection ends (L7-4).
+///
+/// Mutation seen to fail: `request_done` left out of `take_head`.
 #[test]
 fn an_early_answer_reaches_the_client() {
     let backend = Backend::start(|c, _| {
@@ -268,7 +270,8 @@ fn an_early_answer_reaches_the_client() {
     let proxy = Proxy::outbound(&[("b", to(&[backend.address]))]);
     let mut client = proxy.client();
     client.send("POST / HTTP/1.1\r\nHost: b\r\nContent-Length: 1000000\r\n\r\nabc");
-    assert_eq!(client.read_message().unwrap().1, b"big!");
+    let (head, body) = client.read_message().unwrap();
+    assert!(head.contains("connection: close\r\n") && body == b"big!", "{head}");
     assert_eq!(client.rest(), b"");
 }
 
