@@ -72,7 +72,7 @@ fn what_is_added_to_a_derived_service_is_taken_away_under_the_policies() {
     says("NameTaken");
     let admin = fleet.admin("east").unwrap();
     until("it is asked for again and again", SOON, || {
-        let asked = http::get(admin, "/metrics").map_err(|error| error.to_string())?.body;
+        let asked = http::get(admin, "/metrics")?.body;
         let asked = asked.lines().find_map(|l| l.strip_prefix("meshfed_mirror_writes_total{result=\"in_the_way\"} "));
         if asked.is_some_and(|count| count.parse::<u32>().is_ok_and(|n| n >= 3)) {
             Ok(())
