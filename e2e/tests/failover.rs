@@ -333,6 +333,29 @@ fn a_rotated_access_log_is_followed() {
     assert_eq!(lines(&dir.path().join("access.log.1")), 1);
 }
 
+/// West's own policy sends its clients to east.
+fn prefer_east(both: &Both) {
+    let policy = "---\napiVersion: federation.meshfed.io/v1alpha1\nkind: FailoverPolicy\n\
+        metadata: {name: b, namespace: shop}\nspec:\n  targetRef: {kind: Service, name: b}\n  tiers:\n  \
+        - select: [{cluster: east}]\n  - select: [{relative: any}]\n";
+    both.clusters[1].write("prefer.yaml", policy);
+    until("east is preferred", SOON, || match ask(both.outbound(), 0).as_deref() {
+        Ok("east") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+/// No request has failed, and from now on west alone answers.
+fn west_answers_from_now_on(load: Load) {
+    load.enter("after");
+    load.until_asked("after", 200);
+    let after = load.of("after");
+    let seen = load.end();
+    let failed: Vec<_> = seen.lock().unwrap().iter().filter(|((_, o), _)| o.is_err()).map(|(k, _)| k.clone()).collect();
+    assert_eq!(failed, []);
+    assert!(only("west", &after), "{after:?}");
+}
+
 /// A cluster leaves under load that it serves: traffic goes elsewhere first, no request fails, and then the others have
 /// neither its services nor its bundle. Again it changes nothing, and it comes back with the CA key that it had.
 ///
@@ -341,14 +364,7 @@ fn a_rotated_access_log_is_followed() {
 #[test]
 fn a_cluster_leaves_under_load() {
     let both = Both::start(&[]);
-    let prefer_east = "---\napiVersion: federation.meshfed.io/v1alpha1\nkind: FailoverPolicy\n\
-        metadata: {name: b, namespace: shop}\nspec:\n  targetRef: {kind: Service, name: b}\n  tiers:\n  \
-        - select: [{cluster: east}]\n  - select: [{relative: any}]\n";
-    both.clusters[1].write("prefer.yaml", prefer_east);
-    until("east is preferred", SOON, || match ask(both.outbound(), 0).as_deref() {
-        Ok("east") => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    prefer_east(&both);
     // Of this policy the hub knows nothing: west's agent says it.
     let wide = both.fleet.cli(None, &["services", "shop/b", "-o", "wide"]).ok("services");
     assert!(wide.contains("default (builtin)") && wide.contains("east=default,west=b"), "{wide}");
@@ -361,13 +377,7 @@ fn a_cluster_leaves_under_load() {
     let leave = || both.fleet.cli(None, &["leave", "--data-dir", &east]);
     let left = leave();
     assert_eq!((left.code, left.stdout.as_str()), (0, "left cluster=east fleet=mesh.example\n"), "{}", left.stderr);
-    load.enter("after");
-    load.until_asked("after", 200);
-    let after = load.of("after");
-    let seen = load.end();
-    let failed: Vec<_> = seen.lock().unwrap().iter().filter(|((_, o), _)| o.is_err()).map(|(k, _)| k.clone()).collect();
-    assert_eq!(failed, []);
-    assert!(only("west", &after), "{after:?}");
+    west_answers_from_now_on(load);
     until("nothing of east is left", SOON, || {
         let handed = both.handed();
         if bundle.exists() || handed != ["west"] { Err(format!("{handed:?} {}", bundle.exists())) } else { Ok(()) }
@@ -384,14 +394,7 @@ fn a_cluster_leaves_under_load() {
 #[test]
 fn own_clients_stay_with_a_cluster_that_leaves() {
     let both = Both::start(&[]);
-    let prefer_east = "---\napiVersion: federation.meshfed.io/v1alpha1\nkind: FailoverPolicy\n\
-        metadata: {name: b, namespace: shop}\nspec:\n  targetRef: {kind: Service, name: b}\n  tiers:\n  \
-        - select: [{cluster: east}]\n  - select: [{relative: any}]\n";
-    both.clusters[1].write("prefer.yaml", prefer_east);
-    until("east is preferred", SOON, || match ask(both.outbound(), 0).as_deref() {
-        Ok("east") => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    prefer_east(&both);
     let load = Load::start(both.outbound());
     load.until_asked("before", 200);
     load.enter("leaving");
@@ -400,11 +403,5 @@ fn own_clients_stay_with_a_cluster_that_leaves() {
     assert_eq!((left.code, left.stdout.as_str()), (0, "left cluster=west fleet=mesh.example\n"), "{}", left.stderr);
     let trusted = both.clusters[0].data_dir().join("bundles/west.mesh.example.pem");
     until("east has shut west out", SOON, || if trusted.exists() { Err("it trusts it".to_owned()) } else { Ok(()) });
-    load.enter("after");
-    load.until_asked("after", 200);
-    let after = load.of("after");
-    let seen = load.end();
-    let failed: Vec<_> = seen.lock().unwrap().iter().filter(|((_, o), _)| o.is_err()).map(|(k, _)| k.clone()).collect();
-    assert_eq!(failed, []);
-    assert!(only("west", &after), "{after:?}");
+    west_answers_from_now_on(load);
 }

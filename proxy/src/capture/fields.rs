@@ -98,8 +98,9 @@ mod tests {
 
     /// Cut anywhere, and whatever was said before; a word within a line is none, nor is one that no colon follows.
     ///
-    /// Mutations seen to fail: `ends_line` knows `\n` alone; `is_nothing` answered `false`; `is_blank` the blank alone; `is_nothing` for `i == 0`, too; `-` that fits
-    /// itself and `_` alone; `within` that does not go on; `behind` left out; `byte == b'\r'` left out of `goes_on`.
+    /// Mutations seen to fail: `ends_line` knows `\n` alone; `is_nothing` answered `false`; `is_blank` the blank alone;
+    /// `is_nothing` for `i == 0`, too; `-` that fits itself and `_` alone; `within` that does not go on; `behind` left out;
+    /// `byte == b'\r'` left out of `goes_on`.
     #[test]
     fn a_field_is_told_however_it_is_said() {
         let cases: [(&[u8], bool); 38] = [

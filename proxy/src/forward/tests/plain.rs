@@ -257,17 +257,23 @@ fn a_client_that_expects_100_continue_gets_it() {
     assert_eq!(client.read_message().unwrap().1, b"ok");
 }
 
-/// The answer arrives although the server reads nothing of the body, and says that the connection ends (L7-4).
-///
-/// Mutation seen to fail: `request_done` left out of `take_head`.
-#[test]
-fn an_early_answer_reaches_the_client() {
+/// A server that answers as soon as it has the head, and a proxy before it.
+fn refuses_bodies() -> (Backend, Proxy) {
     let backend = Backend::start(|c, _| {
         c.head().unwrap();
         c.send("HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbig!");
         c.rest();
     });
     let proxy = Proxy::outbound(&[("b", to(&[backend.address]))]);
+    (backend, proxy)
+}
+
+/// The answer arrives although the server reads nothing of the body, and says that the connection ends (L7-4).
+///
+/// Mutation seen to fail: `request_done` left out of `take_head`.
+#[test]
+fn an_early_answer_reaches_the_client() {
+    let (_backend, proxy) = refuses_bodies();
     let mut client = proxy.client();
     client.send("POST / HTTP/1.1\r\nHost: b\r\nContent-Length: 1000000\r\n\r\nabc");
     let (head, body) = client.read_message().unwrap();
@@ -281,12 +287,7 @@ fn an_early_answer_reaches_the_client() {
 #[test]
 fn an_early_answer_reaches_a_client_that_sends_all_first() {
     const BYTES: usize = 16 * 1024 * 1024;
-    let backend = Backend::start(|c, _| {
-        c.head().unwrap();
-        c.send("HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbig!");
-        c.rest();
-    });
-    let proxy = Proxy::outbound(&[("b", to(&[backend.address]))]);
+    let (_backend, proxy) = refuses_bodies();
     let mut client = proxy.client();
     client.send(format!("POST / HTTP/1.1\r\nHost: b\r\nContent-Length: {BYTES}\r\n\r\n"));
     assert_eq!(client.byte(), Some(b'H'), "the answer is there before the body is");
